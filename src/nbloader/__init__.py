@@ -1,0 +1,37 @@
+"""nbloader loads Hugging Face transformers checkpoints in a notebook, in the background, with true progress."""
+
+from nbloader._demo import demo_checkpoint
+from nbloader._errors import (
+    CheckpointError,
+    DependencyError,
+    DownloadError,
+    LoadCancelled,
+    LoadError,
+    OptionError,
+    RemoteCodeError,
+    SourceError,
+)
+from nbloader._job import Loaded, LoadJob
+from nbloader._load import load, start
+from nbloader._options import LoadOptions
+from nbloader._plan import LoadPlan
+from nbloader._state import LoadState
+
+__all__ = [
+    "CheckpointError",
+    "DependencyError",
+    "DownloadError",
+    "LoadCancelled",
+    "LoadError",
+    "LoadJob",
+    "LoadOptions",
+    "LoadPlan",
+    "LoadState",
+    "Loaded",
+    "OptionError",
+    "RemoteCodeError",
+    "SourceError",
+    "demo_checkpoint",
+    "load",
+    "start",
+]

@@ -1,0 +1,76 @@
+"""progress_callback: a load told as a sequence of small dicts, for front ends of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nbloader import _events as events
+from nbloader._locale import text
+
+if TYPE_CHECKING:
+    from nbloader._job import LoadJob
+
+ProgressCallback = Callable[[Mapping[str, Any]], None]
+"""Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls."""
+
+_ON_START = {
+    "tokenizer": ("loading_tokenizer", 10),
+    "weights": ("loading_model", 25),
+    "device": ("moving_to_device", 90),
+}
+_ON_END = {
+    "tokenizer": ("tokenizer_loaded", 20),
+    "weights": ("model_loaded", 85),
+    "metadata": ("metadata_extracted", 95),
+}
+
+
+def follow(job: LoadJob, callback: ProgressCallback) -> None:
+    """Call `callback` for each step of `job`, on the thread that takes it."""
+    job.subscribe(_Teller(job, callback))
+
+
+class _Teller:
+    def __init__(self, job: LoadJob, callback: ProgressCallback) -> None:
+        self._job = job
+        self._callback = callback
+        self._progress = 0.0
+        self._in_weights = False
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.StageStarted):
+            self._in_weights = event.stage == "weights"
+            self._tell(*_ON_START.get(event.stage, (None, 0)))
+        elif isinstance(event, events.StageEnded):
+            self._in_weights = False
+            self._tell(*_ON_END.get(event.stage, (None, 0)))
+        elif isinstance(event, events.Downloaded):
+            state = self._job.state
+            self._tell("downloading", 10 * _share(state.bytes_downloaded, state.bytes_to_download))
+        elif isinstance(event, (events.Read, events.Placed)) and self._in_weights:
+            state = self._job.state
+            done, to_do = state.bytes_read + state.bytes_placed, state.bytes_to_read + state.bytes_to_place
+            self._tell("loading_model", 25 + 60 * _share(done, to_do))
+        else:
+            self._tell_end(event)
+
+    def _tell_end(self, event: events.Event) -> None:
+        if isinstance(event, events.Ready):
+            self._tell("complete", 100)
+        elif isinstance(event, events.Failed):
+            self._send("error", " ".join(filter(None, (event.message, event.hint))))
+        elif isinstance(event, events.Cancelled):
+            self._send("error", text("message", "cancelled"))
+
+    def _tell(self, status: str | None, progress: float) -> None:
+        if status is not None:
+            self._progress = max(self._progress, progress)
+            self._send(status, text("message", status))
+
+    def _send(self, status: str, message: str) -> None:
+        self._callback({"status": status, "message": message, "progress": round(self._progress, 1)})
+
+
+def _share(done: int, to_do: int) -> float:
+    return min(done / to_do, 1.0) if to_do else 0.0

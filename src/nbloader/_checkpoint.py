@@ -1,0 +1,392 @@
+"""What is in a checkpoint: its config, its format, its shards and its tensors.
+
+Only headers are read, and nothing in them is believed: sizes are held against the files, names against the folder.
+
+Sources: the safetensors format (https://github.com/huggingface/safetensors#format); the zip container of
+``torch.save`` (https://docs.pytorch.org/docs/stable/notes/serialization.html); the ``*.index.json`` of sharded
+checkpoints (https://huggingface.co/docs/transformers/big_models).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbloader._errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHT_FILES = (
+    ("safetensors", "model.safetensors"),
+    ("safetensors", "model.safetensors.index.json"),
+    ("bin", "pytorch_model.bin"),
+    ("bin", "pytorch_model.bin.index.json"),
+)
+"""(format, file) in the order in which transformers looks for them."""
+
+OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".ckpt", ".ot", ".tflite")
+"""Endings of weights that are not for transformers on torch."""
+
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+_AGAIN = "Download or copy the checkpoint again."
+
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+_STORAGES = {
+    "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}  # fmt: skip
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes an element takes, of the types that a load may cast."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as the headers describe it: `shard` is an index into the shards, `dtype` a safetensors code."""
+
+    shard: int
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One weight file: its name inside the checkpoint, its path and its size in bytes."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds.
+
+    `format` is ``"safetensors"`` or ``"bin"``; `tensors` maps a tensor's name in the file to its description, and is
+    empty for shards in the format of torch before 1.6, which has no header.
+    """
+
+    folder: Path
+    format: str
+    config: Mapping[str, Any]
+    shards: tuple[ShardFile, ...]
+    tensors: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return what the checkpoint in `folder` holds, reading headers only.
+
+    Raises
+    ------
+    CheckpointError
+        For a folder without config or weights, a file that is missing, cut short or lies about itself.
+    """
+    config = read_config(folder)
+    kind, entry = find_weights(folder, config)
+    if entry.endswith(".index.json"):
+        names = sorted(set(_read_index(folder, entry).values()))
+    else:
+        names = [entry]
+    shards = tuple(_shard_file(folder, name, entry) for name in names)
+    tensors: dict[str, Tensor] = {}
+    read_header = _safetensors_header if kind == "safetensors" else _bin_header
+    for index, shard in enumerate(shards):
+        tensors.update(read_header(index, shard))
+    return Checkpoint(folder, kind, config, shards, tensors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the checkpoint's ``config.json``.
+
+    Raises
+    ------
+    CheckpointError
+        Where there is none, or it is no JSON object.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        return read_json(path)
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter, not a model: it has adapter_config.json and no {CONFIG}.",
+            "Load the base model that adapter_config.json names.",
+        )
+    raise CheckpointError(
+        f"{folder} is no transformers checkpoint: it has no {CONFIG}.",
+        "Give the folder that save_pretrained() wrote, or subfolder= if the model lies deeper.",
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of the checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        Where the file cannot be read or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.", _AGAIN) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check the file's permissions.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__} where an object belongs.", _AGAIN)
+    return content
+
+
+def find_weights(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (format, file name) of the weights, or of their index, that transformers would load.
+
+    Raises
+    ------
+    CheckpointError
+        Where the folder has none, saying which other formats lie there.
+    """
+    names = {path.name for path in folder.iterdir()}
+    named = config.get("transformers_weights")
+    if isinstance(named, str):
+        return "safetensors", _inside(folder / CONFIG, named)
+    chosen = choose_weights(names)
+    if chosen is not None:
+        return chosen
+    others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
+    raise CheckpointError(
+        f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards"
+        + (f"; it has {', '.join(others[:3])}." if others else "."),
+        "nbloader loads safetensors and .bin checkpoints; convert it with save_pretrained()."
+        if others
+        else "Was the download interrupted? Download the checkpoint again.",
+    )
+
+
+def choose_weights(names: Collection[str]) -> tuple[str, str] | None:
+    """Return (format, file name) of the weights, or of their index, among a folder's file names; None if none are."""
+    return next(((kind, name) for kind, name in WEIGHT_FILES if name in names), None)
+
+
+def read_weight_map(path: Path) -> dict[str, str]:
+    """Return an index's map from tensor to shard file.
+
+    Raises
+    ------
+    CheckpointError
+        Where the index is broken, or names a file outside its folder.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map.", _AGAIN)
+    return {str(key): _inside(path, name) for key, name in weight_map.items()}
+
+
+def _read_index(folder: Path, entry: str) -> dict[str, str]:
+    weight_map = read_weight_map(folder / entry)
+    missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
+    if missing:
+        raise CheckpointError(
+            f"{folder / entry} names {len(missing)} file(s) that are not there: {', '.join(missing[:3])}"
+            + (", …" if len(missing) > 3 else "."),
+            "The download or copy is incomplete: get the missing files.",
+        )
+    return weight_map
+
+
+def _inside(index: Path, name: object) -> str:
+    parts = re.split(r"[/\\]", name) if isinstance(name, str) else [".."]
+    if ".." in parts or "" in parts or re.match(r"^[A-Za-z]:", parts[0]) or "\0" in str(name):
+        raise CheckpointError(
+            f"{index} names a file outside the checkpoint: {name!r}.",
+            "Do not load this checkpoint; it may be an attack.",
+        )
+    return str(name)
+
+
+def _shard_file(folder: Path, name: str, entry: str) -> ShardFile:
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{folder / entry} is not there.", _AGAIN)
+    return ShardFile(name, path, os.path.getsize(path))
+
+
+def _safetensors_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
+    with open(shard.path, "rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > shard.bytes - 8:
+            raise CheckpointError(
+                f"{shard.path} is cut short or no safetensors file: its header takes {length:,} bytes by its own "
+                f"account, the file has {shard.bytes:,}.",
+                _AGAIN,
+            )
+        if length > _MAX_HEADER:
+            raise CheckpointError(f"{shard.path} has a header of {length:,} bytes; 100 MB is the most.", _AGAIN)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{shard.path} has a broken header: it is no JSON object.", _AGAIN)
+    header.pop("__metadata__", None)
+    _check_offsets(shard, header, shard.bytes - 8 - length)
+    return {key: _tensor(index, shard, key, entry) for key, entry in header.items()}
+
+
+def _check_offsets(shard: ShardFile, header: Mapping[str, Any], size: int) -> None:
+    expected = 0
+    for begin, end, key in sorted((*_offsets(shard, key, entry), key) for key, entry in header.items()):
+        if begin != expected or end < begin:
+            raise CheckpointError(
+                f"{shard.path} has a header that lies: tensor {key!r} lies at bytes {begin:,} to {end:,}, where "
+                f"{expected:,} comes next; tensors must not overlap or leave holes.",
+                _AGAIN,
+            )
+        expected = end
+    if expected != size:
+        raise CheckpointError(
+            f"{shard.path} is not whole: its header describes {expected:,} bytes of tensors, the file has {size:,}.",
+            _AGAIN,
+        )
+
+
+def _offsets(shard: ShardFile, key: str, entry: Any) -> tuple[int, int]:
+    try:
+        begin, end = entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        begin = end = None
+    if not _is_size(begin) or not _is_size(end):
+        raise CheckpointError(f"{shard.path} does not say where tensor {key!r} lies.", _AGAIN)
+    return begin, end
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any]) -> Tensor:
+    shape, dtype = entry.get("shape"), entry.get("dtype")
+    if not isinstance(shape, list) or not all(_is_size(extent) for extent in shape):
+        raise CheckpointError(f"{shard.path} gives tensor {key!r} the shape {shape!r}.", _AGAIN)
+    begin, end = entry["data_offsets"]
+    bits = _BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
+        raise CheckpointError(
+            f"{shard.path} has a header that lies: tensor {key!r} of shape {shape} and type {dtype} takes "
+            f"{math.prod(shape) * bits // 8:,} bytes, not {end - begin:,}.",
+            _AGAIN,
+        )
+    return Tensor(index, str(dtype), tuple(shape), end - begin)
+
+
+def _bin_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(shard.path):
+        with open(shard.path, "rb") as file:
+            if file.read(4) == b"PK\3\4":
+                raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing.", _AGAIN)
+        return {}
+    try:
+        with zipfile.ZipFile(shard.path) as archive:
+            entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            if archive.getinfo(entry).file_size > _MAX_HEADER:
+                raise CheckpointError(f"{shard.path} has a pickle of more than 100 MB beside its tensors.", _AGAIN)
+            with archive.open(entry) as file:
+                content = _HeaderUnpickler(file).load()
+    except (zipfile.BadZipFile, StopIteration, OSError) as error:
+        raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # A pickle can fail in any way it likes; none of them is ours to tell apart.
+        raise CheckpointError(f"{shard.path} holds a pickle that cannot be read: {error!r}.", _AGAIN) from None
+    return _stubs_of(index, content)
+
+
+def _stubs_of(index: int, content: Any) -> dict[str, Tensor]:
+    nested = content.get("state_dict") if isinstance(content, dict) else None
+    content = nested if isinstance(nested, dict) else content
+    if not isinstance(content, dict):
+        return {}
+    return {
+        str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes)
+        for key, stub in content.items()
+        if isinstance(stub, _TensorStub)
+    }
+
+
+class _Inert:
+    """Stands for anything a pickle names. It can be made, called and filled, and never does anything."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
+        return self
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None: ...
+
+    def extend(self, values: Any) -> None: ...
+
+
+class _InertDict(dict[Any, Any]):
+    """A state dict: its entries are kept, its attributes (torch's ``_metadata``) are not."""
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _TensorStub(_Inert):
+    """A tensor of a pickle, without its elements."""
+
+    def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *rest: Any) -> None:
+        code = storage if isinstance(storage, str) else ""
+        self.dtype = code or "UNKNOWN"
+        self.shape = tuple(extent for extent in shape if _is_size(extent))
+        self.bytes = math.prod(self.shape) * _BITS.get(code, 0) // 8
+
+
+def _parameter(data: Any = None, *rest: Any) -> Any:
+    return data
+
+
+class _HeaderUnpickler(pickle.Unpickler):
+    """Reads names, shapes and types from the pickle of ``torch.save``. Imports and runs nothing that it names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return _InertDict
+        if module == "torch._utils" and name.startswith("_rebuild_tensor"):
+            return _TensorStub
+        if module == "torch._utils" and name.startswith("_rebuild_parameter"):
+            return _parameter
+        if module.startswith("torch") and name in _STORAGES:
+            return _STORAGES[name]
+        return _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        # ("storage", storage type, key, location, number of elements)
+        return pid[1] if isinstance(pid, tuple) and len(pid) > 1 and isinstance(pid[1], str) else _Inert()

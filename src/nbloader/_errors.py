@@ -1,0 +1,84 @@
+"""What can go wrong, and how it is told.
+
+Exception tree::
+
+    LoadError                 a load did not end in a model
+    ├── OptionError           an option that does not exist, or a value it cannot take
+    ├── SourceError           no checkpoint where the user said there is one
+    ├── DownloadError         the Hub, or the way to it, failed
+    ├── CheckpointError       the files are there and are broken, or not what they claim
+    │   └── RemoteCodeError   the checkpoint brings Python code that would have to run
+    └── DependencyError       an optional package that this checkpoint needs is missing
+    LoadCancelled             somebody cancelled the load
+"""
+
+from __future__ import annotations
+
+import copy
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class LoadError(Exception):
+    """A load ended without a model.
+
+    Parameters
+    ----------
+    message
+        What happened, and where: names the file, the repository or the option.
+    hint
+        What to do about it, as a whole sentence.
+    details
+        The technical cause (a formatted traceback), kept as text so that no frame keeps tensors alive.
+    """
+
+    def __init__(self, message: str, hint: str = "", details: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def fresh(self) -> LoadError:
+        """Return a copy without a traceback, so that several threads can each raise their own."""
+        return copy.copy(self).with_traceback(None)
+
+
+class OptionError(LoadError):
+    """An option that does not exist, or a value it cannot take."""
+
+
+class SourceError(LoadError):
+    """There is no checkpoint where the user said there is one."""
+
+
+class DownloadError(LoadError):
+    """The Hub refused, or could not be reached, or sent something else than it promised."""
+
+
+class CheckpointError(LoadError):
+    """The checkpoint's files are incomplete, broken, or not what they claim to be."""
+
+
+class RemoteCodeError(CheckpointError):
+    """The checkpoint brings Python code of its own, which nbloader does not run."""
+
+
+class DependencyError(LoadError):
+    """An optional package that this checkpoint needs is not installed."""
+
+
+class LoadCancelled(Exception):  # noqa: N818 - the public name; being cancelled is not an error
+    """The load was cancelled: by the button, by ``cancel()`` or by an interrupt."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a sentence naming the known word nearest to `word`, or listing them all."""
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(names)}."

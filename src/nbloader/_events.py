@@ -1,0 +1,165 @@
+"""What can happen in a load.
+
+A load is one sequence of these events, each stamped with `t`, the seconds since the load began. They are what the
+loading thread says; `nbloader._state` folds them into what a view shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbloader._memory import Memory
+
+STAGES = ("resolve", "download", "tokenizer", "config", "weights", "device", "metadata")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened `t` seconds after the load began."""
+
+    t: float
+
+
+@dataclass(frozen=True)
+class Queued(Event):
+    """The load waits for another one to end."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The load's turn came."""
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage began."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class StageEnded(Event):
+    """A stage ended; `detail` says in a few words what came of it."""
+
+    stage: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SourceResolved(Event):
+    """It is known what is loaded, and from where (``"folder"``, ``"cache"``, ``"hub"``)."""
+
+    name: str
+    commit: str | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class DownloadPlanned(Event):
+    """So many bytes are missing from the cache."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Downloaded(Event):
+    """`bytes` more arrived on disk; negative where a transfer had to start over."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ShardsFound(Event):
+    """The checkpoint's weight files: (name, bytes in the file, bytes its tensors will take in the model).
+
+    `copies` tells whether placing will copy them, which takes time, or leave them where reading put them.
+    """
+
+    shards: tuple[tuple[str, int, int], ...]
+    copies: bool = True
+
+
+@dataclass(frozen=True)
+class Resident(Event):
+    """`bytes` of a shard were in memory already when the load looked."""
+
+    shard: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Read(Event):
+    """`bytes` more of a shard were read from storage into memory; 0 when reading it begins."""
+
+    shard: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ReadEnded(Event):
+    """All `bytes` of a shard that the load needs are resident, whoever read them."""
+
+    shard: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Placed(Event):
+    """`bytes` more are in the model, 0 when placing begins; `planned` is what was planned for the same tensors."""
+
+    shard: int
+    bytes: int
+    planned: int
+
+
+@dataclass(frozen=True)
+class PlacePlanned(Event):
+    """The model uses only so many bytes of each shard: (bytes for shard 0, for shard 1, …)."""
+
+    bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PeakPredicted(Event):
+    """What this process is predicted to hold at most, in bytes of RSS."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MemorySampled(Event):
+    """What the host and each accelerator held at that moment."""
+
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Logged(Event):
+    """A line of the log: a message code of the locale files, and its arguments."""
+
+    level: str
+    code: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ready(Event):
+    """Every weight byte the model uses is in memory or on its device."""
+
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The load ended without a model."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Cancelled(Event):
+    """Somebody cancelled the load."""

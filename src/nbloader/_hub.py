@@ -1,0 +1,272 @@
+"""The one door to huggingface_hub: what a repository holds, what of it is cached, and getting the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
+
+if TYPE_CHECKING:
+    from nbloader._options import LoadOptions
+
+_WORKERS = 8  # as many as snapshot_download takes
+_TIMEOUT = 10.0  # seconds without an answer
+_CHUNK = 256 << 10  # bytes between two signs of life; the Hub's own 10 MiB are 10 s on a slow line
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One state of a repository.
+
+    `files` maps names to bytes as the Hub lists them; None where the Hub was not asked or could not be.
+    `note` says why not, if it should have been.
+    """
+
+    repo_id: str
+    commit: str
+    files: Mapping[str, int] | None
+    note: str = ""
+
+
+def is_repo_id(text: str) -> bool:
+    """Tell whether `text` can be the id of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+def find_repository(repo_id: str, options: LoadOptions) -> Repository:
+    """Return the state of a repository that `options` ask for, pinned to a commit.
+
+    Without the network, or where the user wants none, it is the state that the cache knows.
+
+    Raises
+    ------
+    SourceError
+        Where the Hub or the cache has no such repository or revision.
+    DownloadError
+        Where the Hub refuses access.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import httpx
+
+    if options.local_files_only or constants.HF_HUB_OFFLINE:
+        why = "local_files_only is set" if options.local_files_only else "HF_HUB_OFFLINE is set"
+        return _cached_repository(repo_id, options, why, "")
+    api = HfApi(token=options.token)
+    with _told(repo_id, options):
+        try:
+            info = api.model_info(repo_id, revision=options.revision, files_metadata=True, timeout=_TIMEOUT)
+        except (httpx.TransportError, ConnectionError) as error:
+            why = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+            return _cached_repository(repo_id, options, why, why)
+    if info.sha is None:
+        raise DownloadError(f"{constants.ENDPOINT} names no commit of {repo_id}.", "Try again later.")
+    _remember_revision(repo_id, options, info.sha)
+    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    return Repository(repo_id, info.sha, files)
+
+
+def _remember_revision(repo_id: str, options: LoadOptions, commit: str) -> None:
+    """Note in the cache which commit the branch was at, so that it is found offline (a commit's files do not say)."""
+    from huggingface_hub import HfApi
+
+    if options.revision == commit:
+        return
+    try:
+        HfApi(token=options.token).resolve_revision(
+            repo_id, revision=options.revision, cache_dir=options.cache_dir
+        )
+    except Exception:  # noqa: BLE001, S110 - a later convenience must not end this load
+        pass
+
+
+def _cached_repository(repo_id: str, options: LoadOptions, why: str, note: str) -> Repository:
+    from huggingface_hub import HfApi
+
+    missing = SourceError(
+        f"{repo_id}{f' at {options.revision}' if options.revision else ''} is not in the cache, and {why}.",
+        "Load it once with the network, or give the cache_dir= that holds it.",
+    )
+    try:
+        resolved = HfApi().resolve_revision(
+            repo_id, revision=options.revision, cache_dir=options.cache_dir, local_files_only=True
+        )
+    except Exception:  # noqa: BLE001 - whatever its reason: the cache does not have it
+        raise missing from None
+    commit = getattr(resolved, "resolved", None) or str(resolved)
+    if cached_file(repo_id, commit, _in(options.subfolder, "config.json"), options) is None:
+        raise missing
+    return Repository(repo_id, commit, None, note)
+
+
+def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> Path | None:
+    """Return where a file of the repository lies in the cache, whole; None where it does not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, name, cache_dir=options.cache_dir, revision=commit)
+    return Path(found) if isinstance(found, str) else None
+
+
+def snapshot_folder(repo_id: str, commit: str, options: LoadOptions) -> Path:
+    """Return the cache's folder for this state of the repository (its root, whatever `subfolder` is).
+
+    Raises
+    ------
+    SourceError
+        Where nothing of it is cached.
+    """
+    name = _in(options.subfolder, "config.json")
+    found = cached_file(repo_id, commit, name, options)
+    if found is None:
+        raise SourceError(f"{repo_id} has no {name}.", "Is it a transformers checkpoint? See subfolder=.")
+    return found.parents[len(Path(name).parts) - 1]
+
+
+def download(
+    repo: Repository,
+    names: Sequence[str],
+    options: LoadOptions,
+    on_bytes: Callable[[int], None],
+    check_cancelled: Callable[[], None],
+) -> None:
+    """Bring files of the repository into the cache, several at a time.
+
+    Parameters
+    ----------
+    on_bytes
+        Called with the bytes that arrived since its last call, negative where a file starts over; one call at a time.
+    check_cancelled
+        Called between portions; its exception ends the download.
+
+    Raises
+    ------
+    DownloadError
+        Where the Hub refuses, or the connection fails for good.
+    """
+    lock = threading.Lock()
+
+    def count(size: int) -> None:
+        check_cancelled()
+        with lock:
+            on_bytes(size)
+
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="nbloader-download")
+    with _small_chunks(), _told(repo.repo_id, options):
+        try:
+            pending = {pool.submit(_download_file, repo, name, options, count) for name in names}
+            while pending:
+                done, pending = wait(pending, timeout=0.05, return_when=FIRST_EXCEPTION)
+                check_cancelled()
+                for future in done:
+                    future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _download_file(repo: Repository, name: str, options: LoadOptions, count: Callable[[int], None]) -> None:
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(
+        repo.repo_id,
+        name,
+        revision=repo.commit,
+        cache_dir=options.cache_dir,
+        token=options.token,
+        tqdm_class=_byte_bar(count),  # type: ignore[arg-type]
+    )
+
+
+def _byte_bar(count: Callable[[int], None]) -> type:
+    class ByteBar:
+        """What huggingface_hub needs of a tqdm: it is told bytes, and draws nothing."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def __enter__(self) -> ByteBar:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def update(self, size: float | None = 1) -> None:
+            count(int(size or 0))
+
+        def close(self) -> None: ...
+
+        def refresh(self) -> None: ...
+
+        def set_description(self, *args: Any, **kwargs: Any) -> None: ...
+
+    return ByteBar
+
+
+@contextmanager
+def _small_chunks() -> Iterator[None]:
+    # Process-wide, and harmless to others: it only makes their bars move more often.
+    from huggingface_hub import constants
+
+    size = getattr(constants, "DOWNLOAD_CHUNK_SIZE", None)
+    if size is None:
+        yield
+        return
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+    try:
+        yield
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE = size
+
+
+@contextmanager
+def _told(repo_id: str, options: LoadOptions) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a LoadError that says what, where and what to do."""
+    try:
+        yield
+    except (LoadError, LoadCancelled):
+        raise
+    except Exception as error:
+        told = _explain(error, repo_id, options)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError | None:
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import httpx
+
+    where = f"{repo_id} on {constants.ENDPOINT}"
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    if isinstance(cause, errors.GatedRepoError):
+        return DownloadError(
+            f"{where} is gated, and this token has no access.", "Ask for access on its page, then log in or pass token=."
+        )
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return SourceError(f"{where} has no revision {options.revision!r}.", "Check revision= on the repository's page.")
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return SourceError(
+            f"There is no {where}, or it is private.", "Check the spelling; for a private one log in or pass token=."
+        )
+    if isinstance(cause, errors.HfHubHTTPError):
+        return DownloadError(f"{where} answered: {str(cause).splitlines()[0]}", "Try again later.")
+    if isinstance(cause, (httpx.HTTPError, ConnectionError)):
+        return DownloadError(
+            f"The connection to {where} broke: {type(cause).__name__}.", "Load again: whole files are kept."
+        )
+    if isinstance(cause, OSError):
+        return DownloadError(f"{where} could not be stored: {cause}", "Is the disk full? See cache_dir=.")
+    return None
+
+
+def _in(subfolder: str, name: str) -> str:
+    return f"{subfolder.strip('/')}/{name}" if subfolder else name

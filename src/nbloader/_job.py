@@ -1,0 +1,225 @@
+"""LoadJob: one load on its own thread, its state, its cancel, its result."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbloader import _events as events
+from nbloader import _transformers, stages
+from nbloader._errors import LoadCancelled, LoadError
+from nbloader._memory import release_memory, sample_memory
+from nbloader._reporter import Reporter
+from nbloader._state import FINAL, LoadState, fold
+
+if TYPE_CHECKING:
+    from nbloader._options import LoadOptions
+    from nbloader._plan import LoadPlan
+
+_SAMPLE_SECONDS = 0.25
+_CANCEL_SECONDS = 0.8
+"""A cancelled load that is inside a call which cannot be stopped (an import) is left behind after so long."""
+
+
+class Loaded(NamedTuple):
+    """What a load gives. `tokenizer` is the processor where the model has one, None where it has neither."""
+
+    model: Any
+    tokenizer: Any
+
+
+class LoadJob:
+    """One load, running on a thread of its own since it was made.
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    options
+        The load's options.
+    clock
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        options: LoadOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.options = options
+        self._clock = clock
+        self._began = clock()
+        self._lock = threading.RLock()
+        self._state = LoadState(name=os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model))
+        self._events: list[events.Event] = []
+        self._subscribers: list[Callable[[events.Event], None]] = []
+        self._cancelled = threading.Event()
+        self._done = threading.Event()
+        self._loaded: Loaded | None = None
+        self._error: LoadError | LoadCancelled | None = None
+        self._plan: LoadPlan | None = None
+        self._reporter = Reporter(self._add, self._now, self._cancelled)
+
+    def start(self) -> LoadJob:
+        """Start the load; returns at once, with the job itself."""
+        for target, name in ((self._run, "nbloader-load"), (self._watch, "nbloader-watch")):
+            # A copy of the context pins what the thread prints to the cell that started it.
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(target,), name=name, daemon=True).start()
+        return self
+
+    @property
+    def state(self) -> LoadState:
+        """What is known of the load now."""
+        return self._state.at(self._now())
+
+    @property
+    def plan(self) -> LoadPlan | None:
+        """What the load moves, from the headers; None until they have been read."""
+        return self._plan
+
+    @property
+    def events(self) -> tuple[events.Event, ...]:
+        """Everything that has happened so far."""
+        with self._lock:
+            return tuple(self._events)
+
+    def done(self) -> bool:
+        """Tell whether the load has ended, in whatever way."""
+        return self._done.is_set()
+
+    def cancel(self) -> None:
+        """Ask the load to stop; returns at once. What it had placed is given back."""
+        self._cancelled.set()
+
+    def result(self, timeout: float | None = None) -> Loaded:
+        """Wait for the load and return what it made.
+
+        An interrupt while waiting (Ctrl-C, the notebook's stop button) cancels the load, waits for its end and is
+        raised on.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait at most; None for as long as it takes.
+
+        Raises
+        ------
+        LoadError
+            Where the load failed.
+        LoadCancelled
+            Where it was cancelled.
+        TimeoutError
+            Where it has not ended in time; it goes on.
+        """
+        try:
+            ended = self._done.wait(timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            self._done.wait(2 * _CANCEL_SECONDS)
+            raise
+        if not ended:
+            raise TimeoutError(f"{self._state.name} has not loaded within {timeout} s; it goes on loading.")
+        if isinstance(self._error, LoadError):
+            raise self._error.fresh()
+        if self._error is not None:
+            raise LoadCancelled(str(self._error))
+        assert self._loaded is not None
+        return self._loaded
+
+    def subscribe(self, function: Callable[[events.Event], None]) -> Callable[[], None]:
+        """Call `function` with every event from now on, on the thread that tells it; returns how to stop that.
+
+        An exception in `function` is logged once, and never ends a load.
+        """
+        with self._lock:
+            self._subscribers.append(function)
+        return lambda: self._unsubscribe(function)
+
+    def _unsubscribe(self, function: Callable[[events.Event], None]) -> None:
+        with self._lock:
+            if function in self._subscribers:
+                self._subscribers.remove(function)
+
+    def _now(self) -> float:
+        return self._clock() - self._began
+
+    def _add(self, event: events.Event) -> None:
+        with self._lock:
+            if self._state.status in FINAL:
+                return  # a load that was left behind has nothing more to say
+            self._state = fold(self._state, event)
+            self._events.append(event)
+            subscribers = list(self._subscribers)
+        for function in subscribers:
+            try:
+                function(event)
+            except Exception as error:  # noqa: BLE001 - whatever a user's callback raises
+                self._unsubscribe(function)
+                self._reporter.log("warning", "callback_failed", error=repr(error))
+
+    def _run(self) -> None:
+        reporter = self._reporter
+        outcome: stages.Outcome | None = None
+        failure: LoadError | LoadCancelled | None = None
+        try:
+            waiting = lambda: reporter.tell(events.Queued)  # noqa: E731
+            with _transformers.exclusive(waiting, reporter.check_cancelled):
+                reporter.tell(events.Started)
+                reporter.tell(events.MemorySampled, sample_memory())
+                outcome = stages.run(self.model, self.options, reporter, self._keep_plan)
+        except BaseException as error:  # noqa: BLE001 - nothing may end this thread unseen
+            failure = self._failure(error)
+        if failure is not None or self._cancelled.is_set():
+            outcome = None
+            release_memory()
+        reporter.tell(events.MemorySampled, sample_memory())
+        self._finish(outcome, failure)
+
+    def _keep_plan(self, plan: LoadPlan) -> None:
+        self._plan = plan
+
+    def _failure(self, error: BaseException) -> LoadError | LoadCancelled:
+        """Return what is told of an exception, without the traceback that keeps the half-built model alive."""
+        if self._cancelled.is_set():
+            return LoadCancelled("The load was cancelled.")
+        details = "".join(traceback.format_exception(error))
+        if isinstance(error, LoadError):
+            error.details = error.details or details
+            return error.fresh()
+        return LoadError(
+            f"{self._state.name} could not be loaded: {type(error).__name__}: {error}",
+            "This looks like a fault in nbloader: please report it with error.details.",
+            details,
+        )
+
+    def _finish(self, outcome: stages.Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
+        with self._lock:
+            if self._done.is_set():
+                return
+            if isinstance(failure, LoadError):
+                self._error = failure
+                self._reporter.tell(events.Failed, type(failure).__name__, failure.message, failure.hint)
+            elif outcome is None:
+                self._error = failure or LoadCancelled("The load was cancelled.")
+                self._reporter.tell(events.Cancelled)
+            else:
+                self._loaded = Loaded(outcome.model, outcome.tokenizer)
+                self._reporter.tell(events.Ready, outcome.summary)
+            self._done.set()
+
+    def _watch(self) -> None:
+        """Sample memory while the load runs, and leave it behind if it does not heed a cancel."""
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self._reporter.tell(events.MemorySampled, sample_memory())
+            if self._cancelled.is_set() and not self._done.wait(_CANCEL_SECONDS - _SAMPLE_SECONDS):
+                self._reporter.log("warning", "left_behind", stage=self._state.stage or "")
+                self._finish(None, None)

@@ -1,0 +1,79 @@
+"""Loading without a notebook: start() returns at once, load() blocks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from nbloader._callback import ProgressCallback, follow
+from nbloader._job import Loaded, LoadJob
+from nbloader._options import LoadOptions, merge_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def start(
+    model: str | os.PathLike[str],
+    options: LoadOptions | None = None,
+    *,
+    progress_callback: ProgressCallback | None = None,
+    **choices: Any,
+) -> LoadJob:
+    """Load a checkpoint in the background; returns at once.
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    options
+        The load's options.
+    progress_callback
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on the loading thread.
+    **choices
+        Single options, on top of `options`: see `LoadOptions`.
+
+    Raises
+    ------
+    OptionError
+        For an option that does not exist or a value it cannot take. What is wrong with the checkpoint is told by
+        the job.
+    """
+    job = LoadJob(model, merge_options(options, choices))
+    if progress_callback is not None:
+        follow(job, progress_callback)
+    return job.start()
+
+
+def load(
+    model: str | os.PathLike[str],
+    options: LoadOptions | None = None,
+    *,
+    progress: bool = True,
+    progress_callback: ProgressCallback | None = None,
+    **choices: Any,
+) -> Loaded:
+    """Load a checkpoint and return (model, tokenizer), with a progress bar in the terminal meanwhile.
+
+    Parameters
+    ----------
+    progress
+        Whether to show the bar.
+
+    The other parameters are those of `start`.
+
+    Raises
+    ------
+    LoadError
+        Where it could not be loaded: what happened, where, and what to do.
+    LoadCancelled
+        Where it was cancelled.
+    KeyboardInterrupt
+        Where it was interrupted; the load is cancelled first.
+    """
+    job = start(model, options, progress_callback=progress_callback, **choices)
+    if progress:
+        from nbloader._terminal import show_bar
+
+        show_bar(job)
+    return job.result()

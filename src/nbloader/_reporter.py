@@ -1,0 +1,112 @@
+"""How a load's threads tell what they do, and learn that they should stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from nbloader import _events as events
+from nbloader._errors import LoadCancelled
+
+PORTION_SECONDS = 0.05
+"""Byte counts are joined for so long before they become an event."""
+
+
+@dataclass
+class StageNote:
+    """Filled by a stage while it runs: `detail` is shown beside its name once it has ended."""
+
+    detail: str = ""
+
+
+class Reporter:
+    """Stamps events with the load's time and passes them on.
+
+    Parameters
+    ----------
+    sink
+        Takes each event. It is called by whichever thread tells.
+    clock
+        Seconds since the load began.
+    cancelled
+        Set once the load should stop.
+    """
+
+    def __init__(
+        self, sink: Callable[[events.Event], None], clock: Callable[[], float], cancelled: threading.Event
+    ) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._cancelled = cancelled
+
+    def tell(self, kind: Callable[..., events.Event], *details: Any) -> None:
+        """Pass on an event of this kind that happened now."""
+        self._sink(kind(self._clock(), *details))
+
+    def log(self, level: str, code: str, **arguments: Any) -> None:
+        """Pass on a log line: `code` is a key of the locale files' ``log``."""
+        self.tell(events.Logged, level, code, arguments)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[StageNote]:
+        """Tell that a stage began and, unless it fails, that it ended."""
+        self.check_cancelled()
+        self.tell(events.StageStarted, name)
+        note = StageNote()
+        yield note
+        self.tell(events.StageEnded, name, note.detail)
+
+    def check_cancelled(self) -> None:
+        """Raise LoadCancelled once the load should stop."""
+        if self._cancelled.is_set():
+            raise LoadCancelled("The load was cancelled.")
+
+    def tally(self, kind: Callable[..., events.Event]) -> Tally:
+        """Return a tally whose portions become events of this kind."""
+        return Tally(lambda *details: self.tell(kind, *details), self._clock)
+
+
+class Tally:
+    """Adds up byte counts by shard and passes them on in portions.
+
+    A checkpoint of 10 000 tensors must not make 10 000 events. What was counted is never lost: call `flush` at the
+    end. The first count for a shard passes on zeros at once, which marks when work on it began.
+
+    Parameters
+    ----------
+    emit
+        Takes (shard, counts), where counts are the sums of what `add` was given.
+    clock
+        Seconds, monotonic.
+    """
+
+    def __init__(self, emit: Callable[..., None], clock: Callable[[], float]) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._seen: set[int] = set()
+        self._counts: dict[int, tuple[int, ...]] = {}
+        self._flushed = clock()
+
+    def begin(self, shard: int, width: int = 1) -> None:
+        """Mark that work on a shard begins, unless it has been marked; `width` is how many counts it will have."""
+        if shard not in self._seen:
+            self._seen.add(shard)
+            self._emit(shard, *(0,) * width)
+
+    def add(self, shard: int, *counts: int) -> None:
+        """Count for a shard."""
+        self.begin(shard, len(counts))
+        known = self._counts.get(shard, (0,) * len(counts))
+        self._counts[shard] = tuple(total + count for total, count in zip(known, counts, strict=True))
+        if self._clock() - self._flushed >= PORTION_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Pass on what has been counted since the last portion."""
+        portions, self._counts = self._counts, {}
+        for shard, counts in portions.items():
+            self._emit(shard, *counts)
+        self._flushed = self._clock()

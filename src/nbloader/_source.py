@@ -1,0 +1,94 @@
+"""Where a checkpoint is: a folder, the Hub's cache, or the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbloader import _hub
+from nbloader._demo import demo_checkpoint
+from nbloader._errors import SourceError
+
+if TYPE_CHECKING:
+    from nbloader._options import LoadOptions
+
+DEMO = "demo"
+"""The name that stands for the demo checkpoint. A folder of that name is ``./demo``."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is.
+
+    `origin` is ``"folder"``, ``"cache"`` or ``"hub"``; `folder` is known for folders, `repository` for the other two.
+    """
+
+    name: str
+    origin: str
+    folder: Path | None = None
+    repository: _hub.Repository | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that is loaded, where there is one."""
+        if self.repository is not None:
+            return self.repository.commit
+        parts = self.folder.resolve().parts if self.folder is not None else ()
+        snapshot = parts[parts.index("snapshots") + 1 :][:1] if "snapshots" in parts else ()
+        return next((part for part in snapshot if _COMMIT.fullmatch(part)), None)
+
+    def root(self, options: LoadOptions) -> Path:
+        """Return the checkpoint's top folder on this machine.
+
+        Raises
+        ------
+        SourceError
+            Where it is a repository of which nothing is cached yet.
+        """
+        if self.repository is None:
+            assert self.folder is not None
+            return self.folder
+        return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options)
+
+
+def find_source(
+    model: str | os.PathLike[str], options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None
+) -> Source:
+    """Return where `model` is: the demo (written now, the first time), an existing folder, or a repository.
+
+    Raises
+    ------
+    SourceError
+        Where it is none of them.
+    """
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        raise SourceError(f"{model!r} names no model.", "Give a folder, or the id of a repository on the Hub.")
+    text = os.fspath(model)
+    if text == DEMO:
+        return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Source(path.name or str(path.resolve()), "folder", path)
+    if path.is_file():
+        raise SourceError(f"{path} is a file.", f"Give the checkpoint's folder: {str(path.parent)!r}.")
+    if not isinstance(model, str) or _looks_like_path(text):
+        raise SourceError(
+            f"There is no folder {path} (looked in {Path.cwd()}).", "Check the path, or give the id of a repository."
+        )
+    if not _hub.is_repo_id(text):
+        raise SourceError(
+            f"{text!r} is neither a folder nor the id of a repository.",
+            "An id looks like 'owner/name', with letters, digits, '-', '_' and '.'.",
+        )
+    repository = _hub.find_repository(text, options)
+    return Source(text, "cache" if repository.files is None else "hub", repository=repository)
+
+
+def _looks_like_path(text: str) -> bool:
+    return os.path.isabs(text) or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1

@@ -1,0 +1,352 @@
+"""LoadState: what is known of a load, as a pure fold of its events.
+
+Nothing here reads a clock or a thread: `fold` adds one event, `LoadState.at` says what the time is, and every figure a
+view shows follows from the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
+from typing import Any
+
+from nbloader import _events as events
+from nbloader._memory import Memory
+
+RATE_WINDOW = 5.0
+"""Seconds over which the rate is taken."""
+
+_RATE_STEP = 0.1
+_STALL = 1.0
+_LOG_LINES = 200
+FINAL = ("ready", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage; times in seconds since the load began, None for what has not happened."""
+
+    name: str
+    started: float | None = None
+    ended: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file. Sizes in bytes; times in seconds since the load began.
+
+    `bytes_read` counts what is resident, `bytes_resident` the part of it that was so before the load looked, and
+    `bytes_placed` what is in the model (of `bytes_to_place`, which a cast makes differ from `bytes`).
+    """
+
+    name: str
+    bytes: int
+    bytes_to_place: int
+    bytes_resident: int = 0
+    bytes_read: int = 0
+    bytes_placed: int = 0
+    read_started: float | None = None
+    read_ended: float | None = None
+    place_started: float | None = None
+    place_ended: float | None = None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of the log: its text is `code` of the locale files, filled with `arguments`."""
+
+    t: float
+    level: str
+    code: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    """Why a load failed, and what to do."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """What is known of a load at `now` seconds since it began.
+
+    Sizes in bytes, times in seconds. `status` is one of idle, queued, running, ready, failed, cancelled.
+    """
+
+    status: str = "idle"
+    name: str = ""
+    commit: str | None = None
+    origin: str | None = None
+    stage: str | None = None
+    stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES)
+    shards: tuple[Shard, ...] = ()
+    bytes_to_download: int = 0
+    bytes_downloaded: int = 0
+    memory: Memory | None = None
+    predicted_peak: int | None = None
+    observed_peak: int | None = None
+    log: tuple[LogLine, ...] = ()
+    error: ErrorInfo | None = None
+    summary: Mapping[str, Any] | None = None
+    now: float = 0.0
+    ended: float | None = None
+    # Bytes moved so far, without what was resident already: (seconds, downloaded, read, placed).
+    moves: tuple[tuple[float, int, int, int], ...] = ()
+    placing_copies: bool = True
+    floor: float = 0.0
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the shards that are resident."""
+        return sum(shard.bytes_read for shard in self.shards)
+
+    @property
+    def bytes_to_place(self) -> int:
+        """Bytes the checkpoint's tensors will take in the model."""
+        return sum(shard.bytes_to_place for shard in self.shards)
+
+    @property
+    def bytes_placed(self) -> int:
+        """Bytes that are in the model."""
+        return sum(shard.bytes_placed for shard in self.shards)
+
+    @property
+    def bytes_done(self) -> int:
+        """Downloaded, read and placed together."""
+        return self.bytes_downloaded + self.bytes_read + self.bytes_placed
+
+    @property
+    def bytes_to_do(self) -> int:
+        """To download, to read and to place together."""
+        return self.bytes_to_download + self.bytes_to_read + self.bytes_to_place
+
+    @property
+    def fraction(self) -> float:
+        """From 0 to 1; never falls, and is 1 only when the model is ready."""
+        return 1.0 if self.status == "ready" else self.floor
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the load began; stands still once it has ended."""
+        return self.ended if self.ended is not None else self.now
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes a second over the last seconds; None while too little has moved to tell."""
+        recent = self._recent(self.now)
+        if self.ended is not None or len(recent) < 2 or self.now - recent[0][0] < _RATE_STEP:
+            return None
+        return (sum(recent[-1][1:]) - sum(recent[0][1:])) / (self.now - recent[0][0])
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the bytes are moved; None until it can be known, and while nothing moves.
+
+        Each phase that has begun is taken at its own rate, each that has not at the rate of the present one. Placing
+        that makes no copies takes next to no time.
+        """
+        if self.status != "running" or not self.moves or self.stalled_for > _STALL:
+            return None
+        recent = self._recent(self.moves[-1][0])
+        seconds = recent[-1][0] - recent[0][0]
+        if seconds < _RATE_STEP:
+            return None
+        rates = [(last - first) / seconds for first, last in zip(recent[0][1:], recent[-1][1:], strict=True)]
+        left = [
+            self.bytes_to_download - self.bytes_downloaded,
+            self.bytes_to_read - self.bytes_read,
+            self.bytes_to_place - self.bytes_placed if self.placing_copies else 0,
+        ]
+        return sum(max(0, count) / (rate or max(rates)) for count, rate in zip(left, rates, strict=True))
+
+    def _recent(self, until: float) -> list[tuple[float, int, int, int]]:
+        return [move for move in self.moves if move[0] >= until - RATE_WINDOW]
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds since the last byte moved (or since the load began)."""
+        if self.ended is not None or self.status != "running":
+            return 0.0
+        return self.now - (self.moves[-1][0] if self.moves else 0.0)
+
+    def at(self, now: float) -> LoadState:
+        """Return this state as it looks at `now` seconds since the load began."""
+        return replace(self, now=max(self.now, now))
+
+
+def fold(state: LoadState, event: events.Event) -> LoadState:
+    """Return `state` with one more event in it. What follows a final event changes nothing."""
+    if state.status in FINAL:
+        return state
+    state = _apply(event, replace(state, now=max(state.now, event.t)))
+    done, to_do = state.bytes_done, state.bytes_to_do
+    fraction = min(done / to_do, 0.999) if to_do else 0.0
+    return replace(state, floor=max(state.floor, fraction))
+
+
+@singledispatch
+def _apply(event: events.Event, state: LoadState) -> LoadState:
+    raise TypeError(f"no such event: {event!r}")
+
+
+@_apply.register
+def _(event: events.Queued, state: LoadState) -> LoadState:
+    return replace(state, status="queued")
+
+
+@_apply.register
+def _(event: events.Started, state: LoadState) -> LoadState:
+    return replace(state, status="running")
+
+
+@_apply.register
+def _(event: events.StageStarted, state: LoadState) -> LoadState:
+    return replace(_change_stage(state, event.stage, started=event.t), stage=event.stage)
+
+
+@_apply.register
+def _(event: events.StageEnded, state: LoadState) -> LoadState:
+    return _change_stage(state, event.stage, ended=event.t, detail=event.detail)
+
+
+@_apply.register
+def _(event: events.SourceResolved, state: LoadState) -> LoadState:
+    return replace(state, name=event.name, commit=event.commit, origin=event.origin)
+
+
+@_apply.register
+def _(event: events.DownloadPlanned, state: LoadState) -> LoadState:
+    return replace(state, bytes_to_download=event.bytes)
+
+
+@_apply.register
+def _(event: events.Downloaded, state: LoadState) -> LoadState:
+    state = replace(state, bytes_downloaded=max(0, state.bytes_downloaded + event.bytes))
+    return _moved(state, event.t, downloaded=event.bytes)
+
+
+@_apply.register
+def _(event: events.ShardsFound, state: LoadState) -> LoadState:
+    shards = tuple(Shard(*shard) for shard in event.shards)
+    return replace(state, shards=shards, placing_copies=event.copies)
+
+
+@_apply.register
+def _(event: events.Resident, state: LoadState) -> LoadState:
+    shard = state.shards[event.shard]
+    shard = replace(
+        shard, bytes_resident=shard.bytes_resident + event.bytes, bytes_read=shard.bytes_read + event.bytes
+    )
+    return _change_shard(state, event.shard, shard)
+
+
+@_apply.register
+def _(event: events.Read, state: LoadState) -> LoadState:
+    shard = state.shards[event.shard]
+    bytes_read = shard.bytes_read + event.bytes
+    shard = replace(
+        shard,
+        bytes_read=bytes_read,
+        read_started=_first(shard.read_started, event),
+        read_ended=event.t if bytes_read >= shard.bytes else None,
+    )
+    return _moved(_change_shard(state, event.shard, shard), event.t, read=event.bytes)
+
+
+@_apply.register
+def _(event: events.ReadEnded, state: LoadState) -> LoadState:
+    shard = state.shards[event.shard]
+    missed = event.bytes - shard.bytes_read
+    return _apply(events.Read(event.t, event.shard, missed), state) if missed > 0 else state
+
+
+@_apply.register
+def _(event: events.PlacePlanned, state: LoadState) -> LoadState:
+    shards = tuple(
+        replace(shard, bytes_to_place=planned) for shard, planned in zip(state.shards, event.bytes, strict=True)
+    )
+    return replace(state, shards=shards)
+
+
+@_apply.register
+def _(event: events.Placed, state: LoadState) -> LoadState:
+    shard = state.shards[event.shard]
+    bytes_placed = shard.bytes_placed + event.bytes
+    # What was planned by the headers is corrected by what is really there: a module kept in fp32 takes more.
+    bytes_to_place = shard.bytes_to_place + event.bytes - event.planned
+    shard = replace(
+        shard,
+        bytes_placed=bytes_placed,
+        bytes_to_place=bytes_to_place,
+        place_started=_first(shard.place_started, event),
+        place_ended=event.t if bytes_placed >= bytes_to_place else None,
+    )
+    return _moved(_change_shard(state, event.shard, shard), event.t, placed=event.bytes)
+
+
+@_apply.register
+def _(event: events.PeakPredicted, state: LoadState) -> LoadState:
+    return replace(state, predicted_peak=event.bytes)
+
+
+@_apply.register
+def _(event: events.MemorySampled, state: LoadState) -> LoadState:
+    peak = max(state.observed_peak or 0, event.memory.process)
+    return replace(state, memory=event.memory, observed_peak=peak)
+
+
+@_apply.register
+def _(event: events.Logged, state: LoadState) -> LoadState:
+    line = LogLine(event.t, event.level, event.code, event.arguments)
+    return replace(state, log=(*state.log, line)[-_LOG_LINES:])
+
+
+@_apply.register
+def _(event: events.Ready, state: LoadState) -> LoadState:
+    return replace(state, status="ready", stage=None, ended=event.t, summary=event.summary)
+
+
+@_apply.register
+def _(event: events.Failed, state: LoadState) -> LoadState:
+    return replace(state, status="failed", ended=event.t, error=ErrorInfo(event.kind, event.message, event.hint))
+
+
+@_apply.register
+def _(event: events.Cancelled, state: LoadState) -> LoadState:
+    return replace(state, status="cancelled", ended=event.t)
+
+
+def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:
+    stages = tuple(replace(stage, **changes) if stage.name == name else stage for stage in state.stages)
+    return replace(state, stages=stages)
+
+
+def _change_shard(state: LoadState, index: int, shard: Shard) -> LoadState:
+    return replace(state, shards=(*state.shards[:index], shard, *state.shards[index + 1 :]))
+
+
+def _first(known: float | None, event: events.Event) -> float:
+    return event.t if known is None else known
+
+
+def _moved(state: LoadState, t: float, *, downloaded: int = 0, read: int = 0, placed: int = 0) -> LoadState:
+    moves = state.moves
+    if moves and not (downloaded or read or placed):
+        return state
+    last = moves[-1] if moves else (t, 0, 0, 0)
+    if len(moves) >= 2 and t - moves[-2][0] < _RATE_STEP:
+        moves = moves[:-1]
+    moves = tuple(move for move in moves if move[0] >= t - 2 * RATE_WINDOW)
+    moved = (t, last[1] + downloaded, last[2] + read, last[3] + placed)
+    return replace(state, moves=(*moves, moved))

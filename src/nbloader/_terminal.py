@@ -1,0 +1,75 @@
+"""A load in a terminal: a tqdm bar of its bytes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from tqdm import tqdm
+
+from nbloader._locale import size_text, text
+
+if TYPE_CHECKING:
+    from nbloader._job import LoadJob
+    from nbloader._state import LoadState
+
+_STEP = 0.1  # seconds
+
+
+def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
+    """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on."""
+    bar: tqdm[None] = tqdm(
+        total=0,
+        unit="B",
+        unit_scale=True,
+        file=file or sys.stderr,
+        desc=text("status", "running"),
+        leave=True,
+        dynamic_ncols=True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+    )
+    try:
+        while not job.done():
+            _draw(bar, job.state)
+            _wait(job)
+        _draw(bar, job.state)
+    finally:
+        bar.close()
+
+
+def _wait(job: LoadJob) -> None:
+    try:
+        job.result(_STEP)
+    except KeyboardInterrupt:
+        raise
+    except Exception:  # noqa: BLE001, S110 - how the load ends is told by its result, not by the bar
+        pass
+
+
+def _draw(bar: tqdm[None], state: LoadState) -> None:
+    bar.total = state.bytes_to_do
+    bar.n = state.bytes_to_do if state.status == "ready" else min(state.bytes_done, state.bytes_to_do)
+    what = text("stage", state.stage) if state.stage else text("status", state.status)
+    bar.set_description_str(f"{state.name}: {what}", refresh=False)
+    rate, eta = state.rate, state.eta
+    told = [f"{size_text(rate)}/s"] if rate else []
+    told += [text("panel", "eta", time=f"{eta:.0f} s")] if eta else []
+    bar.set_postfix_str(", ".join(told), refresh=False)
+    bar.refresh()
+
+
+def result_line(state: LoadState) -> str:
+    """Return what is said of a load that ended: one line, and the hint where there is one."""
+    if state.status == "ready" and state.summary is not None:
+        return text(
+            "terminal",
+            "ready",
+            name=state.name,
+            bytes=size_text(state.summary["bytes"]),
+            seconds=state.elapsed,
+            dtype=state.summary["dtype"],
+            device=state.summary["device"],
+        )
+    if state.error is not None:
+        return f"{state.error.kind}: {state.error.message}" + (f"\n{state.error.hint}" if state.error.hint else "")
+    return text("terminal", "cancelled", seconds=state.elapsed)

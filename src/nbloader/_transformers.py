@@ -1,0 +1,399 @@
+"""The one door to transformers: its progress hook, its process-wide globals, its auto classes.
+
+Importing this module imports neither transformers nor torch; its functions do, on the thread that calls them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbloader._errors import CheckpointError, DependencyError, LoadError, OptionError, RemoteCodeError, did_you_mean
+
+# Tokenizers warns at every fork after its threads have run; it reads this when it first works, so before any import.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_WEIGHTS_BAR = "Loading weights"
+
+_turn = threading.Lock()
+
+
+@contextlib.contextmanager
+def exclusive(on_wait: Callable[[], None], check_cancelled: Callable[[], None]) -> Iterator[None]:
+    """Hold the process's one turn to load.
+
+    ``from_pretrained`` changes globals of torch and of its own while it runs, and two at once leave them changed
+    (https://github.com/huggingface/transformers/issues/41782).
+    """
+    if not _turn.acquire(blocking=False):
+        on_wait()
+        while not _turn.acquire(timeout=0.05):
+            check_cancelled()
+    try:
+        yield
+    finally:
+        _turn.release()
+
+
+def import_libraries() -> str:
+    """Import torch and transformers, and return their versions in words."""
+    import torch
+    import transformers
+    import transformers.models.auto.modeling_auto
+    import transformers.models.auto.processing_auto  # noqa: F401 - its import time belongs to this stage
+
+    return f"transformers {transformers.__version__}, torch {torch.__version__}"
+
+
+@dataclass(frozen=True)
+class PlacedItem:
+    """One step of transformers' placing: the tensors it took from the files, and their bytes in the model.
+
+    `bytes` is None where the step does not tell (a tensor that was made inside the step).
+    """
+
+    sources: tuple[str, ...]
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What one loading thread wants to know while transformers works for it.
+
+    Parameters
+    ----------
+    on_open
+        Called once with the names of all tensors that will be placed.
+    on_placed
+        Called after each step.
+    on_warning
+        Called with the text of what transformers would have printed.
+    check_cancelled
+        Called before each step; its exception ends the load.
+    """
+
+    on_open: Callable[[Sequence[str]], None]
+    on_placed: Callable[[PlacedItem], None]
+    on_warning: Callable[[str], None]
+    check_cancelled: Callable[[], None]
+
+
+_watchers: dict[int, Watcher] = {}
+
+
+@contextlib.contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Follow what transformers does on this thread; other threads' bars and warnings stay as they are."""
+    from transformers.utils import logging as transformers_logging
+
+    handlers = list(logging.getLogger("transformers").handlers)
+    thread = threading.get_ident()
+    previous = transformers_logging.set_tqdm_hook(None)
+
+    def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        watching = _watchers.get(threading.get_ident())
+        if watching is not None:
+            return _bar(watching, args, kwargs)
+        return factory(*args, **kwargs) if previous is None else previous(factory, args, kwargs)
+
+    def keep(record: logging.LogRecord) -> bool:
+        if threading.get_ident() != thread:
+            return True
+        watcher.on_warning(record.getMessage())
+        return False
+
+    transformers_logging.set_tqdm_hook(hook)
+    for handler in handlers:
+        handler.addFilter(keep)
+    _watchers[thread] = watcher
+    try:
+        yield
+    finally:
+        del _watchers[thread]
+        for handler in handlers:
+            handler.removeFilter(keep)
+        replaced = transformers_logging.set_tqdm_hook(previous)
+        if replaced is not hook:  # somebody set a hook of their own meanwhile
+            transformers_logging.set_tqdm_hook(replaced)
+
+
+def _bar(watcher: Watcher, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from tqdm import tqdm
+
+    class WeightsBar(tqdm):  # type: ignore[type-arg, misc]
+        """A bar that draws nothing and tells the watcher."""
+
+        def __iter__(self) -> Iterator[Any]:
+            return _watch_items(watcher, self.iterable)
+
+    silent = {**kwargs, "disable": True}
+    return WeightsBar(*args, **silent) if kwargs.get("desc") == _WEIGHTS_BAR else tqdm(*args, **silent)
+
+
+def _watch_items(watcher: Watcher, items: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    steps = list(items)
+    watcher.on_open([key for _, mapping in steps for key in _sources(mapping)])
+    for step in steps:
+        watcher.check_cancelled()
+        sources = _sources(step[1])
+        # Held until the step is over, when they are the model's: the step itself forgets them first.
+        tensors = [tensor for group in getattr(step[1], "collected_tensors", {}).values() for tensor in group]
+        yield step
+        watcher.on_placed(PlacedItem(sources, _bytes_of(tensors)))
+
+
+def _sources(mapping: Any) -> tuple[str, ...]:
+    return tuple(sorted({key for keys in getattr(mapping, "layer_targets", {}).values() for key in keys}))
+
+
+def _bytes_of(tensors: Iterable[Any]) -> int | None:
+    total = 0
+    for tensor in tensors:
+        ready = tensor.result() if isinstance(tensor, Future) else tensor
+        if not hasattr(ready, "nbytes"):
+            return None
+        total += ready.nbytes
+    return total
+
+
+def check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose architecture this transformers does not know.
+
+    Raises
+    ------
+    RemoteCodeError
+        Where the checkpoint would bring the architecture's code itself.
+    CheckpointError
+        Where the model type is missing or unknown.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES:
+        return
+    where = f"{folder / 'config.json'} names the model type {model_type!r}"
+    if config.get("auto_map"):
+        raise RemoteCodeError(
+            f"{where}, whose code lies in the checkpoint itself; nbloader does not run a checkpoint's code.",
+            "Load it with from_pretrained(..., trust_remote_code=True) if you trust its authors.",
+        )
+    if model_type is None:
+        raise CheckpointError(
+            f"{folder / 'config.json'} names no model type.", "Add the key model_type, for instance 'llama'."
+        )
+    raise CheckpointError(
+        f"{where}, which transformers {transformers.__version__} does not know.",
+        f"{did_you_mean(str(model_type), CONFIG_MAPPING_NAMES)[:200]} A newer transformers may know it: "
+        "pip install --upgrade transformers.",
+    )
+
+
+def load_config(folder: Path) -> Any:
+    """Return the checkpoint's config, as ``AutoConfig`` gives it."""
+    from transformers import AutoConfig
+
+    with _told(folder):
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+
+
+def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, Any]:
+    """Return the class that loads the model, and the config to give it.
+
+    Without `auto_class` it is the class that the config names as its architecture, which is what the matching auto
+    class would choose; a config that names none, or one that transformers does not have, gets
+    ``AutoModelForCausalLM`` where its model type has one and ``AutoModel`` otherwise.
+
+    Raises
+    ------
+    OptionError
+        For an `auto_class` that transformers does not have.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if auto_class is not None:
+        return _named_class(auto_class), config
+    for name in config.architectures or []:
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            text = config.sub_configs.get("text_config")
+            # A text-only class of a model with several parts wants its own part of the config.
+            is_text_only = text is not None and found.config_class is text and not isinstance(config, text)
+            return found, config.get_text_config() if is_text_only else config
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return transformers.AutoModelForCausalLM, config
+    return transformers.AutoModel, config
+
+
+def _named_class(auto_class: str | type) -> Any:
+    import transformers
+
+    found = getattr(transformers, auto_class, None) if isinstance(auto_class, str) else auto_class
+    if not hasattr(found, "from_pretrained"):
+        known = [name for name in dir(transformers) if name.startswith("AutoModel")]
+        raise OptionError(
+            f"auto_class={auto_class!r} is no class that loads a model.",
+            did_you_mean(str(auto_class), known) if isinstance(auto_class, str) else "Give AutoModel or one like it.",
+        )
+    return found
+
+
+def load_model(
+    folder: Path, model_class: Any, config: Any, dtype: str, device_map: Any, watcher: Watcher
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model, placed, and transformers' account of it (missing, unexpected, mismatched keys).
+
+    Raises
+    ------
+    LoadError
+        Whatever transformers could not do, in words.
+    """
+    warnings: list[str] = []
+    noting = Watcher(watcher.on_open, watcher.on_placed, warnings.append, watcher.check_cancelled)
+    with _told(folder, warnings), watched(noting):
+        model, info = model_class.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    for text in warnings:
+        # What the report says in a table, the caller gets as data.
+        if "LOAD REPORT" not in text:
+            watcher.on_warning(text)
+    return model, info
+
+
+def name_model(model: Any, repo_id: str, commit: str | None) -> None:
+    """Give a model that was loaded from the cache's folder the name that loading by repository gives it."""
+    model.config.name_or_path = model.name_or_path = repo_id
+    model.config._commit_hash = commit
+
+
+def name_tokenizer(tokenizer: Any, repo_id: str) -> None:
+    """Give a tokenizer, or a processor's, the name that loading by repository gives it."""
+    named = getattr(tokenizer, "tokenizer", tokenizer)
+    if hasattr(named, "name_or_path"):
+        named.name_or_path = repo_id
+
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
+    "source.spm", "tekken.json", "tokenizer_config.json", "vocab.model", "spm.model", "bpe.codes", "vocab.bpe",
+)  # fmt: skip
+
+
+def load_tokenizer(folder: Path, on_warning: Callable[[str], None]) -> Any:
+    """Return the checkpoint's processor where it has one, else its tokenizer, else None.
+
+    Raises
+    ------
+    LoadError
+        Where there are files for one and none can be made of them.
+    """
+    kinds = _tokenizer_kinds(folder)
+    if not kinds:
+        return None
+    import transformers
+
+    errors: list[Exception] = []
+    for kind in kinds:
+        try:
+            with _told(folder):
+                made = getattr(transformers, kind).from_pretrained(str(folder), trust_remote_code=False)
+        except LoadError as error:
+            errors.append(error)
+            continue
+        if errors:
+            on_warning(f"{kinds[0]}: {errors[0]}")
+        return made
+    raise errors[0]
+
+
+def _tokenizer_kinds(folder: Path) -> tuple[str, ...]:
+    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    has_processor = any((folder / name).is_file() for name in _PROCESSOR_FILES)
+    if has_processor and has_tokenizer:
+        return ("AutoProcessor", "AutoTokenizer")
+    if has_processor:
+        return ("AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor")
+    return ("AutoTokenizer",) if has_tokenizer else ()
+
+
+@contextlib.contextmanager
+def _told(folder: Path, warnings: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what transformers raises into a LoadError that says what, where and what to do."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except Exception as error:
+        told = explain(error, folder, warnings)
+        if told is None:
+            raise
+        raise told from None
+
+
+def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> LoadError | None:
+    """Return what an exception of the libraries means for the user; None for one that is not theirs."""
+    import torch
+    from safetensors import SafetensorError
+
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, ImportError):
+        return DependencyError(f"{folder} needs a package that is not installed: {first}", "Install it with pip.")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return LoadError(
+            f"There is not enough memory for {folder}: {first}", "Free memory, or load with a smaller dtype."
+        )
+    if isinstance(error, SafetensorError):
+        return CheckpointError(f"{folder} has a broken safetensors file: {first}", "Download the checkpoint again.")
+    if "Weights only load failed" in text or "UnpicklingError" in type(error).__name__:
+        return CheckpointError(
+            f"{folder} holds a pickle that is more than tensors, and was refused: {_refused(text)}",
+            "Do not load it unless you trust its authors; ask them for safetensors.",
+            details=text,
+        )
+    if "ignore_mismatched_sizes" in text or "size mismatch" in text:
+        report = next((warning for warning in warnings if "MISMATCH" in warning), text)
+        return CheckpointError(
+            f"{folder} has weights of another shape than its config.json asks for: {_mismatch(report)}",
+            "Take config.json and weights from the same checkpoint.",
+            details=report,
+        )
+    if isinstance(error, (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, AssertionError)):
+        return CheckpointError(
+            f"transformers could not load {folder}: {type(error).__name__}: {first}",
+            "Check that the checkpoint is whole and that its config fits its weights.",
+        )
+    return None
+
+
+def _refused(text: str) -> str:
+    named = [line.strip() for line in text.splitlines() if "GLOBAL" in line or "nsupported" in line]
+    return named[0] if named else text.splitlines()[0]
+
+
+_MISMATCH = re.compile(r"^(\S.*?)\s*\|.*MISMATCH.*?ckpt:\s*torch\.Size\((.*?)\).*?model:\s*torch\.Size\((.*?)\)", re.M)
+
+
+def _mismatch(report: str) -> str:
+    found = _MISMATCH.findall(report)
+    if not found:
+        return report.splitlines()[0]
+    key, stored, wanted = found[0]
+    others = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{key} has shape {stored} in the file and {wanted} in the model{others}"

@@ -1,0 +1,52 @@
+"""A load, stage by stage: one module a stage, run in this order on the loading thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbloader.stages.config import choose_class
+from nbloader.stages.device import settle
+from nbloader.stages.download import fetch
+from nbloader.stages.metadata import describe
+from nbloader.stages.resolve import resolve
+from nbloader.stages.tokenizer import make_tokenizer
+from nbloader.stages.weights import place, reading
+
+if TYPE_CHECKING:
+    from nbloader._options import LoadOptions
+    from nbloader._plan import LoadPlan
+    from nbloader._reporter import Reporter
+
+
+class Outcome(NamedTuple):
+    """What a load made: the model, its tokenizer, and what is said of them."""
+
+    model: Any
+    tokenizer: Any
+    summary: Mapping[str, Any]
+
+
+def run(
+    model: str | os.PathLike[str], options: LoadOptions, reporter: Reporter, on_plan: Callable[[LoadPlan], None]
+) -> Outcome:
+    """Load `model`, telling `reporter` everything and `on_plan` the plan once it is made.
+
+    Raises
+    ------
+    LoadError
+        Where it could not be loaded.
+    LoadCancelled
+        Where the load was cancelled.
+    """
+    source = resolve(model, options, reporter)
+    checkpoint, plan = fetch(source, options, reporter)
+    on_plan(plan)
+    with reading(checkpoint, plan, reporter) as read:
+        tokenizer = make_tokenizer(checkpoint, source, options, reporter)
+        chosen = choose_class(checkpoint, options, reporter)
+        loaded = place(checkpoint, plan, chosen, options, reporter, read)
+    settle(loaded, checkpoint, reporter)
+    summary = describe(loaded, tokenizer, source, reporter)
+    return Outcome(loaded, tokenizer, summary)

@@ -1,0 +1,26 @@
+"""Stage "config": the config, and the class that loads the model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from nbloader import _transformers
+from nbloader._checkpoint import Checkpoint
+from nbloader._options import LoadOptions
+from nbloader._reporter import Reporter
+
+
+class Chosen(NamedTuple):
+    """The class that loads the model, and the config to give it."""
+
+    model_class: Any
+    config: Any
+
+
+def choose_class(checkpoint: Checkpoint, options: LoadOptions, reporter: Reporter) -> Chosen:
+    """Return the class that loads the model, from the config or from ``auto_class``."""
+    with reporter.stage("config") as note:
+        config = _transformers.load_config(checkpoint.folder)
+        chosen = Chosen(*_transformers.find_model_class(config, options.auto_class))
+        note.detail = chosen.model_class.__name__
+    return chosen

@@ -1,0 +1,41 @@
+"""Stage "metadata": what was loaded, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nbloader import _transformers
+from nbloader._reporter import Reporter
+from nbloader._source import Source
+
+
+def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> Mapping[str, Any]:
+    """Return the figures shown for a model that is ready.
+
+    Keys: ``model_class``, ``tokenizer_class`` (None without one), ``parameters`` (elements), ``bytes`` (of parameters
+    and buffers, each storage once), ``dtype``, ``device``.
+    """
+    with reporter.stage("metadata") as note:
+        if source.repository is not None:
+            _transformers.name_model(model, source.name, source.commit)
+        dtypes = _counted(str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters())
+        devices = sorted({str(parameter.device) for parameter in model.parameters()})
+        summary = {
+            "model_class": type(model).__name__,
+            "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "bytes": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+            "dtype": " + ".join(dtypes),
+            "device": ", ".join(devices),
+        }
+        note.detail = f"{summary['parameters']:,} parameters"
+    return summary
+
+
+def _counted(names: Any) -> list[str]:
+    """Return the names, the most frequent first."""
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return sorted(counts, key=lambda name: -counts[name])

@@ -1,0 +1,35 @@
+"""Stage "tokenizer": the tokenizer, or the processor where the model has one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbloader import _transformers
+from nbloader._checkpoint import Checkpoint
+from nbloader._options import LoadOptions
+from nbloader._reporter import Reporter
+from nbloader._source import Source
+
+
+def make_tokenizer(checkpoint: Checkpoint, source: Source, options: LoadOptions, reporter: Reporter) -> Any:
+    """Return the processor or tokenizer, or None where the checkpoint has neither.
+
+    It comes from the model's folder, or from the checkpoint's top where `subfolder` has none of its own.
+    """
+    with reporter.stage("tokenizer") as note:
+        reporter.log("info", "imported", versions=_transformers.import_libraries())
+        reporter.check_cancelled()
+        _transformers.check_architecture(checkpoint.folder, checkpoint.config)
+
+        def warn(text: str) -> None:
+            reporter.log("warning", "transformers_says", text=text)
+
+        tokenizer = _transformers.load_tokenizer(checkpoint.folder, warn)
+        if tokenizer is None and options.subfolder:
+            tokenizer = _transformers.load_tokenizer(source.root(options), warn)
+        if tokenizer is None:
+            reporter.log("info", "no_tokenizer")
+        elif source.repository is not None:
+            _transformers.name_tokenizer(tokenizer, source.name)
+        note.detail = type(tokenizer).__name__ if tokenizer is not None else "none"
+    return tokenizer
