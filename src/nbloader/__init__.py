@@ -17,6 +17,20 @@ from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
 from nbloader._state import LoadState
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nbloader.widget import LoaderWidget
+
+
+def __getattr__(name: str) -> object:
+    # Only a notebook needs the widget, and importing ipywidgets takes as long as all the rest.
+    if name == "LoaderWidget":
+        from nbloader.widget import LoaderWidget
+
+        return LoaderWidget
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "CheckpointError",
     "DependencyError",
@@ -27,6 +41,7 @@ __all__ = [
     "LoadOptions",
     "LoadPlan",
     "LoadState",
+    "LoaderWidget",
     "Loaded",
     "OptionError",
     "RemoteCodeError",

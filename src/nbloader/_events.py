@@ -161,5 +161,10 @@ class Failed(Event):
 
 
 @dataclass(frozen=True)
+class CancelRequested(Event):
+    """Somebody asked the load to stop; it will, at the next point where it can."""
+
+
+@dataclass(frozen=True)
 class Cancelled(Event):
-    """Somebody cancelled the load."""
+    """The load has stopped because somebody asked it to."""

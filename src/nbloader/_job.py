@@ -96,9 +96,15 @@ class LoadJob:
         """Tell whether the load has ended, in whatever way."""
         return self._done.is_set()
 
+    def log(self, level: str, code: str, **arguments: Any) -> None:
+        """Add a line to the load's log: `code` is a key of the locale files' ``log``."""
+        self._reporter.log(level, code, **arguments)
+
     def cancel(self) -> None:
         """Ask the load to stop; returns at once. What it had placed is given back."""
-        self._cancelled.set()
+        if not self._cancelled.is_set():
+            self._cancelled.set()
+            self._reporter.tell(events.CancelRequested)
 
     def result(self, timeout: float | None = None) -> Loaded:
         """Wait for the load and return what it made.

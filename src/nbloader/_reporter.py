@@ -12,7 +12,10 @@ from nbloader import _events as events
 from nbloader._errors import LoadCancelled
 
 PORTION_SECONDS = 0.05
-"""Byte counts are joined for so long before they become an event."""
+"""Byte counts are joined for so long before they become an event, …"""
+
+PORTION_SHARE = 0.01
+"""… or until they are this share of all bytes: a view that looks in between is never far behind."""
 
 
 @dataclass
@@ -42,6 +45,10 @@ class Reporter:
         self._clock = clock
         self._cancelled = cancelled
 
+    def now(self) -> float:
+        """Return the seconds since the load began."""
+        return self._clock()
+
     def tell(self, kind: Callable[..., events.Event], *details: Any) -> None:
         """Pass on an event of this kind that happened now."""
         self._sink(kind(self._clock(), *details))
@@ -64,9 +71,9 @@ class Reporter:
         if self._cancelled.is_set():
             raise LoadCancelled("The load was cancelled.")
 
-    def tally(self, kind: Callable[..., events.Event]) -> Tally:
-        """Return a tally whose portions become events of this kind."""
-        return Tally(lambda *details: self.tell(kind, *details), self._clock)
+    def tally(self, kind: Callable[..., events.Event], total: int) -> Tally:
+        """Return a tally whose portions become events of this kind; `total` is the bytes it will count, about."""
+        return Tally(lambda *details: self.tell(kind, *details), self._clock, int(total * PORTION_SHARE))
 
 
 class Tally:
@@ -81,11 +88,15 @@ class Tally:
         Takes (shard, counts), where counts are the sums of what `add` was given.
     clock
         Seconds, monotonic.
+    most
+        Bytes (of the first count) that a portion holds at most before it is passed on.
     """
 
-    def __init__(self, emit: Callable[..., None], clock: Callable[[], float]) -> None:
+    def __init__(self, emit: Callable[..., None], clock: Callable[[], float], most: int) -> None:
         self._emit = emit
         self._clock = clock
+        self._most = most
+        self._held = 0
         self._seen: set[int] = set()
         self._counts: dict[int, tuple[int, ...]] = {}
         self._flushed = clock()
@@ -101,7 +112,8 @@ class Tally:
         self.begin(shard, len(counts))
         known = self._counts.get(shard, (0,) * len(counts))
         self._counts[shard] = tuple(total + count for total, count in zip(known, counts, strict=True))
-        if self._clock() - self._flushed >= PORTION_SECONDS:
+        self._held += counts[0]
+        if self._held >= self._most or self._clock() - self._flushed >= PORTION_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -110,3 +122,4 @@ class Tally:
         for shard, counts in portions.items():
             self._emit(shard, *counts)
         self._flushed = self._clock()
+        self._held = 0

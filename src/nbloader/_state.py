@@ -80,6 +80,7 @@ class LoadState:
     """
 
     status: str = "idle"
+    cancelling: bool = False
     name: str = ""
     commit: str | None = None
     origin: str | None = None
@@ -320,6 +321,11 @@ def _(event: events.Ready, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.Failed, state: LoadState) -> LoadState:
     return replace(state, status="failed", ended=event.t, error=ErrorInfo(event.kind, event.message, event.hint))
+
+
+@_apply.register
+def _(event: events.CancelRequested, state: LoadState) -> LoadState:
+    return replace(state, cancelling=True)
 
 
 @_apply.register

@@ -125,17 +125,30 @@ def watched(watcher: Watcher) -> Iterator[None]:
             transformers_logging.set_tqdm_hook(replaced)
 
 
-def _bar(watcher: Watcher, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from tqdm import tqdm
+class _SilentBar:
+    """What transformers needs of a tqdm, drawing nothing.
 
-    class WeightsBar(tqdm):  # type: ignore[type-arg, misc]
-        """A bar that draws nothing and tells the watcher."""
+    A disabled tqdm would do, but starts a monitor thread that keeps its class, and all that it refers to, for good.
+    """
 
-        def __iter__(self) -> Iterator[Any]:
-            return _watch_items(watcher, self.iterable)
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = items
 
-    silent = {**kwargs, "disable": True}
-    return WeightsBar(*args, **silent) if kwargs.get("desc") == _WEIGHTS_BAR else tqdm(*args, **silent)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def __enter__(self) -> _SilentBar:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def _bar(watcher: Watcher, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _SilentBar:
+    items = args[0] if args else kwargs.get("iterable") or ()
+    return _SilentBar(_watch_items(watcher, items) if kwargs.get("desc") == _WEIGHTS_BAR else items)
 
 
 def _watch_items(watcher: Watcher, items: Iterable[tuple[str, Any]]) -> Iterator[Any]:

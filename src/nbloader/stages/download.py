@@ -83,7 +83,7 @@ def _download(
     ]
     total = sum(files[name] for name in missing)
     reporter.tell(events.DownloadPlanned, total)
-    tally = reporter.tally(lambda t, _, size: events.Downloaded(t, size))
+    tally = reporter.tally(lambda t, _, size: events.Downloaded(t, size), total)
     _hub.download(repository, missing, options, lambda size: tally.add(0, size), reporter.check_cancelled)
     tally.flush()
     return f"{len(missing)} of {len(wanted)} files" if missing else "all cached"

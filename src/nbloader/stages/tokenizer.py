@@ -10,6 +10,8 @@ from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
 from nbloader._source import Source
 
+_WORTH_SAYING = 0.1  # seconds of importing that belong to the libraries and not to the tokenizer
+
 
 def make_tokenizer(checkpoint: Checkpoint, source: Source, options: LoadOptions, reporter: Reporter) -> Any:
     """Return the processor or tokenizer, or None where the checkpoint has neither.
@@ -17,7 +19,10 @@ def make_tokenizer(checkpoint: Checkpoint, source: Source, options: LoadOptions,
     It comes from the model's folder, or from the checkpoint's top where `subfolder` has none of its own.
     """
     with reporter.stage("tokenizer") as note:
-        reporter.log("info", "imported", versions=_transformers.import_libraries())
+        began = reporter.now()
+        versions = _transformers.import_libraries()
+        imports = reporter.now() - began
+        reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()
         _transformers.check_architecture(checkpoint.folder, checkpoint.config)
 
@@ -32,4 +37,6 @@ def make_tokenizer(checkpoint: Checkpoint, source: Source, options: LoadOptions,
         elif source.repository is not None:
             _transformers.name_tokenizer(tokenizer, source.name)
         note.detail = type(tokenizer).__name__ if tokenizer is not None else "none"
+        if imports >= _WORTH_SAYING:
+            note.detail += f" (imports {imports:.1f} s)"
     return tokenizer

@@ -76,7 +76,7 @@ class _Reader:
         self._done.wait(0.5)  # a read that hangs in the kernel must not hold the load
 
     def _read(self) -> None:
-        tally = self._reporter.tally(events.Read)
+        tally = self._reporter.tally(events.Read, self._checkpoint.bytes)
         try:
             read_shards(
                 [shard.path for shard in self._checkpoint.shards],
@@ -146,7 +146,7 @@ class _PlaceTracker:
         self._shards = len(checkpoint.shards)
         self._dtype = plan.dtype
         self._reporter = reporter
-        self._tally = reporter.tally(events.Placed)
+        self._tally = reporter.tally(events.Placed, sum(plan.bytes_to_place))
 
     def watcher(self) -> _transformers.Watcher:
         return _transformers.Watcher(

@@ -1,0 +1,74 @@
+# Everything a developer runs. The environment is made once, in .venv, from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+READY := $(VENV)/.ready
+NODE_READY := js/node_modules/.ready
+BUNDLE := src/nbloader/static/widget.js
+
+.PHONY: demo test install check format unit widget kernel browser notebooks packaging js bundle watch screenshots benchmark clean
+
+## demo: JupyterLab with the first tutorial open
+demo: $(READY) $(BUNDLE)
+	$(BIN)/jupyter lab notebooks/01-quickstart.ipynb
+
+## test: everything that CI runs
+test: check js unit widget kernel notebooks browser packaging
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt hatch_build.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable . --group dev
+	touch $@
+
+$(NODE_READY): js/package-lock.json
+	cd js && npm ci --ignore-scripts
+	touch $@
+
+$(BUNDLE): $(NODE_READY) $(wildcard js/src/*) $(wildcard js/src/panels/*) js/build.mjs src/nbloader/locale/en.json
+	cd js && npm run --silent build
+
+bundle: $(BUNDLE)
+
+## watch: rebuild the bundle at every change of js/src
+watch: $(NODE_READY)
+	cd js && npm run watch
+
+check: $(READY) $(NODE_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd js && npm run --silent check
+
+format: $(READY) $(NODE_READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cd js && npm run --silent format
+
+js: $(NODE_READY) $(BUNDLE)
+	cd js && npm test --silent
+
+unit widget kernel packaging: $(READY) $(BUNDLE)
+	$(PYTEST) tests/$@
+
+browser: $(READY) $(BUNDLE)
+	$(BIN)/python scripts/find_browser.py --install
+	$(PYTEST) tests/browser
+
+notebooks: $(READY) $(BUNDLE)
+	$(PYTEST) --nbval --nbval-current-env notebooks
+
+## screenshots: docs/*.png, taken in Chromium
+screenshots: $(READY) $(BUNDLE)
+	$(BIN)/python scripts/find_browser.py --install
+	$(BIN)/python scripts/take_screenshots.py
+
+## benchmark: plain from_pretrained and nbloader.load, warm, side by side
+benchmark: $(READY)
+	$(BIN)/python benchmarks/warm_load.py
+
+clean:
+	rm -rf $(VENV) js/node_modules src/nbloader/static dist build

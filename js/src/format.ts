@@ -1,0 +1,46 @@
+// Numbers as text. Widths stay the same while a number changes, so that nothing jumps.
+
+const UNITS = [
+  ["TB", 1e12],
+  ["GB", 1e9],
+  ["MB", 1e6],
+  ["kB", 1e3],
+] as const;
+
+/** Bytes in decimal units, three figures: "1.07 GB", "250 MB". */
+export function size(bytes: number): string {
+  for (const [unit, factor] of UNITS) {
+    if (bytes >= factor) {
+      const value = bytes / factor;
+      return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${unit}`;
+    }
+  }
+  return `${Math.round(bytes)} B`;
+}
+
+/** A clock of running time: "0:04.2", "1:02:03". */
+export function clock(seconds: number): string {
+  const tenths = Math.round(seconds * 10);
+  const total = Math.floor(tenths / 10);
+  const [hours, minutes, rest] = [Math.floor(total / 3600), Math.floor(total / 60) % 60, total % 60];
+  const two = (value: number) => String(value).padStart(2, "0");
+  return hours > 0 ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}.${tenths % 10}`;
+}
+
+/** A duration, as short as it can be said: "12 ms", "3.4 s", "2 min 5 s". */
+export function duration(seconds: number): string {
+  if (seconds < 0.9995) {
+    return `${Math.round(seconds * 1000)} ms`;
+  }
+  if (seconds < 99.95) {
+    return `${seconds.toFixed(1)} s`;
+  }
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+export const percent = (fraction: number): string => `${Math.floor(fraction * 100)} %`;
+
+/** Fills the {names} of a text. */
+export function fill(text: string, values: Record<string, string | number>): string {
+  return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
+}

@@ -1,0 +1,47 @@
+import { clock } from "../format";
+import type { PanelState } from "../state";
+import { isOver } from "../state";
+import { named, texts } from "../texts";
+
+const MARKS: Record<string, string> = {
+  idle: "○",
+  queued: "◌",
+  running: "●",
+  ready: "✓",
+  failed: "✕",
+  cancelled: "⊘",
+};
+
+/** What is loaded, how it stands, how long it has taken, and the way to stop it. */
+export function Header(props: { state: PanelState; onCancel: () => void }) {
+  const { state, onCancel } = props;
+  return (
+    <header class="nbl-header">
+      <span class={`nbl-status nbl-is-${state.status}`}>
+        <span class="nbl-mark" aria-hidden="true">
+          {MARKS[state.status] ?? "●"}
+        </span>
+        {named(texts.status, state.status)}
+      </span>
+      <span class="nbl-name" title={state.name}>
+        {state.name}
+      </span>
+      {state.commit !== null && (
+        <code class="nbl-commit" title={state.commit}>
+          {state.commit.slice(0, 7)}
+        </code>
+      )}
+      <span class="nbl-clock" role="timer" aria-label={texts.panel.elapsed}>
+        {clock(state.elapsed)}
+      </span>
+      <button
+        type="button"
+        class="nbl-cancel"
+        disabled={isOver(state.status) || state.cancelling}
+        onClick={onCancel}
+      >
+        {state.cancelling ? texts.panel.cancelling : texts.panel.cancel}
+      </button>
+    </header>
+  );
+}

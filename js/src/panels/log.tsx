@@ -1,0 +1,23 @@
+import { clock } from "../format";
+import type { PanelState } from "../state";
+import { texts } from "../texts";
+
+/** What there was to say, folded away until somebody wants it; warnings open it. */
+export function Log({ state }: { state: PanelState }) {
+  const warned = state.log.some((line) => line.level === "warning");
+  return (
+    <details class="nbl-log" open={warned}>
+      <summary>
+        {texts.panel.log} · {state.log.length}
+      </summary>
+      <ul>
+        {state.log.map((line) => (
+          <li key={`${line.t} ${line.text}`} class={`nbl-log-${line.level}`}>
+            <span class="nbl-log-time">{clock(line.t)}</span> {line.level === "warning" ? "⚠ " : ""}
+            {line.text}
+          </li>
+        ))}
+      </ul>
+    </details>
+  );
+}

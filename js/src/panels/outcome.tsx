@@ -1,0 +1,33 @@
+import { duration, fill, size } from "../format";
+import type { PanelState } from "../state";
+import { texts } from "../texts";
+
+/** How the load ended, in one line; for a failure what happened and what to do. */
+export function Outcome({ state }: { state: PanelState }) {
+  if (state.status === "failed" && state.error !== null) {
+    return (
+      <div class="nbl-outcome nbl-is-failed" role="alert">
+        <strong>{state.error.kind}</strong>
+        <p>{state.error.message}</p>
+        <p class="nbl-hint">{state.error.hint}</p>
+      </div>
+    );
+  }
+  if (state.status === "ready" && state.summary !== null) {
+    const { bytes, dtype, device, model_class } = state.summary;
+    return (
+      <p class="nbl-outcome nbl-is-ready" role="status">
+        <strong>{model_class}</strong>{" "}
+        {fill(texts.panel.ready, { bytes: size(bytes), seconds: duration(state.elapsed), dtype, device })}
+      </p>
+    );
+  }
+  if (state.status === "cancelled") {
+    return (
+      <p class="nbl-outcome nbl-is-cancelled" role="status">
+        {texts.panel.cancelled}
+      </p>
+    );
+  }
+  return <p class="nbl-outcome">{"\u00a0"}</p>;
+}

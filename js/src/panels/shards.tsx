@@ -1,0 +1,86 @@
+import { useEffect, useRef } from "preact/hooks";
+import { duration, size } from "../format";
+import type { Lane } from "../lanes";
+import { layout } from "../lanes";
+import type { PanelState, ShardNames, ShardTimes } from "../state";
+import { texts } from "../texts";
+
+const WORDS: Record<Lane["status"], string> = {
+  waiting: texts.panel.shard_waiting,
+  reading: texts.phase.read,
+  resident: texts.panel.shard_resident,
+  read: texts.panel.shard_read,
+  placing: texts.phase.place,
+  placed: texts.panel.shard_placed,
+};
+
+/** One lane a shard: above when it was read, below when it was placed. */
+export function Shards(props: { state: PanelState; shards: ShardNames; times: readonly ShardTimes[] }) {
+  const { state, shards, times } = props;
+  const lanes = layout(shards, times, state.elapsed);
+  const list = useRef<HTMLOListElement>(null);
+  const active = lanes.findIndex((lane) => lane.status === "reading" || lane.status === "placing");
+  useEffect(() => {
+    const row = list.current?.children[active];
+    if (list.current && row instanceof HTMLElement && list.current.scrollHeight > list.current.clientHeight) {
+      list.current.scrollTop = row.offsetTop - list.current.offsetTop - list.current.clientHeight / 2;
+    }
+  }, [active]);
+  return (
+    <section class="nbl-shards">
+      <h4>
+        {texts.panel.shards}
+        {lanes.length > 0 && ` · ${lanes.length}`}
+        <span class="nbl-legend">
+          <i class="nbl-key nbl-read" /> {texts.phase.read} <i class="nbl-key nbl-place" />{" "}
+          {texts.phase.place}
+        </span>
+      </h4>
+      {lanes.length === 0 ? (
+        <p class="nbl-note nbl-empty">{texts.panel.shards_wait}</p>
+      ) : (
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: a list that scrolls must be reachable by keyboard
+        <ol ref={list} class="nbl-lanes" tabIndex={0}>
+          {lanes.map((lane) => (
+            <Row key={lane.name} lane={lane} />
+          ))}
+        </ol>
+      )}
+    </section>
+  );
+}
+
+function told(lane: Lane): string {
+  const parts = [`${lane.name}, ${size(lane.bytes)}`];
+  if (lane.readSeconds !== null && lane.rate !== null) {
+    parts.push(`${texts.phase.read}: ${duration(lane.readSeconds)}, ${size(lane.rate)}/s`);
+  }
+  if (lane.placeSeconds !== null) {
+    parts.push(`${texts.phase.place}: ${duration(lane.placeSeconds)}`);
+  }
+  return `${parts.join("\n")}\n${WORDS[lane.status]}`;
+}
+
+function Row({ lane }: { lane: Lane }) {
+  return (
+    <li class="nbl-lane" title={told(lane)}>
+      <span class="nbl-lane-name">{lane.name.replace(/\.(safetensors|bin)$/, "")}</span>
+      <span class="nbl-lane-chart" aria-hidden="true">
+        {lane.read && (
+          <span
+            class="nbl-lane-bar nbl-read"
+            style={{ left: `${lane.read.left}%`, width: `${lane.read.width}%` }}
+          />
+        )}
+        {lane.place && (
+          <span
+            class="nbl-lane-bar nbl-place"
+            style={{ left: `${lane.place.left}%`, width: `${lane.place.width}%` }}
+          />
+        )}
+      </span>
+      <span class="nbl-lane-rate">{lane.rate !== null ? `${size(lane.rate)}/s` : ""}</span>
+      <span class="nbl-lane-status">{WORDS[lane.status]}</span>
+    </li>
+  );
+}

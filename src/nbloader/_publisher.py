@@ -1,0 +1,127 @@
+"""Carries a load's state to a view: at most 10 updates a second, and always the last one."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from nbloader import _events as events
+from nbloader._locale import text
+from nbloader._state import FINAL, LoadState
+
+if TYPE_CHECKING:
+    from nbloader._job import LoadJob
+
+INTERVAL = 0.1
+"""Seconds between two updates at least."""
+
+_HEARTBEAT = 0.5  # seconds after which a view is told the time although nothing happened
+
+Send = Callable[[Mapping[str, Any]], None]
+"""Takes a view's whole state by trait name; what has not changed need not be sent on."""
+
+
+class Publisher:
+    """Follows a job on a thread of its own, and sends what a view shows.
+
+    Whatever `send` raises is logged once and ends nothing: a closed notebook must not end a load.
+    """
+
+    def __init__(self, job: LoadJob, send: Send) -> None:
+        self._job = job
+        self._send = send
+        self._changed = threading.Event()
+        self._failed = False
+        self._stopped = False
+        job.subscribe(self._notice)
+
+    def start(self) -> None:
+        """Send the present state, and go on in the background until the load has ended."""
+        self._publish()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._run,), name="nbloader-publish", daemon=True).start()
+
+    def stop(self) -> None:
+        """Send nothing more: another load has taken the view."""
+        self._stopped = True
+        self._changed.set()
+
+    def _notice(self, event: events.Event) -> None:
+        self._changed.set()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended and not self._stopped:
+            time.sleep(INTERVAL)
+            self._changed.wait(_HEARTBEAT - INTERVAL)
+            self._changed.clear()
+            ended = self._job.state.status in FINAL
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._stopped:
+            return
+        try:
+            self._send(view_of(self._job.state))
+        except Exception as error:  # noqa: BLE001 - a front end can fail in any way
+            if not self._failed:
+                self._failed = True
+                self._job.log("warning", "publish_failed", error=repr(error))
+
+
+def view_of(state: LoadState) -> dict[str, Any]:
+    """Return what the front end draws, by trait name (js/src/state.ts has the same shape)."""
+    return {
+        "_state": {
+            "status": state.status,
+            "cancelling": state.cancelling and state.status not in FINAL,
+            "name": state.name,
+            "commit": state.commit,
+            "stage": state.stage,
+            "fraction": round(state.fraction, 4),
+            "elapsed": round(state.elapsed, 2),
+            "rate": None if state.rate is None else round(state.rate),
+            "eta": None if state.eta is None else round(state.eta, 1),
+            "stalled_for": round(state.stalled_for, 1),
+            "all": [state.bytes_done, state.bytes_to_do],
+            "download": [state.bytes_downloaded, state.bytes_to_download],
+            "read": [state.bytes_read, state.bytes_to_read],
+            "place": [state.bytes_placed, state.bytes_to_place],
+            "resident": sum(shard.bytes_resident for shard in state.shards),
+            "stages": [asdict(stage) for stage in state.stages],
+            "memory": None if state.memory is None else asdict(state.memory),
+            "predicted_peak": state.predicted_peak,
+            "observed_peak": state.observed_peak,
+            "log": [
+                {"t": line.t, "level": line.level, "text": text("log", line.code, **line.arguments)}
+                for line in state.log
+            ],
+            "error": None if state.error is None else asdict(state.error),
+            "summary": None if state.summary is None else dict(state.summary),
+        },
+        "_shards": {
+            "names": [shard.name for shard in state.shards],
+            "bytes": [shard.bytes for shard in state.shards],
+        },
+        "_lanes": [
+            [
+                shard.bytes_resident,
+                shard.bytes_read,
+                shard.bytes_to_place,
+                shard.bytes_placed,
+                _rounded(shard.read_started),
+                _rounded(shard.read_ended),
+                _rounded(shard.place_started),
+                _rounded(shard.place_ended),
+            ]
+            for shard in state.shards
+        ],
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,209 @@
+"""LoaderWidget: a load in a notebook. Traits and messages; nothing about loading."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from nbloader._callback import ProgressCallback
+from nbloader._job import Loaded, LoadJob
+from nbloader._load import start
+from nbloader._options import LoadOptions, merge_options
+from nbloader._plan import LoadPlan
+from nbloader._publisher import Publisher, view_of
+from nbloader._state import LoadState
+
+_STATIC = Path(__file__).parent / "static"
+_TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
+
+
+class LoaderWidget(anywidget.AnyWidget):
+    """Loads a checkpoint in the background, and shows how it goes.
+
+    ::
+
+        w = LoaderWidget("Qwen/Qwen3-4B").show()   # returns at once
+        model, tokenizer = w.result()              # or: await w
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    options
+        The load's options.
+    progress_callback
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on the loading thread.
+    **choices
+        Single options, on top of `options`: see `LoadOptions`.
+
+    Raises
+    ------
+    OptionError
+        For an option that does not exist or a value it cannot take.
+    """
+
+    _esm = _STATIC / "widget.js"
+    _css = _STATIC / "style.css"
+
+    _state = traitlets.Dict().tag(sync=True)
+    _shards = traitlets.Dict().tag(sync=True)
+    _lanes = traitlets.List().tag(sync=True)
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        options: LoadOptions | None = None,
+        *,
+        progress_callback: ProgressCallback | None = None,
+        **choices: Any,
+    ) -> None:
+        self._source = model
+        self._options = merge_options(options, choices)
+        self._callback = progress_callback
+        self._job: LoadJob | None = None
+        self._publisher: Publisher | None = None
+        self._shown_by: object = None
+        super().__init__(**view_of(self._idle_state()))
+        self.on_msg(_on_message)
+        self._answer_while_busy()
+
+    def show(self) -> LoaderWidget:
+        """Display the panel and start the load; returns at once, with the widget itself."""
+        from IPython.display import display
+
+        self._shown_by = None
+        display(self)
+        self._shown_by = _executing()
+        return self.load() if self._job is None else self
+
+    def load(self, **changes: Any) -> LoaderWidget:
+        """Start the load, or start it again, with changes to its options; returns at once.
+
+        A load that is still running is cancelled first.
+
+        Raises
+        ------
+        OptionError
+            For an option that does not exist or a value it cannot take.
+        """
+        self._options = merge_options(self._options, changes)
+        self.cancel()
+        if self._publisher is not None:
+            self._publisher.stop()
+        self._job = start(self._source, self._options, progress_callback=self._callback)
+        self._publisher = Publisher(self._job, self._send_view)
+        self._publisher.start()
+        return self
+
+    def cancel(self) -> None:
+        """Stop the load, if one is running; returns at once."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def result(self, timeout: float | None = None) -> Loaded:
+        """Wait for the load, and return (model, tokenizer). Starts it if it has not been started.
+
+        The notebook's stop button cancels the load.
+
+        Raises
+        ------
+        LoadError
+            Where the load failed: what happened, where, and what to do.
+        LoadCancelled
+            Where it was cancelled.
+        TimeoutError
+            Where it has not ended within `timeout` seconds; it goes on.
+        """
+        return self._started().result(timeout)
+
+    def __await__(self) -> Generator[Any, None, Loaded]:
+        """Wait for the load without blocking the notebook. Cancelling the wait cancels the load."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> Loaded:
+        job = self._started()
+        try:
+            while not job.done():
+                await asyncio.sleep(_TICK)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            job.cancel()
+            raise
+        return job.result()
+
+    @property
+    def model(self) -> Any:
+        """The loaded model; waits for it."""
+        return self.result().model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The loaded tokenizer, the processor where the model has one, or None; waits for it."""
+        return self.result().tokenizer
+
+    @property
+    def processor(self) -> Any:
+        """The same as `tokenizer`."""
+        return self.tokenizer
+
+    @property
+    def job(self) -> LoadJob | None:
+        """The load; None before it has been started."""
+        return self._job
+
+    @property
+    def state(self) -> LoadState:
+        """What is known of the load now."""
+        return self._idle_state() if self._job is None else self._job.state
+
+    @property
+    def plan(self) -> LoadPlan | None:
+        """What the load moves; None until the headers have been read."""
+        return None if self._job is None else self._job.plan
+
+    def __repr__(self) -> str:
+        return f"LoaderWidget({os.fspath(self._source)!r}): {self.state.status}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        if self._shown_by is not None and self._shown_by == _executing():
+            # `LoaderWidget(...).show()` as a cell's last line: the panel is there already.
+            return {"text/plain": repr(self)}, {}
+        return super()._repr_mimebundle_(**kwargs)
+
+    def _started(self) -> LoadJob:
+        if self._job is None:
+            self.load()
+        assert self._job is not None
+        return self._job
+
+    def _idle_state(self) -> LoadState:
+        return LoadState(name=str(self._source))
+
+    def _send_view(self, view: Mapping[str, Any]) -> None:
+        with self.hold_sync():
+            for name, value in view.items():
+                setattr(self, name, value)
+
+    def _answer_while_busy(self) -> None:
+        # ipykernel 7.4 sends a message from the front end to the subshell that last published, which a running cell
+        # keeps busy: a click would wait for the cell. Left where it came from, it arrives at once.
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = lambda data, default: default
+
+
+def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
+    if isinstance(content, Mapping) and content.get("kind") == "cancel":
+        widget.cancel()
+
+
+def _executing() -> object:
+    """Return what tells one cell's execution from another's; None outside IPython."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return None if shell is None else shell.execution_count

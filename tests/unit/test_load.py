@@ -1,0 +1,425 @@
+"""Real loads of real checkpoints: what comes out, and what is told meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from support import archs
+
+import nbloader
+from nbloader import LoadCancelled, LoadError, _events
+from nbloader._memory import sample_memory
+from nbloader._readahead import resident_bytes
+
+
+def make_cold(folder: Path) -> None:
+    gc.collect()  # pages that a former model still maps would stay
+    for path in folder.rglob("*.*"):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert resident_share(folder) < 0.01
+
+
+def resident_share(folder: Path) -> float:
+    total = resident = 0
+    for path in folder.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            size = os.path.getsize(path)
+            resident += resident_bytes(file.fileno(), 0, size) or 0
+            total += size
+    return resident / total
+
+
+@pytest.mark.parametrize("name", archs.ARCHITECTURES)
+def test_every_tensor_equals_plain_from_pretrained(name: str, tmp_path: Path) -> None:
+    import transformers
+
+    folder = archs.save(archs.build(name), tmp_path, shards=3)
+    plain = getattr(transformers, archs.ARCHITECTURES[name][2]).from_pretrained(folder)
+    job = nbloader.start(folder)
+    loaded = job.result()
+    assert type(loaded.model) is type(plain)
+    assert archs.differences(loaded.model, plain) == []
+    state = job.state
+    assert state.fraction == 1
+    assert state.bytes_read == state.bytes_to_read > 0
+    assert state.bytes_placed == state.bytes_to_place > 0
+    assert len(state.shards) >= 3
+
+
+@pytest.mark.parametrize(("shards", "legacy"), [(1, False), (3, False), (1, True)])
+def test_bin_checkpoints_load(shards: int, legacy: bool, tmp_path: Path) -> None:
+    model = archs.build("llama")
+    job = nbloader.start(archs.save_bin(model, tmp_path, shards, legacy))
+    assert archs.differences(job.result().model, model) == []
+    assert job.plan is not None
+    assert job.plan.format == "bin"
+    state = job.state
+    assert state.bytes_placed == state.bytes_to_place >= sum(tensor.nbytes for tensor in model.parameters())
+    assert state.bytes_read == state.bytes_to_read
+
+
+def test_minilm_puts_like_sentences_together(minilm: Path) -> None:
+    import torch
+
+    model, tokenizer = nbloader.load(minilm, progress=False)
+    sentences = ["A cat sleeps on the sofa.", "A kitten is napping on the couch.", "The stock market fell sharply."]
+    batch = tokenizer(sentences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    vectors = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1] > 0.5
+    assert likeness[0, 2] < 0.2
+
+
+def test_a_cast_places_bytes_of_the_new_type(demo_small: Path) -> None:
+    import torch
+
+    job = nbloader.start(demo_small, dtype="float32")
+    model = job.result().model
+    assert model.dtype == torch.float32
+    assert job.state.bytes_to_read < job.state.bytes_placed
+    assert job.state.bytes_placed == sum(parameter.nbytes for parameter in model.parameters())
+
+
+def test_modules_kept_in_another_type_correct_the_plan(tmp_path: Path) -> None:
+    folder = archs.save(archs.build("t5 (encoder-decoder)"), tmp_path)
+    job = nbloader.start(folder, dtype="float16")
+    model = job.result().model
+    names = {str(parameter.dtype) for parameter in model.parameters()}
+    assert names == {"torch.float16", "torch.float32"}
+    stored = sum(p.nbytes for name, p in model.named_parameters() if name != "lm_head.weight")
+    assert job.state.bytes_placed == job.state.bytes_to_place == stored
+
+
+def test_ready_means_read(demo_1gb: Path) -> None:
+    make_cold(demo_1gb)
+    job = nbloader.start(demo_1gb)
+    job.result()
+    assert resident_share(demo_1gb) > 0.999
+    assert sum(shard.bytes_resident for shard in job.state.shards) < 0.1 * job.state.bytes_read
+
+
+def test_bytes_read_are_resident_all_along(demo_1gb: Path) -> None:
+    make_cold(demo_1gb)
+    samples: list[tuple[float, float]] = []
+
+    def compare(event: _events.Event) -> None:
+        if isinstance(event, _events.Read):
+            state = job.state
+            samples.append((state.bytes_read / state.bytes_to_read, resident_share(demo_1gb)))
+
+    job = nbloader.LoadJob(demo_1gb, nbloader.LoadOptions())
+    job.subscribe(compare)
+    job.start().result()
+    assert len(samples) >= 4
+    assert max(abs(told - true) for told, true in samples) < 0.05, samples
+
+
+def test_bytes_placed_are_in_the_model_all_along(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    models = []
+    original = transformers.LlamaForCausalLM.__init__
+
+    def note(self: object, *args: object, **kwargs: object) -> None:
+        original(self, *args, **kwargs)
+        models.append(self)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "__init__", note)
+    samples = []
+
+    def compare(event: _events.Event) -> None:
+        if isinstance(event, _events.Placed) and models:
+            placed = sum(p.nbytes for p in models[-1].parameters() if p.device.type != "meta")
+            samples.append((job.state.bytes_placed, placed))
+
+    job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
+    job.subscribe(compare)
+    job.start().result()
+    total = job.state.bytes_to_place
+    assert len(samples) > 20
+    assert max(abs(told - true) / total for told, true in samples) < 0.05
+
+
+def test_a_checkpoint_of_ten_thousand_tensors_makes_few_events(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1112, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    job = nbloader.start(archs.save(model, tmp_path, shards=3))
+    job.result()
+    assert job.plan is not None
+    assert job.plan.tensors > 10_000
+    assert job.state.bytes_placed == job.state.bytes_to_place
+    assert len(job.events) < 60 + 60 * job.state.elapsed
+
+
+def test_the_tokenizer_is_the_processor_where_there_is_one(tmp_path: Path, demo_small: Path) -> None:
+    import transformers
+
+    folder = archs.save(archs.build("clip"), tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_small)
+    image = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    transformers.CLIPProcessor(image, tokenizer).save_pretrained(folder)
+    made = nbloader.load(folder, progress=False).tokenizer
+    assert type(made).__name__ == "CLIPProcessor"
+    assert made(text=["hello"])["input_ids"]
+
+
+def test_an_image_processor_stands_alone(tmp_path: Path) -> None:
+    import transformers
+
+    folder = archs.save(archs.build("vit (images)"), tmp_path)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    assert "ImageProcessor" in type(nbloader.load(folder, progress=False).tokenizer).__name__
+
+
+def test_no_tokenizer_is_none_and_said(tmp_path: Path) -> None:
+    job = nbloader.start(archs.save(archs.build("llama"), tmp_path))
+    assert job.result().tokenizer is None
+    assert "no_tokenizer" in [line.code for line in job.state.log]
+
+
+def test_the_class_can_be_named(tmp_path: Path) -> None:
+    folder = archs.save(archs.build("bert masked LM"), tmp_path)
+    assert type(nbloader.load(folder, progress=False, auto_class="AutoModel").model).__name__ == "BertModel"
+    job = nbloader.start(folder, auto_class="AutoModelForTokenClassification")
+    assert type(job.result().model).__name__ == "BertForTokenClassification"
+    assert "missing_keys" in [line.code for line in job.state.log]
+
+
+def test_a_config_without_architecture_gets_a_causal_lm(tmp_path: Path) -> None:
+    folder = archs.save(archs.build("llama"), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert type(nbloader.load(folder, progress=False).model).__name__ == "LlamaForCausalLM"
+
+
+def test_a_subfolder_loads_with_the_tokenizer_above_it(tmp_path: Path, demo_small: Path) -> None:
+    archs.save(archs.build("llama"), tmp_path / "deep")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((demo_small / name).read_bytes())
+    model, tokenizer = nbloader.load(tmp_path, progress=False, subfolder="deep")
+    assert model.config.model_type == "llama"
+    assert tokenizer.decode(tokenizer("a b").input_ids) == "a b"
+
+
+def test_the_callback_keeps_its_contract(demo_small: Path) -> None:
+    told: list[dict[str, object]] = []
+    nbloader.load(demo_small, progress=False, progress_callback=told.append)
+    first = {}
+    for step in told:
+        assert set(step) == {"status", "message", "progress"}
+        first.setdefault(step["status"], step["progress"])
+    order = [
+        ("loading_tokenizer", 10), ("tokenizer_loaded", 20), ("loading_model", 25), ("model_loaded", 85),
+        ("moving_to_device", 90), ("metadata_extracted", 95), ("complete", 100),
+    ]  # fmt: skip
+    assert list(first.items()) == order
+    values = [step["progress"] for step in told]
+    assert values == sorted(values)  # type: ignore[type-var]
+
+
+def test_the_callback_is_told_of_failure_with_the_last_progress(tmp_path: Path) -> None:
+    told: list[dict[str, object]] = []
+    folder = archs.save(archs.build("llama"), tmp_path)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(LoadError):
+        nbloader.load(folder, progress=False, progress_callback=told.append)
+    assert told[-1]["status"] == "error"
+    assert told[-1]["progress"] == told[-2]["progress"] == 10
+
+
+def test_a_failing_callback_never_ends_a_load(demo_small: Path) -> None:
+    calls = []
+
+    def fail(step: object) -> None:
+        calls.append(step)
+        raise RuntimeError("mine")
+
+    job = nbloader.start(demo_small, progress_callback=fail)
+    assert job.result().model is not None
+    assert len(calls) == 1
+    assert [line.code for line in job.state.log].count("callback_failed") == 1
+
+
+def test_bars_are_silent_for_this_load_alone(demo_small: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    seen = []
+
+    def mine(factory: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        seen.append(kwargs.get("desc"))
+        return factory(*args, **{**kwargs, "disable": True})  # type: ignore[operator]
+
+    previous = transformers_logging.set_tqdm_hook(mine)
+    try:
+        inside: list[object] = []
+
+        def from_another_thread(event: _events.Event) -> None:
+            if isinstance(event, _events.Placed) and not inside:
+                thread = threading.Thread(target=lambda: inside.append(list(transformers_logging.tqdm([1], desc="other"))))
+                thread.start()
+                thread.join()
+
+        job = nbloader.start(demo_small)
+        job.subscribe(from_another_thread)
+        job.result()
+        assert inside == [[1]]
+        assert seen == ["other"]
+        assert transformers_logging.set_tqdm_hook(mine) is mine
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
+    assert "Loading weights" not in capfd.readouterr().err
+
+
+def test_warnings_of_transformers_go_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = archs.save(archs.build("bert"), tmp_path)
+    handlers = [list(handler.filters) for handler in logging.getLogger("transformers").handlers]
+    job = nbloader.start(folder, auto_class="AutoModelForMaskedLM")
+    job.result()
+    assert "missing_keys" in [line.code for line in job.state.log]
+    assert "LOAD REPORT" not in capfd.readouterr().err
+    assert [list(handler.filters) for handler in logging.getLogger("transformers").handlers] == handlers
+
+
+STAGES = ["resolve", "download", "tokenizer", "config", "weights", "device", "metadata"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_cancel_in_each_stage(stage: str, demo_small: Path) -> None:
+    def cancel(event: _events.Event) -> None:
+        if isinstance(event, _events.StageStarted) and event.stage == stage:
+            job.cancel()
+
+    job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
+    job.subscribe(cancel)
+    job.start()
+    with pytest.raises(LoadCancelled):
+        job.result(20)
+    assert job.state.status == "cancelled"
+    assert nbloader.load(demo_small, progress=False).model is not None
+
+
+def test_cancel_while_placing_gives_the_memory_back(demo_1gb: Path) -> None:
+    nbloader.load(demo_1gb, progress=False)
+    before = sample_memory().process
+    peaks = []
+
+    def cancel(event: _events.Event) -> None:
+        if isinstance(event, _events.Placed) and job.state.bytes_placed > 0.5 * job.state.bytes_to_place:
+            peaks.append(sample_memory().process)
+            job.cancel()
+
+    job = nbloader.LoadJob(demo_1gb, nbloader.LoadOptions(dtype="float32"))
+    job.subscribe(cancel)
+    job.start()
+    with pytest.raises(LoadCancelled):
+        job.result(60)
+    assert peaks[0] - before > 500e6
+    assert sample_memory().process - before < 100e6
+    requested = next(event.t for event in job.events if isinstance(event, _events.CancelRequested))
+    assert job.state.elapsed - requested < 1.0
+
+
+def test_a_cancelled_import_is_left_behind() -> None:
+    """In a fresh process, where importing torch takes seconds and cannot be interrupted."""
+    code = """
+import nbloader, sys, time
+from nbloader import _events
+job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
+at = []
+def cancel(event):
+    if isinstance(event, _events.StageStarted) and event.stage == "tokenizer":
+        job.cancel(); at.append(time.monotonic())
+job.subscribe(cancel)
+job.start()
+try:
+    job.result()
+except nbloader.LoadCancelled:
+    print(job.state.status, time.monotonic() - at[0] < 1.5)
+print(type(nbloader.load(sys.argv[1], progress=False).model).__name__)
+"""
+    folder = nbloader.demo_checkpoint("1MB", shards=2)
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["cancelled", "True", "LlamaForCausalLM"], done.stderr
+
+
+def test_an_interrupt_while_waiting_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = nbloader.LoadJob(demo_small, nbloader.LoadOptions()).start()
+    real = job._done.wait
+
+    def interrupted(timeout: float | None = None) -> bool:
+        monkeypatch.setattr(job._done, "wait", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job._done, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+    assert job.state.status in {"cancelled", "ready"}
+    assert job.done()
+
+
+def test_a_timeout_leaves_the_load_running(demo_small: Path) -> None:
+    job = nbloader.start(demo_small)
+    with pytest.raises(TimeoutError):
+        job.result(0)
+    assert job.result().model is not None
+
+
+def test_two_loads_wait_for_each_other(demo_small: Path) -> None:
+    jobs = [nbloader.start(demo_small, dtype=dtype) for dtype in ("float32", "bfloat16", "float16")]
+    dtypes = [str(job.result().model.dtype) for job in jobs]
+    assert dtypes == ["torch.float32", "torch.bfloat16", "torch.float16"]
+    assert any(isinstance(event, _events.Queued) for job in jobs for event in job.events)
+
+
+def test_every_waiter_gets_its_own_exception(tmp_path: Path) -> None:
+    job = nbloader.start(tmp_path / "nowhere")
+    caught = []
+    for _ in range(2):
+        with pytest.raises(nbloader.SourceError) as info:
+            job.result()
+        caught.append(info.value)
+    assert caught[0] is not caught[1]
+    assert str(caught[0]) == str(caught[1])
+    assert caught[0].__cause__ is None
+    assert "Traceback" in caught[0].details
+
+
+def test_tokenizers_parallelism_is_set_unless_the_user_set_it() -> None:
+    code = "import os, nbloader; print(os.environ['TOKENIZERS_PARALLELISM'])"
+    for given, expected in ((None, "false"), ("true", "true")):
+        env = {key: value for key, value in os.environ.items() if key != "TOKENIZERS_PARALLELISM"}
+        env |= {"TOKENIZERS_PARALLELISM": given} if given else {}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+
+
+def test_no_fork_warning_after_a_load(demo_small: Path) -> None:
+    code = (
+        "import nbloader, subprocess, sys\n"
+        "loaded = nbloader.load(sys.argv[1], progress=False)\n"
+        "loaded.tokenizer(['a b c'] * 100)\n"
+        "import os\n"
+        "if os.fork() == 0: loaded.tokenizer(['a b c'] * 100); os._exit(0)\n"
+        "os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(demo_small)], capture_output=True, text=True, check=True)
+    assert "parallelism" not in done.stderr
