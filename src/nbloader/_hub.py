@@ -85,9 +85,7 @@ def _remember_revision(repo_id: str, options: LoadOptions, commit: str) -> None:
     if options.revision == commit:
         return
     try:
-        HfApi(token=options.token).resolve_revision(
-            repo_id, revision=options.revision, cache_dir=options.cache_dir
-        )
+        HfApi(token=options.token).resolve_revision(repo_id, revision=options.revision, cache_dir=options.cache_dir)
     except Exception:  # noqa: BLE001, S110 - a later convenience must not end this load
         pass
 
@@ -249,10 +247,13 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
     if isinstance(cause, errors.GatedRepoError):
         return DownloadError(
-            f"{where} is gated, and this token has no access.", "Ask for access on its page, then log in or pass token=."
+            f"{where} is gated, and this token has no access.",
+            "Ask for access on its page, then log in or pass token=.",
         )
     if isinstance(cause, errors.RevisionNotFoundError):
-        return SourceError(f"{where} has no revision {options.revision!r}.", "Check revision= on the repository's page.")
+        return SourceError(
+            f"{where} has no revision {options.revision!r}.", "Check revision= on the repository's page."
+        )
     if isinstance(cause, errors.RepositoryNotFoundError):
         return SourceError(
             f"There is no {where}, or it is private.", "Check the spelling; for a private one log in or pass token=."

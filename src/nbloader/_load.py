@@ -10,7 +10,7 @@ from nbloader._job import Loaded, LoadJob
 from nbloader._options import LoadOptions, merge_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 
 def start(

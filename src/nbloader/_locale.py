@@ -22,8 +22,9 @@ def text(group: str, key: str, /, **arguments: Any) -> str:
 
 
 def size_text(size: float) -> str:
-    """Return bytes in words, in decimal units: 1.07 GB."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    """Return bytes in words, in decimal units and three figures: 1.07 GB, 250 MB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
-            return f"{size / factor:.{2 if unit == 'GB' else 0}f} {unit}"
+            value = size / factor
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
     return f"{size:.0f} B"

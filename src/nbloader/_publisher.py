@@ -37,13 +37,20 @@ class Publisher:
         self._changed = threading.Event()
         self._failed = False
         self._stopped = False
+        self._thread: threading.Thread | None = None
         job.subscribe(self._notice)
 
     def start(self) -> None:
         """Send the present state, and go on in the background until the load has ended."""
         self._publish()
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._run,), name="nbloader-publish", daemon=True).start()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="nbloader-publish", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait until the last state has been sent, `timeout` seconds at most."""
+        if self._thread is not None:
+            self._thread.join(timeout)
 
     def stop(self) -> None:
         """Send nothing more: another load has taken the view."""

@@ -144,9 +144,14 @@ class LoadState:
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second over the last seconds; None while too little has moved to tell."""
+        """Bytes a second over the last seconds; None while nothing moves, or too little has to tell."""
         recent = self._recent(self.now)
-        if self.ended is not None or len(recent) < 2 or self.now - recent[0][0] < _RATE_STEP:
+        if (
+            self.ended is not None
+            or self.stalled_for > _STALL
+            or len(recent) < 2
+            or self.now - recent[0][0] < _RATE_STEP
+        ):
             return None
         return (sum(recent[-1][1:]) - sum(recent[0][1:])) / (self.now - recent[0][0])
 
@@ -163,7 +168,9 @@ class LoadState:
         seconds = recent[-1][0] - recent[0][0]
         if seconds < _RATE_STEP:
             return None
-        rates = [(last - first) / seconds for first, last in zip(recent[0][1:], recent[-1][1:], strict=True)]
+        rates = [max(0, last - first) / seconds for first, last in zip(recent[0][1:], recent[-1][1:], strict=True)]
+        if not any(rates):
+            return None
         left = [
             self.bytes_to_download - self.bytes_downloaded,
             self.bytes_to_read - self.bytes_read,
@@ -246,9 +253,7 @@ def _(event: events.ShardsFound, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.Resident, state: LoadState) -> LoadState:
     shard = state.shards[event.shard]
-    shard = replace(
-        shard, bytes_resident=shard.bytes_resident + event.bytes, bytes_read=shard.bytes_read + event.bytes
-    )
+    shard = replace(shard, bytes_resident=shard.bytes_resident + event.bytes, bytes_read=shard.bytes_read + event.bytes)
     return _change_shard(state, event.shard, shard)
 
 

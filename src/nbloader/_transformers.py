@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbloader._errors import CheckpointError, DependencyError, LoadError, OptionError, RemoteCodeError, did_you_mean
+from nbloader._errors import (
+    CheckpointError,
+    DependencyError,
+    LoadCancelled,
+    LoadError,
+    OptionError,
+    RemoteCodeError,
+    did_you_mean,
+)
 
 # Tokenizers warns at every fork after its threads have run; it reads this when it first works, so before any import.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -48,7 +56,7 @@ def import_libraries() -> str:
     import torch
     import transformers
     import transformers.models.auto.modeling_auto
-    import transformers.models.auto.processing_auto  # noqa: F401 - its import time belongs to this stage
+    import transformers.models.auto.processing_auto
 
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
 
@@ -350,17 +358,14 @@ def _told(folder: Path, warnings: Sequence[str] = ()) -> Iterator[None]:
     """Turn what transformers raises into a LoadError that says what, where and what to do."""
     try:
         yield
-    except LoadError:
+    except (LoadError, LoadCancelled):
         raise
     except Exception as error:
-        told = explain(error, folder, warnings)
-        if told is None:
-            raise
-        raise told from None
+        raise explain(error, folder, warnings) from None
 
 
-def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> LoadError | None:
-    """Return what an exception of the libraries means for the user; None for one that is not theirs."""
+def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> LoadError:
+    """Return what an exception of the libraries means for the user."""
     import torch
     from safetensors import SafetensorError
 
@@ -381,18 +386,16 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
             details=text,
         )
     if "ignore_mismatched_sizes" in text or "size mismatch" in text:
-        report = next((warning for warning in warnings if "MISMATCH" in warning), text)
+        report = re.sub(r"\x1b\[\d*m", "", next((warning for warning in warnings if "MISMATCH" in warning), text))
         return CheckpointError(
             f"{folder} has weights of another shape than its config.json asks for: {_mismatch(report)}",
             "Take config.json and weights from the same checkpoint.",
             details=report,
         )
-    if isinstance(error, (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, AssertionError)):
-        return CheckpointError(
-            f"transformers could not load {folder}: {type(error).__name__}: {first}",
-            "Check that the checkpoint is whole and that its config fits its weights.",
-        )
-    return None
+    return CheckpointError(
+        f"transformers could not load {folder}: {type(error).__name__}: {first}",
+        "Check that the checkpoint is whole and that its config fits its weights.",
+    )
 
 
 def _refused(text: str) -> str:

@@ -153,5 +153,3 @@ def differences(one: Any, other: Any) -> list[str]:
         for name in mine
         if name in theirs and (mine[name].dtype != theirs[name].dtype or not torch.equal(mine[name], theirs[name]))
     ]
-
-

@@ -38,7 +38,9 @@ class Repo:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(repr(sorted((n, hashlib.sha1(c).hexdigest()) for n, c in self.files.items())).encode()).hexdigest()
+        return hashlib.sha1(
+            repr(sorted((n, hashlib.sha1(c).hexdigest()) for n, c in self.files.items())).encode()
+        ).hexdigest()
 
 
 class Hub:
@@ -91,7 +93,9 @@ class Hub:
 
 
 def _describe(request: BaseHTTPRequestHandler, repo_id: str, repo: Repo, sizes: bool) -> None:
-    siblings = [{"rfilename": name, **({"size": len(content)} if sizes else {})} for name, content in repo.files.items()]
+    siblings = [
+        {"rfilename": name, **({"size": len(content)} if sizes else {})} for name, content in repo.files.items()
+    ]
     _send_json(request, 200, {"id": repo_id, "sha": repo.commit, "siblings": siblings})
 
 
@@ -108,13 +112,13 @@ def _send_file(request: BaseHTTPRequestHandler, repo: Repo, name: str, with_body
         request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
     request.end_headers()
     if not with_body:
-        return
+        return None
     try:
         for offset in range(start, len(content), CHUNK):
             request.wfile.write(content[offset : offset + CHUNK])
             if name == repo.cut and offset >= len(content) // 2:
                 request.close_connection = True
-                return
+                return None
             if name == repo.stall and offset + CHUNK >= len(content) // 2 and not repo.release.is_set():
                 request.wfile.flush()
                 repo.stalled.set()
@@ -133,7 +137,11 @@ def _send_json(
 ) -> None:
     body = json.dumps(content).encode()
     request.send_response(status)
-    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}.items():
+    for name, value in {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **(headers or {}),
+    }.items():
         request.send_header(name, value)
     request.end_headers()
     if request.command != "HEAD":

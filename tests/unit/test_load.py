@@ -274,7 +274,9 @@ def test_bars_are_silent_for_this_load_alone(demo_small: Path, capfd: pytest.Cap
 
         def from_another_thread(event: _events.Event) -> None:
             if isinstance(event, _events.Placed) and not inside:
-                thread = threading.Thread(target=lambda: inside.append(list(transformers_logging.tqdm([1], desc="other"))))
+                thread = threading.Thread(
+                    target=lambda: inside.append(list(transformers_logging.tqdm([1], desc="other")))
+                )
                 thread.start()
                 thread.join()
 

@@ -49,9 +49,7 @@ def fetch(source: Source, options: LoadOptions, reporter: Reporter) -> tuple[Che
     return checkpoint, plan
 
 
-def _download(
-    repository: _hub.Repository, files: Mapping[str, int], options: LoadOptions, reporter: Reporter
-) -> str:
+def _download(repository: _hub.Repository, files: Mapping[str, int], options: LoadOptions, reporter: Reporter) -> str:
     prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
     _check_config(repository, prefix, options, reporter)
     here = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}

@@ -50,9 +50,7 @@ class _Reader:
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         context = contextvars.copy_context()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._read,), name="nbloader-reader", daemon=True
-        )
+        self._thread = threading.Thread(target=context.run, args=(self._read,), name="nbloader-reader", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -92,7 +90,7 @@ class _Reader:
                 f"{error.filename or self._checkpoint.folder} could not be read: {error.strerror or error}.",
                 "Check the disk or the network drive, then load again.",
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             self._error = error
         finally:
             self._done.set()

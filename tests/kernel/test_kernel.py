@@ -1,0 +1,106 @@
+"""In a real ipykernel: cells, interrupts, awaits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.hub import Hub, Repo
+from support.kernel import Notebook, notebook
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Notebook]:
+    with notebook() as started:
+        started.run("from nbloader import LoaderWidget, LoadCancelled, LoadError\nimport time")
+        yield started
+
+
+def stalled_repo(hub: Hub, folder: Path) -> Repo:
+    hub.repos["us/demo"] = Repo.of_folder(folder, stall="model-00002-of-00004.safetensors")
+    return hub.repos["us/demo"]
+
+
+def test_show_then_result_in_a_later_cell(shared: Notebook, demo_small: Path) -> None:
+    took = shared.run(f"t = time.perf_counter(); w = LoaderWidget({str(demo_small)!r}).show(); print(time.perf_counter() - t)")
+    assert float(took.splitlines()[-1]) < 5
+    assert "LlamaForCausalLM" in shared.run("model, tokenizer = w.result(); print(type(model).__name__)")
+    assert shared.run("print(w.state.status, w.state.fraction)").split() == ["ready", "1.0"]
+
+
+def test_prints_of_a_load_do_not_land_in_a_cell(shared: Notebook, demo_small: Path) -> None:
+    shared.run(f"w = LoaderWidget({str(demo_small)!r}).show()")
+    assert shared.run("w.result(); print('mine')") == "mine\n"
+
+
+def test_await_in_a_cell(shared: Notebook, demo_small: Path) -> None:
+    code = f"model, tokenizer = await LoaderWidget({str(demo_small)!r}).show(); print(model.dtype)"
+    assert "torch.bfloat16" in shared.run(code)
+
+
+def test_the_interrupt_button_cancels_while_result_waits(
+    shared: Notebook, hub: Hub, demo_small: Path, tmp_path: Path
+) -> None:
+    repo = stalled_repo(hub, demo_small)
+    shared.run(f"w = LoaderWidget('us/demo', cache_dir={str(tmp_path)!r}).show()")
+    cell = shared.begin("print('waiting', flush=True); w.result()")
+    shared.wait_for_print(cell, "waiting")
+    assert repo.stalled.wait(30)
+    shared.manager.interrupt_kernel()
+    _, error = shared.finish(cell)
+    assert error is not None
+    assert error.startswith("KeyboardInterrupt")
+    assert shared.run("print(w.state.status)") == "cancelled\n"
+
+
+def test_the_interrupt_button_cancels_an_await(
+    shared: Notebook, hub: Hub, demo_small: Path, tmp_path: Path
+) -> None:
+    repo = stalled_repo(hub, demo_small)
+    cell = shared.begin(f"w = LoaderWidget('us/demo', cache_dir={str(tmp_path)!r}).show(); await w")
+    assert repo.stalled.wait(30)
+    shared.manager.interrupt_kernel()
+    _, error = shared.finish(cell)
+    assert error is not None
+    status = ""
+    until = time.monotonic() + 10
+    while status != "cancelled\n" and time.monotonic() < until:
+        status = shared.run("print(w.state.status)")
+    assert status == "cancelled\n"
+
+
+def test_errors_are_raised_in_the_cell_that_waits(shared: Notebook, tmp_path: Path) -> None:
+    shared.run(f"w = LoaderWidget({str(tmp_path)!r}).show()")
+    _, error = shared.finish(shared.begin("w.result()"))
+    assert error is not None
+    assert error.startswith("CheckpointError")
+    assert "has no config.json" in error
+
+
+def test_show_as_the_last_line_paints_one_panel(shared: Notebook, demo_small: Path) -> None:
+    cell = shared.begin(f"LoaderWidget({str(demo_small)!r}).show()")
+    panels = 0
+    while True:
+        message = shared.client.get_iopub_msg(timeout=60)
+        if message["parent_header"].get("msg_id") != cell:
+            continue
+        data = message["content"].get("data", {})
+        panels += message["msg_type"] in {"display_data", "execute_result"} and (
+            "application/vnd.jupyter.widget-view+json" in data
+        )
+        if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            break
+    assert panels == 1
+    assert "widget-view" not in shared.run("1")
+
+
+def test_a_kernel_that_shuts_down_in_mid_load_ends(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = stalled_repo(hub, demo_small)
+    with notebook() as fresh:
+        fresh.run(f"from nbloader import LoaderWidget; w = LoaderWidget('us/demo', cache_dir={str(tmp_path)!r}).show()")
+        assert repo.stalled.wait(60)
+        repo.release.set()
+        fresh.manager.shutdown_kernel()
+        assert not fresh.manager.is_alive()

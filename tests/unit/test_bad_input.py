@@ -1,0 +1,288 @@
+"""What is wrong with a checkpoint or an option is told: what, where, and what to do; and nothing is left."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import archs
+
+import nbloader
+from nbloader import CheckpointError, LoadError, OptionError, RemoteCodeError, SourceError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return archs.save(archs.build("llama"), tmp_path / "model", shards=3)
+
+
+def shard(folder: Path) -> Path:
+    return next(folder.glob("model-00002-*.safetensors"))
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_header(path: Path, edit: Callable[[dict[str, dict[str, object]]], None]) -> None:
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    edit(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+
+def first_tensor(header: dict[str, dict[str, object]]) -> dict[str, object]:
+    return header[next(key for key in header if key != "__metadata__")]
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def no_weights(folder: Path) -> None:
+    for path in folder.glob("model*"):
+        path.unlink()
+
+
+def missing_shard(folder: Path) -> None:
+    shard(folder).unlink()
+
+
+def truncated_shard(folder: Path) -> None:
+    shard(folder).write_bytes(shard(folder).read_bytes()[:-100])
+
+
+def empty_shard(folder: Path) -> None:
+    shard(folder).write_bytes(b"")
+
+
+def beyond_the_file(folder: Path) -> None:
+    edit_header(shard(folder), lambda header: first_tensor(header).update(data_offsets=[0, 10**12]))
+
+
+def overlapping(folder: Path) -> None:
+    edit_header(shard(folder), lambda header: [entry.update(data_offsets=[0, 64]) for entry in header.values()])
+
+
+def negative(folder: Path) -> None:
+    edit_header(shard(folder), lambda header: first_tensor(header).update(data_offsets=[-4, 4]))
+
+
+def wrong_shape(folder: Path) -> None:
+    edit_header(shard(folder), lambda header: first_tensor(header).update(shape=[10**9, 10**9]))
+
+
+def terabytes(folder: Path) -> None:
+    shard(folder).write_bytes((10**13).to_bytes(8, "little") + shard(folder).read_bytes()[8:])
+
+
+def broken_header(folder: Path) -> None:
+    shard(folder).write_bytes((5).to_bytes(8, "little") + b"{nope" + b"\0" * 100)
+
+
+def outside_index(folder: Path) -> None:
+    path = folder / "model.safetensors.index.json"
+    content = json.loads(path.read_text())
+    key = next(iter(content["weight_map"]))
+    content["weight_map"][key] = "../../secret.safetensors"
+    path.write_text(json.dumps(content))
+
+
+def absolute_index(folder: Path) -> None:
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": "/etc/passwd"}}))
+
+
+def empty_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+def broken_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{")
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama",')
+
+
+def nested_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+def list_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[1]")
+
+
+def unknown_architecture(folder: Path) -> None:
+    edit_config(folder, model_type="lamma", architectures=["LammaForCausalLM"])
+
+
+def no_model_type(folder: Path) -> None:
+    edit_config(folder, model_type=None)
+
+
+def odd_model_type(folder: Path) -> None:
+    edit_config(folder, model_type=["llama"])
+
+
+def other_shape(folder: Path) -> None:
+    edit_config(folder, hidden_size=64)
+
+
+def adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+def broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": ')
+
+
+CASES = [
+    (no_config, "no config.json", "save_pretrained"),
+    (no_weights, "no weights", "again"),
+    (missing_shard, "model-00002", "incomplete"),
+    (truncated_shard, "not whole", "again"),
+    (empty_shard, "cut short", "again"),
+    (beyond_the_file, "takes|not whole|lies", "again"),
+    (overlapping, "overlap", "again"),
+    (negative, "where tensor", "again"),
+    (wrong_shape, "takes", "again"),
+    (terabytes, "10,000,000,000,000", "again"),
+    (broken_header, "broken header", "again"),
+    (outside_index, "outside the checkpoint: '../../secret", "attack"),
+    (absolute_index, "outside the checkpoint: '/etc/passwd'", "attack"),
+    (empty_index, "no weight_map", "again"),
+    (broken_index, "index.json is not valid JSON", "again"),
+    (broken_config, "config.json is not valid JSON", "again"),
+    (nested_config, "config.json is not valid JSON", "again"),
+    (list_config, "holds a list", "again"),
+    (unknown_architecture, "model type 'lamma'", "Did you mean 'llama'"),
+    (no_model_type, "names no model type", "model_type"),
+    (odd_model_type, "model type", "transformers"),
+    (other_shape, "another shape", "same checkpoint"),
+    (adapter, "an adapter, not a model", "base model"),
+    (broken_tokenizer, "transformers could not load", "whole"),
+]
+
+
+@pytest.mark.parametrize(("damage", "what", "to_do"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_checkpoint(damage: Callable[[Path], None], what: str, to_do: str, folder: Path) -> None:
+    damage(folder)
+    job = nbloader.start(folder)
+    with pytest.raises(CheckpointError, match=what) as info:
+        job.result(60)
+    assert str(folder) in info.value.message
+    assert to_do in info.value.hint
+    assert job.state.status == "failed"
+    assert job.state.error is not None
+    assert (job.state.error.message, job.state.error.hint) == (info.value.message, info.value.hint)
+    assert info.value.details
+
+
+def test_nothing_is_left_running(folder: Path) -> None:
+    truncated_shard(folder)
+    job = nbloader.start(folder)
+    with pytest.raises(CheckpointError):
+        job.result(60)
+    for thread in threading.enumerate():
+        if thread.name.startswith("nbloader"):
+            thread.join(2)
+            assert not thread.is_alive(), thread
+
+
+def test_a_folder_with_other_weights_names_them(folder: Path) -> None:
+    no_weights(folder)
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"model\.gguf"):
+        nbloader.load(folder, progress=False)
+
+
+def test_remote_code_is_refused(folder: Path) -> None:
+    edit_config(folder, model_type="mine", auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
+    (folder / "modeling_mine.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(RemoteCodeError, match="does not run"):
+        nbloader.load(folder, progress=False)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (open, ("/tmp/nbloader-evil", "w"))
+
+
+def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    import torch
+
+    folder = archs.save_bin(archs.build("llama"), tmp_path / "bin")
+    state = torch.load(folder / "pytorch_model.bin")
+    torch.save({**state, "evil": Evil()}, folder / "pytorch_model.bin", pickle_module=pickle)
+    Path("/tmp/nbloader-evil").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="refused"):
+        nbloader.load(folder, progress=False)
+    assert not Path("/tmp/nbloader-evil").exists()
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, 5000])
+def test_a_truncated_pickle(size: int, tmp_path: Path) -> None:
+    folder = archs.save_bin(archs.build("llama"), tmp_path / "bin")
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError) as info:
+        nbloader.load(folder, progress=False)
+    assert info.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        ("./nowhere", "There is no folder nowhere"),
+        ("/nowhere/at/all", "There is no folder /nowhere/at/all"),
+        ("a/b/c", "There is no folder a/b/c"),
+        ("bad id!", "neither a folder nor the id"),
+        ("a--b", "neither a folder nor the id"),
+        ("", "names no model"),
+        (None, "names no model"),
+        (7, "names no model"),
+        (Path("nowhere"), "There is no folder nowhere"),
+    ],
+)
+def test_no_such_model(model: object, what: str) -> None:
+    job = nbloader.start(model)  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match=what):
+        job.result(60)
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(SourceError, match="is a file"):
+        nbloader.load(shard(folder), progress=False)
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(OptionError, match="Did you mean 'dtype'"):
+        nbloader.start("demo", dtpye="bfloat16")
+
+
+def test_an_unknown_class_names_the_nearest(folder: Path) -> None:
+    with pytest.raises(OptionError, match="Did you mean 'AutoModelForCausalLM'"):
+        nbloader.load(folder, progress=False, auto_class="AutoModelForCasualLM")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"dtype": "bf17"}, {"dtype": 3}, {"device": "gpu"}, {"device": "cpu", "device_map": "auto"},
+        {"device_map": "atuo"}, {"revision": 3}, {"token": 5}, {"subfolder": "../up"}, {"subfolder": "/abs"},
+        {"auto_class": 4}, {"local_files_only": "yes"},
+    ],
+)  # fmt: skip
+def test_a_value_that_an_option_cannot_take(choices: dict[str, object]) -> None:
+    with pytest.raises(OptionError) as info:
+        nbloader.start("demo", **choices)
+    assert info.value.hint
+    assert issubclass(OptionError, LoadError)

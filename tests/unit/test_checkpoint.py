@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import archs
+
+from nbloader import CheckpointError, LoadOptions
+from nbloader._checkpoint import read_checkpoint
+from nbloader._plan import make_plan
+
+
+def test_headers_tell_what_transformers_stores(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    folder = archs.save(archs.build("qwen3_moe (MoE)"), tmp_path, shards=3)
+    checkpoint = read_checkpoint(folder)
+    stored = {}
+    for shard in checkpoint.shards:
+        with safe_open(shard.path, "pt") as file:
+            stored.update(
+                {key: (tuple(file.get_tensor(key).shape), file.get_tensor(key).nbytes) for key in file.keys()}  # noqa: SIM118 - not a dict
+            )
+    assert {key: (tensor.shape, tensor.bytes) for key, tensor in checkpoint.tensors.items()} == stored
+    assert checkpoint.bytes == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_bin_headers_tell_the_same(tmp_path: Path) -> None:
+    model = archs.build("llama")
+    checkpoint = read_checkpoint(archs.save_bin(model, tmp_path, shards=2))
+    expected = {key: (tuple(value.shape), value.nbytes) for key, value in model.state_dict().items()}
+    assert {key: (tensor.shape, tensor.bytes) for key, tensor in checkpoint.tensors.items()} == expected
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"F32"}
+
+
+def test_safetensors_are_preferred_to_bin(tmp_path: Path) -> None:
+    archs.save_bin(archs.build("llama"), tmp_path)
+    archs.save(archs.build("llama"), tmp_path)
+    assert read_checkpoint(tmp_path).format == "safetensors"
+
+
+def test_the_plan_counts_what_a_cast_places(demo_small: Path) -> None:
+    checkpoint = read_checkpoint(demo_small)
+    plain = make_plan(checkpoint, LoadOptions())
+    cast = make_plan(checkpoint, LoadOptions(dtype="float32"))
+    assert not plain.copies
+    assert cast.copies
+    assert sum(cast.bytes_to_place) == 2 * sum(plain.bytes_to_place) == 4 * plain.parameters
+    assert plain.bytes_to_read == tuple(shard.bytes for shard in checkpoint.shards)
+    assert cast.peak_memory(on_cpu=True) > plain.peak_memory(on_cpu=True)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_no_header_does_anything_but_load_or_be_refused(data: st.DataObject, demo_small: Path) -> None:
+    original = (demo_small / "model-00001-of-00004.safetensors").read_bytes()[:4000]
+    position = data.draw(st.integers(0, len(original) - 1))
+    mutated = original[:position] + data.draw(st.binary(max_size=12)) + original[position:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        (folder / "model.safetensors").write_bytes(mutated)
+        with pytest.raises(CheckpointError):
+            read_checkpoint(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(header=st.dictionaries(st.text(max_size=5), JSON | st.fixed_dictionaries(
+    {"dtype": JSON, "shape": JSON, "data_offsets": JSON}), max_size=3), size=st.integers(0, 64))  # fmt: skip
+def test_any_json_for_a_header_is_read_or_refused(header: dict[str, object], size: int) -> None:
+    text = json.dumps(header).encode()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * size)
+        try:
+            checkpoint = read_checkpoint(folder)
+        except CheckpointError:
+            return
+        assert sum(tensor.bytes for tensor in checkpoint.tensors.values()) == size
+
+
+@settings(max_examples=200, deadline=None)
+@given(weight_map=JSON)
+def test_any_index_is_read_or_refused(weight_map: object) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(CheckpointError):
+            read_checkpoint(folder)

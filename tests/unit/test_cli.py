@@ -1,0 +1,109 @@
+"""The command, as a person runs it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from support.hub import Hub, Repo
+
+COMMAND = [str(Path(sys.executable).parent / "nbloader")]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
+
+
+def test_stages_and_one_line_of_result(demo_small: Path) -> None:
+    done = run("load", str(demo_small))
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split(" s  ")[1].split("  ")[0] for line in lines[:-1]] == [
+        "Find checkpoint", "Download", "Tokenizer", "Config", "Weights", "Settle on device", "Metadata",
+    ]  # fmt: skip
+    assert lines[-1].startswith(f"{demo_small.name}: 19.4 MB in ")
+    assert lines[-1].endswith("bfloat16 on cpu")
+    assert "Loading weights" not in done.stderr
+
+
+def test_options_are_passed_on(demo_small: Path) -> None:
+    done = run("load", str(demo_small), "--dtype", "float32", "--quiet")
+    assert done.stdout.strip().endswith("float32 on cpu")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_failure_is_told_and_exits_non_zero(tmp_path: Path) -> None:
+    done = run("load", str(tmp_path))
+    assert done.returncode == 1
+    assert "CheckpointError" in done.stderr
+    assert "has no config.json" in done.stderr
+    assert "save_pretrained" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_option_is_told(tmp_path: Path) -> None:
+    done = run("load", str(tmp_path), "--device", "gpu")
+    assert done.returncode == 1
+    assert "'gpu' is not a device" in done.stderr
+
+
+def test_demo_needs_no_network(tmp_path: Path) -> None:
+    done = run("load", "demo", "--quiet", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0
+    assert "1.00 GB" in done.stdout
+
+
+def test_an_interrupt_ends_it(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    hub.repos["us/demo"] = repo
+    process = subprocess.Popen(
+        [*COMMAND, "load", "us/demo", "--cache-dir", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    assert repo.stalled.wait(60)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    while process.poll() is None and time.monotonic() - began < 30:
+        time.sleep(0.05)
+        repo.release.set()
+    assert process.returncode == 130
+    assert process.stderr is not None
+    told = process.stderr.read()
+    assert "Cancelled after" in told
+    assert "Traceback" not in told
+
+
+def test_a_terminal_shows_a_bar(demo_small: Path) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen([*COMMAND, "load", str(demo_small)], stderr=follower, stdout=subprocess.DEVNULL)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(leader, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait(60) == 0
+    assert b"100%" in shown
+    assert b"Ready" in shown
+
+
+@pytest.mark.parametrize("arguments", [(), ("load",), ("lod", "x"), ("load", "demo", "--dtpye", "x")])
+def test_usage_is_told(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage" in done.stderr

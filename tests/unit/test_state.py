@@ -1,0 +1,188 @@
+"""LoadState is a pure fold: every figure on screen, without a thread, a notebook or a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbloader import LoadState
+from nbloader import _events as events
+from nbloader._memory import Memory
+from nbloader._state import FINAL, fold
+
+MB = 10**6
+
+
+def folded(*happened: events.Event, start: LoadState | None = None) -> LoadState:
+    state = start or LoadState()
+    for event in happened:
+        state = fold(state, event)
+    return state
+
+
+def running(*sizes: int, copies: bool = True) -> LoadState:
+    shards = tuple((f"shard-{index}", size, size) for index, size in enumerate(sizes))
+    return folded(events.Started(0.0), events.ShardsFound(0.0, shards, copies))
+
+
+def test_a_new_state_knows_nothing() -> None:
+    state = LoadState()
+    assert (state.status, state.fraction, state.rate, state.eta, state.stalled_for) == ("idle", 0.0, None, None, 0.0)
+    assert [stage.name for stage in state.stages] == list(events.STAGES)
+
+
+def test_fraction_counts_download_read_and_place_together() -> None:
+    state = fold(running(100 * MB), events.DownloadPlanned(0.0, 100 * MB))
+    assert fold(state, events.Downloaded(1.0, 100 * MB)).fraction == pytest.approx(1 / 3)
+    state = folded(events.Downloaded(1.0, 100 * MB), events.Read(2.0, 0, 50 * MB), start=state)
+    assert state.fraction == pytest.approx(1 / 2)
+    assert (state.bytes_done, state.bytes_to_do) == (150 * MB, 300 * MB)
+
+
+def test_fraction_is_one_only_when_ready() -> None:
+    state = folded(events.Read(1.0, 0, MB), events.Placed(1.0, 0, MB, MB), start=running(MB))
+    assert 0.99 < state.fraction < 1
+    assert fold(state, events.Ready(2.0, {})).fraction == 1
+
+
+def test_a_download_that_starts_over_does_not_take_the_bar_back() -> None:
+    state = folded(
+        events.DownloadPlanned(0.0, 10 * MB), events.Downloaded(1.0, 8 * MB), events.Downloaded(2.0, -8 * MB),
+        start=running(10 * MB),
+    )  # fmt: skip
+    assert state.bytes_downloaded == 0
+    assert state.fraction == pytest.approx(8 / 30)
+
+
+EVENTS = st.one_of(
+    st.builds(events.Downloaded, st.just(0.0), st.integers(-5 * MB, 5 * MB)),
+    st.builds(events.DownloadPlanned, st.just(0.0), st.integers(0, 20 * MB)),
+    st.builds(events.Read, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
+    st.builds(events.Resident, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
+    st.builds(events.Placed, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB), st.integers(0, 5 * MB)),
+    st.builds(events.ReadEnded, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
+    st.builds(events.StageStarted, st.just(0.0), st.sampled_from(events.STAGES)),
+    st.builds(events.PlacePlanned, st.just(0.0), st.tuples(st.integers(0, 9 * MB), st.integers(0, 9 * MB))),
+)
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), EVENTS), max_size=40))
+def test_fraction_never_falls_whatever_happens(steps: list[tuple[float, events.Event]]) -> None:
+    state, now = running(10 * MB, 10 * MB), 0.0
+    for pause, event in steps:
+        now += pause
+        after = fold(state, replace(event, t=now))
+        assert state.fraction <= after.fraction < 1
+        assert after.eta is None or after.eta >= 0
+        assert after.stalled_for >= 0
+        state = after
+
+
+def test_rate_is_taken_over_the_last_seconds() -> None:
+    state = running(1000 * MB)
+    for second in range(1, 21):
+        state = fold(state, events.Read(float(second), 0, (10 if second <= 10 else 50) * MB))
+    assert state.rate == pytest.approx(50 * MB)
+
+
+def test_what_was_resident_is_read_but_is_no_speed() -> None:
+    state = folded(events.Resident(1.0, 0, 100 * MB), start=running(100 * MB)).at(2.0)
+    assert state.bytes_read == 100 * MB
+    assert state.rate is None
+    assert state.shards[0].bytes_resident == 100 * MB
+    assert state.shards[0].read_started is None
+
+
+def test_rate_and_eta_are_unknown_while_nothing_moves() -> None:
+    state = folded(*(events.Read(t / 10, 0, MB) for t in range(1, 11)), start=running(100 * MB))
+    assert state.at(1.5).rate is not None
+    assert state.at(1.5).eta is not None
+    assert state.at(9.0).eta is None
+    assert state.at(9.0).rate is None
+    assert state.at(9.0).stalled_for == pytest.approx(8.0)
+
+
+def test_eta_of_a_load_that_copies_nothing_is_the_time_to_read() -> None:
+    state = folded(*(events.Read(t / 10, 0, 10 * MB) for t in range(0, 11)), start=running(1100 * MB, copies=False))
+    assert state.eta == pytest.approx(990 / 100, rel=0.01)
+
+
+def test_eta_takes_each_phase_at_its_own_rate() -> None:
+    state = fold(running(200 * MB), events.DownloadPlanned(0.0, 200 * MB))
+    for step in range(1, 11):
+        state = folded(events.Downloaded(step / 10, 10 * MB), events.Read(step / 10, 0, 5 * MB), start=state)
+    # 100 MB to download at 100 MB/s, 150 to read at 50, 200 to place at the present rate of 100.
+    assert state.eta == pytest.approx(1 + 3 + 2, rel=0.06)
+
+
+def test_the_clock_runs_on_between_events_and_stops_at_the_end() -> None:
+    state = running(MB)
+    assert state.at(7.5).elapsed == 7.5
+    assert fold(state, events.Failed(3.0, "CheckpointError", "broken", "mend")).at(9.0).elapsed == 3.0
+    assert state.at(5.0).at(4.0).now == 5.0
+
+
+def test_stalled_counts_from_the_last_byte() -> None:
+    state = folded(events.Read(1.0, 0, MB), events.Read(2.0, 0, 0), start=running(10 * MB))
+    assert state.at(6.0).stalled_for == 5.0
+    assert fold(state, events.Ready(6.0, {})).at(9.0).stalled_for == 0.0
+
+
+def test_a_shard_is_timed_from_its_first_byte_to_its_last() -> None:
+    state = folded(
+        events.Read(1.0, 1, 0), events.Read(2.0, 1, MB), events.Read(3.0, 1, MB), events.Placed(4.0, 1, 0, 0),
+        events.Placed(5.0, 1, 2 * MB, 2 * MB), start=running(MB, 2 * MB),
+    )  # fmt: skip
+    shard = state.shards[1]
+    assert (shard.read_started, shard.read_ended, shard.place_started, shard.place_ended) == (1.0, 3.0, 4.0, 5.0)
+    assert state.shards[0].read_started is None
+
+
+def test_what_is_really_placed_corrects_what_was_planned() -> None:
+    state = folded(events.Placed(1.0, 0, 4 * MB, 2 * MB), start=running(10 * MB))
+    assert state.bytes_to_place == 12 * MB
+    assert state.bytes_placed == 4 * MB
+
+
+def test_what_was_read_by_others_is_counted_at_the_end() -> None:
+    state = folded(events.Read(1.0, 0, MB), events.ReadEnded(2.0, 0, 3 * MB), start=running(3 * MB))
+    assert state.bytes_read == 3 * MB
+    assert fold(state, events.ReadEnded(3.0, 0, 3 * MB)).bytes_read == 3 * MB
+
+
+@pytest.mark.parametrize(
+    "final", [events.Ready(1.0, {}), events.Failed(1.0, "LoadError", "a", "b"), events.Cancelled(1.0)]
+)
+def test_nothing_changes_after_the_end(final: events.Event) -> None:
+    state = fold(running(MB), final)
+    assert state.status in FINAL
+    assert fold(state, events.Read(2.0, 0, MB)) is state
+    assert fold(state, events.Failed(2.0, "LoadError", "other", "")) is state
+
+
+def test_the_log_is_bounded() -> None:
+    state = folded(*(events.Logged(float(t), "info", "offline", {"reason": str(t)}) for t in range(500)))
+    assert len(state.log) == 200
+    assert state.log[-1].arguments == {"reason": "499"}
+
+
+def test_memory_keeps_the_highest_peak() -> None:
+    memory = [Memory(100, 50, held) for held in (10, 30, 20)]
+    state = folded(events.PeakPredicted(0.0, 25), *(events.MemorySampled(1.0, sample) for sample in memory))
+    assert (state.predicted_peak, state.observed_peak) == (25, 30)
+    assert state.memory == memory[-1]
+
+
+def test_an_unknown_event_is_refused() -> None:
+    with pytest.raises(TypeError, match="no such event"):
+        fold(LoadState(), events.Event(0.0))
+
+
+def test_every_event_can_be_folded() -> None:
+    from nbloader._state import _apply
+
+    kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)]
+    assert [kind for kind in kinds if kind is not events.Event and kind not in _apply.registry] == []

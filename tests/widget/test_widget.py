@@ -1,0 +1,191 @@
+"""LoaderWidget with a comm that records: what is sent, how often, and what a click does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import comm
+import pytest
+from support import archs
+from support.comm import RecordingComm
+from support.hub import Hub, Repo
+
+import nbloader
+from nbloader import LoadCancelled, LoaderWidget, OptionError, SourceError
+from nbloader._publisher import INTERVAL
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(comm, "create_comm", RecordingComm)
+    yield
+    LoaderWidget.close_all()
+
+
+def comm_of(widget: LoaderWidget) -> RecordingComm:
+    assert isinstance(widget.comm, RecordingComm)
+    return widget.comm
+
+
+def wait_for_final(widget: LoaderWidget) -> dict[str, object]:
+    publisher = widget._publisher
+    assert publisher is not None
+    publisher.join(10)
+    return comm_of(widget).states()[-1]
+
+
+def test_show_returns_the_widget_and_the_load_runs(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small)
+    assert widget.state.status == "idle"
+    assert widget.show() is widget
+    model, tokenizer = widget.result()
+    assert widget.model is model
+    assert widget.tokenizer is tokenizer is widget.processor
+    assert widget.plan is not None
+    final = wait_for_final(widget)
+    assert final["status"] == "ready"
+    assert final["fraction"] == 1
+    assert final["summary"]["model_class"] == "LlamaForCausalLM"  # type: ignore[index]
+    assert repr(widget) == f"LoaderWidget({str(demo_small)!r}): ready"
+
+
+def test_result_starts_a_load_that_was_not_started(demo_small: Path) -> None:
+    assert LoaderWidget(demo_small).result().model is not None
+
+
+async def test_it_can_be_awaited(demo_small: Path) -> None:
+    model, tokenizer = await LoaderWidget(demo_small)
+    assert model.config.model_type == "llama"
+    assert tokenizer is not None
+
+
+async def test_cancelling_the_wait_cancels_the_load(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    widget = LoaderWidget("us/demo", cache_dir=str(tmp_path)).load()
+
+    async def wait() -> object:
+        return await widget
+
+    task = asyncio.create_task(wait())
+    await asyncio.to_thread(hub.repos["us/demo"].stalled.wait, 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(LoadCancelled):
+        await asyncio.to_thread(widget.result, 5)
+
+
+@pytest.mark.parametrize("layers", [2, 1112])
+def test_few_messages_whatever_the_model(layers: int, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    folder = archs.save(transformers.LlamaForCausalLM(config), tmp_path, shards=3)
+    widget = LoaderWidget(folder).load()
+    widget.result()
+    assert wait_for_final(widget)["status"] == "ready"
+    sent = comm_of(widget).messages
+    assert len(sent) <= 15 + 10 * widget.state.elapsed
+    times = [t for t, kind, _ in sent if kind == "comm_msg"]
+    for first, eleventh in zip(times, times[11:], strict=False):
+        assert eleventh - first >= 10 * INTERVAL * 0.95
+
+
+def test_names_of_shards_are_sent_once(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).load()
+    widget.result()
+    wait_for_final(widget)
+    updates = [data["state"] for _, kind, data in comm_of(widget).messages if kind == "comm_msg"]
+    assert sum("_shards" in update for update in updates) == 1
+    assert not any("_esm" in update for update in updates)
+
+
+def test_a_failing_comm_never_ends_a_load(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small)
+    comm_of(widget).broken = True
+    widget.load()
+    assert widget.result().model is not None
+    assert widget._publisher is not None
+    widget._publisher.join(10)
+    assert [line.code for line in widget.state.log].count("publish_failed") == 1
+    comm_of(widget).broken = False
+
+
+def test_a_closed_widget_never_ends_a_load(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).load()
+    widget.close()
+    assert widget.result().model is not None
+
+
+def test_a_click_cancels(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    hub.repos["us/demo"] = repo
+    widget = LoaderWidget("us/demo", cache_dir=str(tmp_path)).load()
+    assert repo.stalled.wait(30)
+    comm_of(widget).click({"kind": "cancel"})
+    with pytest.raises(LoadCancelled):
+        widget.result(5)
+    assert wait_for_final(widget)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("content", [None, [], "cancel", {}, {"kind": "drop"}, {"kind": ["cancel"]}, {"cancel": 1}])
+def test_other_messages_do_nothing(content: object, demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).load()
+    comm_of(widget).click(content)
+    assert widget.result().model is not None
+
+
+def test_a_click_goes_where_the_front_end_sent_it(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small)
+    assert comm_of(widget)._reply_subshell_for({}, "its own shell") == "its own shell"
+
+
+def test_loading_again_takes_changes(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).load()
+    assert str(widget.model.dtype) == "torch.bfloat16"
+    assert str(widget.load(dtype="float32").model.dtype) == "torch.float32"
+    wait_for_final(widget)
+    ready = [state for state in comm_of(widget).states() if state["status"] == "ready"]
+    assert len(ready) in {1, 2}
+    assert ready[-1]["summary"]["dtype"] == "float32"
+
+
+def test_a_failure_is_shown_and_raised(tmp_path: Path) -> None:
+    widget = LoaderWidget(tmp_path / "nowhere").load()
+    with pytest.raises(SourceError, match="There is no folder"):
+        widget.result()
+    final = wait_for_final(widget)
+    assert final["status"] == "failed"
+    assert "There is no folder" in final["error"]["message"]  # type: ignore[index]
+    assert final["error"]["hint"]  # type: ignore[index]
+
+
+def test_unknown_options_are_refused_at_once() -> None:
+    with pytest.raises(OptionError, match="Did you mean 'device_map'"):
+        LoaderWidget("demo", devicemap="auto")
+
+
+def test_the_state_is_sent_from_the_thread_while_the_main_thread_waits(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small, dtype="float32").load()
+    widget.result()
+    wait_for_final(widget)
+    assert len(comm_of(widget).states()) >= 1
+    assert threading.current_thread() is threading.main_thread()
+
+
+def test_the_views_shape_is_what_the_front_end_expects() -> None:
+    """Each key of `_state` stands in js/src/state.ts, and each there is sent."""
+    import re
+
+    from nbloader._publisher import view_of
+
+    source = (Path(nbloader.__file__).parents[2] / "js/src/state.ts").read_text()
+    block = source.split("export interface PanelState {")[1].split("\n}")[0]
+    declared = set(re.findall(r"^  (\w+):", block, re.MULTILINE))
+    assert declared == set(view_of(nbloader.LoadState())["_state"])
