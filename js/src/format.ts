@@ -35,7 +35,8 @@ export function duration(seconds: number): string {
   if (seconds < 99.95) {
     return `${seconds.toFixed(1)} s`;
   }
-  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 export const percent = (fraction: number): string => `${Math.floor(fraction * 100)} %`;

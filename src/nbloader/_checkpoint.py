@@ -105,10 +105,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     config = read_config(folder)
     kind, entry = find_weights(folder, config)
-    if entry.endswith(".index.json"):
-        names = sorted(set(_read_index(folder, entry).values()))
-    else:
-        names = [entry]
+    is_sharded = entry.endswith(".index.json")
+    names = sorted(set(_read_index(folder, entry).values())) if is_sharded else [entry]
     shards = tuple(_shard_file(folder, name, entry) for name in names)
     tensors: dict[str, Tensor] = {}
     read_header = _safetensors_header if kind == "safetensors" else _bin_header
@@ -318,8 +316,7 @@ def _bin_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
         raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None
     except CheckpointError:
         raise
-    except Exception as error:
-        # A pickle can fail in any way it likes; none of them is ours to tell apart.
+    except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
         raise CheckpointError(f"{shard.path} holds a pickle that cannot be read: {error!r}.", _AGAIN) from None
     return _stubs_of(index, content)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled, LoadError
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _load(model: str, quiet: bool, choices: dict[str, object]) -> int:
+def _load(model: str, quiet: bool, choices: dict[str, Any]) -> int:
     job = start(model, **choices)
     if not quiet:
         job.subscribe(_print_stage)

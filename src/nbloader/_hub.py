@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,10 +84,8 @@ def _remember_revision(repo_id: str, options: LoadOptions, commit: str) -> None:
 
     if options.revision == commit:
         return
-    try:
+    with suppress(Exception):  # a later convenience must not end this load
         HfApi(token=options.token).resolve_revision(repo_id, revision=options.revision, cache_dir=options.cache_dir)
-    except Exception:  # noqa: BLE001, S110 - a later convenience must not end this load
-        pass
 
 
 def _cached_repository(repo_id: str, options: LoadOptions, why: str, note: str) -> Repository:
@@ -182,7 +180,7 @@ def _download_file(repo: Repository, name: str, options: LoadOptions, count: Cal
         revision=repo.commit,
         cache_dir=options.cache_dir,
         token=options.token,
-        tqdm_class=_byte_bar(count),  # type: ignore[arg-type]
+        tqdm_class=_byte_bar(count),
     )
 
 

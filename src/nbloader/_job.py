@@ -10,8 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbloader import _events as events
-from nbloader import _transformers, stages
+from nbloader import _events, _transformers, stages
 from nbloader._errors import LoadCancelled, LoadError
 from nbloader._memory import release_memory, sample_memory
 from nbloader._reporter import Reporter
@@ -59,8 +58,8 @@ class LoadJob:
         self._began = clock()
         self._lock = threading.RLock()
         self._state = LoadState(name=os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model))
-        self._events: list[events.Event] = []
-        self._subscribers: list[Callable[[events.Event], None]] = []
+        self._events: list[_events.Event] = []
+        self._subscribers: list[Callable[[_events.Event], None]] = []
         self._cancelled = threading.Event()
         self._done = threading.Event()
         self._loaded: Loaded | None = None
@@ -87,7 +86,7 @@ class LoadJob:
         return self._plan
 
     @property
-    def events(self) -> tuple[events.Event, ...]:
+    def events(self) -> tuple[_events.Event, ...]:
         """Everything that has happened so far."""
         with self._lock:
             return tuple(self._events)
@@ -104,7 +103,7 @@ class LoadJob:
         """Ask the load to stop; returns at once. What it had placed is given back."""
         if not self._cancelled.is_set():
             self._cancelled.set()
-            self._reporter.tell(events.CancelRequested)
+            self._reporter.tell(_events.CancelRequested)
 
     def result(self, timeout: float | None = None) -> Loaded:
         """Wait for the load and return what it made.
@@ -141,7 +140,7 @@ class LoadJob:
         assert self._loaded is not None
         return self._loaded
 
-    def subscribe(self, function: Callable[[events.Event], None]) -> Callable[[], None]:
+    def subscribe(self, function: Callable[[_events.Event], None]) -> Callable[[], None]:
         """Call `function` with every event from now on, on the thread that tells it; returns how to stop that.
 
         An exception in `function` is logged once, and never ends a load.
@@ -150,7 +149,7 @@ class LoadJob:
             self._subscribers.append(function)
         return lambda: self._unsubscribe(function)
 
-    def _unsubscribe(self, function: Callable[[events.Event], None]) -> None:
+    def _unsubscribe(self, function: Callable[[_events.Event], None]) -> None:
         with self._lock:
             if function in self._subscribers:
                 self._subscribers.remove(function)
@@ -158,7 +157,7 @@ class LoadJob:
     def _now(self) -> float:
         return self._clock() - self._began
 
-    def _add(self, event: events.Event) -> None:
+    def _add(self, event: _events.Event) -> None:
         with self._lock:
             if self._state.status in FINAL:
                 return  # a load that was left behind has nothing more to say
@@ -168,7 +167,7 @@ class LoadJob:
         for function in subscribers:
             try:
                 function(event)
-            except Exception as error:  # noqa: BLE001 - whatever a user's callback raises
+            except Exception as error:  # noqa: BLE001, PERF203 - whatever a user's callback raises
                 self._unsubscribe(function)
                 self._reporter.log("warning", "callback_failed", error=repr(error))
 
@@ -177,17 +176,17 @@ class LoadJob:
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
         try:
-            waiting = lambda: reporter.tell(events.Queued)  # noqa: E731
+            waiting = lambda: reporter.tell(_events.Queued)  # noqa: E731
             with _transformers.exclusive(waiting, reporter.check_cancelled):
-                reporter.tell(events.Started)
-                reporter.tell(events.MemorySampled, sample_memory())
+                reporter.tell(_events.Started)
+                reporter.tell(_events.MemorySampled, sample_memory())
                 outcome = stages.run(self.model, self.options, reporter, self._keep_plan)
         except BaseException as error:  # noqa: BLE001 - nothing may end this thread unseen
             failure = self._failure(error)
         if failure is not None or self._cancelled.is_set():
             outcome = None
             release_memory()
-        reporter.tell(events.MemorySampled, sample_memory())
+        reporter.tell(_events.MemorySampled, sample_memory())
         self._finish(outcome, failure)
 
     def _keep_plan(self, plan: LoadPlan) -> None:
@@ -213,19 +212,19 @@ class LoadJob:
                 return
             if isinstance(failure, LoadError):
                 self._error = failure
-                self._reporter.tell(events.Failed, type(failure).__name__, failure.message, failure.hint)
+                self._reporter.tell(_events.Failed, type(failure).__name__, failure.message, failure.hint)
             elif outcome is None:
                 self._error = failure or LoadCancelled("The load was cancelled.")
-                self._reporter.tell(events.Cancelled)
+                self._reporter.tell(_events.Cancelled)
             else:
                 self._loaded = Loaded(outcome.model, outcome.tokenizer)
-                self._reporter.tell(events.Ready, outcome.summary)
+                self._reporter.tell(_events.Ready, outcome.summary)
             self._done.set()
 
     def _watch(self) -> None:
         """Sample memory while the load runs, and leave it behind if it does not heed a cancel."""
         while not self._done.wait(_SAMPLE_SECONDS):
-            self._reporter.tell(events.MemorySampled, sample_memory())
+            self._reporter.tell(_events.MemorySampled, sample_memory())
             if self._cancelled.is_set() and not self._done.wait(_CANCEL_SECONDS - _SAMPLE_SECONDS):
                 self._reporter.log("warning", "left_behind", stage=self._state.stage or "")
                 self._finish(None, None)

@@ -84,7 +84,7 @@ class LoadOptions:
             )
 
     def _check_texts(self) -> None:
-        expected = {
+        expected: dict[str, Any] = {
             "revision": (str, type(None)),
             "token": (str, bool, type(None)),
             "subfolder": str,

@@ -40,7 +40,7 @@ def resident_bytes(fd: int, offset: int, length: int) -> int | None:
     stat = _CacheStat()
     asked = _Range(offset, length)
     if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(stat), 0) == 0:
-        return min(length, stat.cached * mmap.PAGESIZE)
+        return min(length, int(stat.cached) * mmap.PAGESIZE)
     return _mincore(fd, offset, length)
 
 

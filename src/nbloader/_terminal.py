@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ _STEP = 0.1  # seconds
 
 def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on."""
-    bar: tqdm[None] = tqdm(
+    bar: tqdm[Any] = tqdm(
         total=0,
         unit="B",
         unit_scale=True,
@@ -46,7 +46,7 @@ def _wait(job: LoadJob) -> None:
         pass
 
 
-def _draw(bar: tqdm[None], state: LoadState) -> None:
+def _draw(bar: tqdm[Any], state: LoadState) -> None:
     bar.total = state.bytes_to_do
     bar.n = state.bytes_to_do if state.status == "ready" else min(state.bytes_done, state.bytes_to_do)
     what = text("stage", state.stage) if state.stage else text("status", state.status)

@@ -244,8 +244,8 @@ def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, A
     if auto_class is not None:
         return _named_class(auto_class), config
     for name in config.architectures or []:
-        found = getattr(transformers, str(name), None)
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+        found: Any = getattr(transformers, str(name), None)
+        if _is_model_class(found):
             text = config.sub_configs.get("text_config")
             # A text-only class of a model with several parts wants its own part of the config.
             is_text_only = text is not None and found.config_class is text and not isinstance(config, text)
@@ -253,6 +253,12 @@ def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, A
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return transformers.AutoModelForCausalLM, config
     return transformers.AutoModel, config
+
+
+def _is_model_class(found: object) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)
 
 
 def _named_class(auto_class: str | type) -> Any:
@@ -360,7 +366,7 @@ def _told(folder: Path, warnings: Sequence[str] = ()) -> Iterator[None]:
         yield
     except (LoadError, LoadCancelled):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the libraries raise what they like
         raise explain(error, folder, warnings) from None
 
 

@@ -23,7 +23,7 @@ _STATIC = Path(__file__).parent / "static"
 _TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
 
 
-class LoaderWidget(anywidget.AnyWidget):
+class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Loads a checkpoint in the background, and shows how it goes.
 
     ::
@@ -173,7 +173,8 @@ class LoaderWidget(anywidget.AnyWidget):
         if self._shown_by is not None and self._shown_by == _executing():
             # `LoaderWidget(...).show()` as a cell's last line: the panel is there already.
             return {"text/plain": repr(self)}, {}
-        return super()._repr_mimebundle_(**kwargs)
+        bundle: tuple[dict[str, Any], dict[str, Any]] | None = super()._repr_mimebundle_(**kwargs)
+        return bundle
 
     def _started(self) -> LoadJob:
         if self._job is None:

@@ -24,7 +24,9 @@ def stalled_repo(hub: Hub, folder: Path) -> Repo:
 
 
 def test_show_then_result_in_a_later_cell(shared: Notebook, demo_small: Path) -> None:
-    took = shared.run(f"t = time.perf_counter(); w = LoaderWidget({str(demo_small)!r}).show(); print(time.perf_counter() - t)")
+    took = shared.run(
+        f"t = time.perf_counter(); w = LoaderWidget({str(demo_small)!r}).show(); print(time.perf_counter() - t)"
+    )
     assert float(took.splitlines()[-1]) < 5
     assert "LlamaForCausalLM" in shared.run("model, tokenizer = w.result(); print(type(model).__name__)")
     assert shared.run("print(w.state.status, w.state.fraction)").split() == ["ready", "1.0"]
@@ -55,9 +57,7 @@ def test_the_interrupt_button_cancels_while_result_waits(
     assert shared.run("print(w.state.status)") == "cancelled\n"
 
 
-def test_the_interrupt_button_cancels_an_await(
-    shared: Notebook, hub: Hub, demo_small: Path, tmp_path: Path
-) -> None:
+def test_the_interrupt_button_cancels_an_await(shared: Notebook, hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     repo = stalled_repo(hub, demo_small)
     cell = shared.begin(f"w = LoaderWidget('us/demo', cache_dir={str(tmp_path)!r}).show(); await w")
     assert repo.stalled.wait(30)

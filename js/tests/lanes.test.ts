@@ -1,0 +1,54 @@
+import { describe, expect, it } from "vitest";
+import { layout } from "../src/lanes";
+import type { ShardTimes } from "../src/state";
+
+const MB = 1e6;
+const shards = { names: ["one"], bytes: [100 * MB] };
+const lane = (times: ShardTimes, now = 10) => layout(shards, [times], now)[0];
+
+describe("layout", () => {
+  it("gives a lane to a shard of which nothing is known yet", () => {
+    const [only] = layout(shards, [], 5);
+    expect(only).toMatchObject({ name: "one", read: null, place: null, rate: null, status: "waiting" });
+  });
+
+  it("draws reading and placing where they were in time", () => {
+    const drawn = lane([0, 100 * MB, 100 * MB, 100 * MB, 2, 4, 5, 6]);
+    expect(drawn?.read).toEqual({ left: 20, width: 20 });
+    expect(drawn?.place).toEqual({ left: 50, width: 10 });
+    expect(drawn).toMatchObject({ readSeconds: 2, placeSeconds: 1, status: "placed" });
+  });
+
+  it("counts what was resident as no speed", () => {
+    expect(lane([60 * MB, 100 * MB, 100 * MB, 0, 2, 4, null, null])?.rate).toBe(20 * MB);
+    expect(lane([100 * MB, 100 * MB, 100 * MB, 0, null, null, null, null])).toMatchObject({
+      rate: null,
+      status: "resident",
+    });
+  });
+
+  it("lets a bar that has not ended grow to now", () => {
+    expect(lane([0, 30 * MB, 100 * MB, 0, 5, null, null, null])).toMatchObject({
+      read: { left: 50, width: 50 },
+      status: "reading",
+    });
+    expect(lane([0, 100 * MB, 100 * MB, MB, 1, 2, 9, null])?.status).toBe("placing");
+  });
+
+  it("keeps a bar visible and inside the chart, however short or late", () => {
+    for (const [started, ended] of [
+      [0, 0],
+      [9.9999, 10],
+      [10, 10],
+      [10.5, 11],
+    ] as const) {
+      const bar = lane([0, MB, MB, 0, started, ended, null, null])?.read;
+      expect(bar?.width).toBeGreaterThan(0);
+      expect((bar?.left ?? 0) + (bar?.width ?? 0)).toBeLessThanOrEqual(100.0001);
+    }
+  });
+
+  it("says nothing of a chart that has no time yet", () => {
+    expect(lane([0, 0, MB, 0, 0, null, null, null], 0)?.read).toBeNull();
+  });
+});

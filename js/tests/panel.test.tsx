@@ -1,0 +1,169 @@
+// @vitest-environment happy-dom
+import { beforeEach, describe, expect, it } from "vitest";
+import widget, { type Model } from "../src/index";
+import type { PanelState } from "../src/state";
+
+const STATE: PanelState = {
+  status: "running",
+  cancelling: false,
+  name: "us/model",
+  commit: "0123456789abcdef",
+  stage: "weights",
+  fraction: 0.42,
+  elapsed: 12.3,
+  rate: 1.2e9,
+  eta: 4.2,
+  stalled_for: 0,
+  all: [1e9, 2e9],
+  download: [0, 0],
+  read: [8e8, 1e9],
+  place: [2e8, 1e9],
+  resident: 0,
+  stages: [
+    { name: "resolve", started: 0, ended: 0.5, detail: "folder" },
+    { name: "weights", started: 0.5, ended: null, detail: "" },
+    { name: "device", started: null, ended: null, detail: "" },
+  ],
+  memory: {
+    total: 25e9,
+    available: 20e9,
+    process: 3e9,
+    accelerators: [{ name: "cuda:0", total: 8e10, used: 4e9 }],
+  },
+  predicted_peak: 4e9,
+  observed_peak: 3e9,
+  log: [],
+  error: null,
+  summary: null,
+};
+
+class FakeModel implements Model {
+  sent: unknown[] = [];
+  listeners = new Map<string, Set<() => void>>();
+  values: Record<string, unknown> = { _state: STATE, _shards: { names: [], bytes: [] }, _lanes: [] };
+
+  get(name: string): unknown {
+    return this.values[name];
+  }
+  on(event: string, listener: () => void): void {
+    this.listeners.set(event, (this.listeners.get(event) ?? new Set()).add(listener));
+  }
+  off(event: string, listener: () => void): void {
+    this.listeners.get(event)?.delete(listener);
+  }
+  send(content: unknown): void {
+    this.sent.push(content);
+  }
+  set(changes: Partial<PanelState>): void {
+    this.values._state = { ...(this.values._state as PanelState), ...changes };
+    for (const listener of this.listeners.get("change:_state") ?? []) {
+      listener();
+    }
+  }
+  get listening(): number {
+    return [...this.listeners.values()].reduce((sum, set) => sum + set.size, 0);
+  }
+}
+
+let model: FakeModel;
+let el: HTMLElement;
+let cleanup: () => void;
+
+beforeEach(() => {
+  model = new FakeModel();
+  el = document.createElement("div");
+  cleanup = widget.render({ model, el });
+});
+
+const text = (selector: string): string => el.querySelector(selector)?.textContent ?? "";
+
+describe("the panel", () => {
+  it("shows what is loaded and how far it is", () => {
+    expect(text(".nbl-name")).toBe("us/model");
+    expect(text(".nbl-commit")).toBe("0123456");
+    expect(text(".nbl-percent")).toBe("42 %");
+    expect(text(".nbl-movement")).toBe("1.20 GB/s · about 4.2 s left");
+    expect(text(".nbl-clock")).toBe("0:12.3");
+    expect(el.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow")).toBe("42");
+    expect([...el.querySelectorAll(".nbl-phase-figures")].map((node) => node.textContent)).toEqual([
+      "nothing to download",
+      "800 MB / 1.00 GB",
+      "200 MB / 1.00 GB",
+    ]);
+  });
+
+  it("follows the model", () => {
+    model.set({ fraction: 0.5 });
+    expect(text(".nbl-percent")).toBe("50 %");
+  });
+
+  it("says so when nothing moves", () => {
+    model.set({ stalled_for: 12.7, rate: null, eta: null });
+    expect(text(".nbl-movement")).toBe("no bytes for 12 s");
+  });
+
+  it("sends a click, and shows that it waits", () => {
+    const button = el.querySelector("button");
+    button?.click();
+    expect(model.sent).toEqual([{ kind: "cancel" }]);
+    model.set({ cancelling: true });
+    expect(button?.disabled).toBe(true);
+    expect(button?.textContent).toBe("Cancelling…");
+  });
+
+  it("tells stages apart without colour", () => {
+    const marks = [...el.querySelectorAll(".nbl-stage .nbl-mark")].map((node) => node.textContent);
+    expect(marks).toEqual(["✓", "●", "○"]);
+    model.set({ status: "failed", error: { kind: "CheckpointError", message: "broken", hint: "mend it" } });
+    expect([...el.querySelectorAll(".nbl-stage .nbl-mark")].map((node) => node.textContent)).toEqual([
+      "✓",
+      "✕",
+      "○",
+    ]);
+    expect(text("[role=alert]")).toBe("CheckpointErrorbrokenmend it");
+  });
+
+  it("shows each accelerator and the mark of the predicted peak", () => {
+    const meters = [...el.querySelectorAll("[role=meter]")].map((node) => node.getAttribute("aria-label"));
+    expect(meters).toEqual(["this process", "available on host", "cuda:0 in use"]);
+    expect(el.querySelector<HTMLElement>(".nbl-gauge-mark")?.style.left).toBe("16%");
+    expect(text(".nbl-memory .nbl-note")).toBe("predicted peak 4.00 GB");
+  });
+
+  it("says what was loaded once it is ready", () => {
+    const summary = {
+      model_class: "LlamaModel",
+      parameters: 5e8,
+      bytes: 1e9,
+      dtype: "bfloat16",
+      device: "cpu",
+    };
+    model.set({ status: "ready", fraction: 1, elapsed: 3.21, summary });
+    expect(text(".nbl-outcome")).toBe("LlamaModel 1.00 GB in 3.2 s, bfloat16 on cpu");
+    expect(el.querySelector("button")?.disabled).toBe(true);
+  });
+
+  it("takes names as text", () => {
+    model.set({ name: "<img src=x onerror=alert(1)>" });
+    expect(el.querySelector("img")).toBeNull();
+    expect(text(".nbl-name")).toBe("<img src=x onerror=alert(1)>");
+  });
+
+  it("says a text it does not know by its key", () => {
+    model.set({ stages: [{ name: "adapter", started: 0, ended: 1, detail: "" }] });
+    expect(text(".nbl-stage-name")).toBe("adapter");
+  });
+
+  it("opens the log for a warning", () => {
+    expect(el.querySelector("details")?.open).toBe(false);
+    model.set({ log: [{ t: 1, level: "warning", text: "careful" }] });
+    expect(el.querySelector("details")?.open).toBe(true);
+    expect(text(".nbl-log-warning")).toContain("⚠ careful");
+  });
+
+  it("lets go of everything when it is closed", () => {
+    cleanup();
+    expect(model.listening).toBe(0);
+    expect(el.querySelector(".nbl-header")).toBeNull();
+  });
+});
