@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
+import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
 
 if TYPE_CHECKING:
@@ -59,7 +62,6 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
         Where the Hub refuses access.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import httpx
 
     if options.local_files_only or constants.HF_HUB_OFFLINE:
         why = "local_files_only is set" if options.local_files_only else "HF_HUB_OFFLINE is set"
@@ -68,7 +70,7 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
     with _told(repo_id, options):
         try:
             info = api.model_info(repo_id, revision=options.revision, files_metadata=True, timeout=_TIMEOUT)
-        except (httpx.TransportError, ConnectionError) as error:
+        except (_httpx().TransportError, ConnectionError) as error:
             why = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
             return _cached_repository(repo_id, options, why, why)
     if info.sha is None:
@@ -80,35 +82,46 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
 
 def _remember_revision(repo_id: str, options: LoadOptions, commit: str) -> None:
     """Note in the cache which commit the branch was at, so that it is found offline (a commit's files do not say)."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import hf_hub_download
 
     if options.revision == commit:
         return
     with suppress(Exception):  # a later convenience must not end this load
-        HfApi(token=options.token).resolve_revision(repo_id, revision=options.revision, cache_dir=options.cache_dir)
+        hf_hub_download(
+            repo_id,
+            _in(options.subfolder, CONFIG),
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            tqdm_class=_byte_bar(lambda size: None),
+        )
 
 
 def _cached_repository(repo_id: str, options: LoadOptions, why: str, note: str) -> Repository:
-    from huggingface_hub import HfApi
-
-    missing = SourceError(
-        f"{repo_id}{f' at {options.revision}' if options.revision else ''} is not in the cache, and {why}.",
-        "Load it once with the network, or give the cache_dir= that holds it.",
-    )
-    try:
-        resolved = HfApi().resolve_revision(
-            repo_id, revision=options.revision, cache_dir=options.cache_dir, local_files_only=True
+    name = _in(options.subfolder, CONFIG)
+    found = cached_file(repo_id, options.revision or "main", name, options)
+    if found is None:
+        raise SourceError(
+            f"{repo_id}{f' at {options.revision}' if options.revision else ''} is not in the cache, and {why}.",
+            "Load it once with the network, or give the cache_dir= that holds it.",
         )
-    except Exception:  # noqa: BLE001 - whatever its reason: the cache does not have it
-        raise missing from None
-    commit = getattr(resolved, "resolved", None) or str(resolved)
-    if cached_file(repo_id, commit, _in(options.subfolder, "config.json"), options) is None:
-        raise missing
-    return Repository(repo_id, commit, None, note)
+    return Repository(repo_id, _snapshot_of(found, name).name, None, note)
+
+
+def _httpx() -> Any:
+    """Return the HTTP library that this huggingface_hub uses: it has changed it, and the exceptions with it."""
+    try:
+        from huggingface_hub.utils import httpx
+    except ImportError:
+        import httpx  # type: ignore[no-redef, unused-ignore]
+    return httpx
 
 
 def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> Path | None:
-    """Return where a file of the repository lies in the cache, whole; None where it does not."""
+    """Return where a file of the repository lies in the cache, whole; None where it does not.
+
+    `commit` may be a branch: it is the commit that the cache remembers for it.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo_id, name, cache_dir=options.cache_dir, revision=commit)
@@ -123,11 +136,15 @@ def snapshot_folder(repo_id: str, commit: str, options: LoadOptions) -> Path:
     SourceError
         Where nothing of it is cached.
     """
-    name = _in(options.subfolder, "config.json")
+    name = _in(options.subfolder, CONFIG)
     found = cached_file(repo_id, commit, name, options)
     if found is None:
         raise SourceError(f"{repo_id} has no {name}.", "Is it a transformers checkpoint? See subfolder=.")
-    return found.parents[len(Path(name).parts) - 1]
+    return _snapshot_of(found, name)
+
+
+def _snapshot_of(path: Path, name: str) -> Path:
+    return path.parents[len(Path(name).parts) - 1]
 
 
 def download(
@@ -152,23 +169,54 @@ def download(
         Where the Hub refuses, or the connection fails for good.
     """
     lock = threading.Lock()
+    ended = threading.Event()
 
     def count(size: int) -> None:
         check_cancelled()
+        if ended.is_set():
+            raise LoadCancelled("Another file of this download failed.")
         with lock:
             on_bytes(size)
 
-    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="nbloader-download")
+    left = deque(names)
+    outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while not ended.is_set():
+            try:
+                name = left.popleft()
+            except IndexError:
+                return
+            try:
+                _download_file(repo, name, options, count)
+                outcomes.put(None)
+            except Exception as error:  # noqa: BLE001 - raised by the thread that waits
+                outcomes.put(error)
+
     with _small_chunks(), _told(repo.repo_id, options):
+        # Threads of our own, not an executor's: those are waited for when Python ends, and a socket that nothing
+        # comes from would hold it.
+        for _ in range(min(_WORKERS, len(names))):
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(work,), name="nbloader-download", daemon=True).start()
         try:
-            pending = {pool.submit(_download_file, repo, name, options, count) for name in names}
-            while pending:
-                done, pending = wait(pending, timeout=0.05, return_when=FIRST_EXCEPTION)
-                check_cancelled()
-                for future in done:
-                    future.result()
+            _wait_for(outcomes, len(names), check_cancelled)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            ended.set()
+
+
+def _wait_for(
+    outcomes: queue.SimpleQueue[Exception | None], expected: int, check_cancelled: Callable[[], None]
+) -> None:
+    while expected:
+        check_cancelled()
+        try:
+            outcome = outcomes.get(timeout=0.05)
+        except queue.Empty:
+            continue
+        if outcome is not None:
+            raise outcome
+        expected -= 1
 
 
 def _download_file(repo: Repository, name: str, options: LoadOptions, count: Callable[[int], None]) -> None:
@@ -239,7 +287,6 @@ def _told(repo_id: str, options: LoadOptions) -> Iterator[None]:
 
 def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError | None:
     from huggingface_hub import constants, errors
-    from huggingface_hub.utils import httpx
 
     where = f"{repo_id} on {constants.ENDPOINT}"
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
@@ -258,7 +305,7 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
         )
     if isinstance(cause, errors.HfHubHTTPError):
         return DownloadError(f"{where} answered: {str(cause).splitlines()[0]}", "Try again later.")
-    if isinstance(cause, (httpx.HTTPError, ConnectionError)):
+    if isinstance(cause, (_httpx().HTTPError, ConnectionError)):
         return DownloadError(
             f"The connection to {where} broke: {type(cause).__name__}.", "Load again: whole files are kept."
         )
