@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,10 @@ _ON_END = {
 
 
 def follow(job: LoadJob, callback: ProgressCallback) -> None:
-    """Call `callback` for each step of `job`, on the thread that takes it."""
+    """Call `callback` for each step of `job`, on the thread that takes it and one call at a time.
+
+    A callback that raises is logged and not called again.
+    """
     job.subscribe(_Teller(job, callback))
 
 
@@ -37,8 +41,13 @@ class _Teller:
         self._callback = callback
         self._progress = 0.0
         self._in_weights = False
+        self._lock = threading.RLock()
 
     def __call__(self, event: events.Event) -> None:
+        with self._lock:  # reading and placing tell from threads of their own
+            self._take(event)
+
+    def _take(self, event: events.Event) -> None:
         if isinstance(event, events.StageStarted):
             self._in_weights = event.stage == "weights"
             self._tell(*_ON_START.get(event.stage, (None, 0)))

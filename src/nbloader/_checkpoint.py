@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nbloader._errors import CheckpointError
 
@@ -34,6 +34,7 @@ WEIGHT_FILES = (
 OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".ckpt", ".ot", ".tflite")
 """Endings of weights that are not for transformers on torch."""
 
+_MAX_DIMENSIONS = 64  # as torch has it
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 _AGAIN = "Download or copy the checkpoint again."
 
@@ -47,8 +48,8 @@ _STORAGES = {
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }  # fmt: skip
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes an element takes, of the types that a load may cast."""
+FLOATS = {"float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+"""The types that a load may cast, by torch's name: their code in a header, and the bytes an element takes."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,7 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
         Where the folder has none, saying which other formats lie there.
     """
     names = {path.name for path in folder.iterdir()}
-    named = config.get("transformers_weights")
-    if isinstance(named, str):
-        return "safetensors", _inside(folder / CONFIG, named)
-    chosen = choose_weights(names)
+    chosen = choose_weights(names, config, folder)
     if chosen is not None:
         return chosen
     others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
@@ -181,8 +179,17 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def choose_weights(names: Collection[str]) -> tuple[str, str] | None:
-    """Return (format, file name) of the weights, or of their index, among a folder's file names; None if none are."""
+def choose_weights(names: Collection[str], config: Mapping[str, Any], folder: Path) -> tuple[str, str] | None:
+    """Return (format, file name) of the weights, or of their index, among a folder's file names; None if none are.
+
+    Raises
+    ------
+    CheckpointError
+        Where the config names weights outside the folder.
+    """
+    named = config.get("transformers_weights")
+    if isinstance(named, str):
+        return "safetensors", _inside(folder / CONFIG, named)
     return next(((kind, name) for kind, name in WEIGHT_FILES if name in names), None)
 
 
@@ -280,14 +287,19 @@ def _offsets(shard: ShardFile, key: str, entry: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _is_size(value: object) -> bool:
+def _is_size(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_shape(shape: Collection[object]) -> bool:
+    # Bounded before anything is multiplied: Python would do sums of a million digits with everything else waiting.
+    return len(shape) <= _MAX_DIMENSIONS and all(_is_size(extent) and extent < 2**63 for extent in shape)
 
 
 def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any]) -> Tensor:
     shape, dtype = entry.get("shape"), entry.get("dtype")
-    if not isinstance(shape, list) or not all(_is_size(extent) for extent in shape):
-        raise CheckpointError(f"{shard.path} gives tensor {key!r} the shape {shape!r}.", _AGAIN)
+    if not isinstance(shape, list) or not _is_shape(shape):
+        raise CheckpointError(f"{shard.path} gives tensor {key!r} a shape that cannot be.", _AGAIN)
     begin, end = entry["data_offsets"]
     bits = _BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
@@ -362,7 +374,7 @@ class _TensorStub(_Inert):
     def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *rest: Any) -> None:
         code = storage if isinstance(storage, str) else ""
         self.dtype = code or "UNKNOWN"
-        self.shape = tuple(extent for extent in shape if _is_size(extent))
+        self.shape = tuple(shape) if isinstance(shape, tuple) and _is_shape(shape) else ()
         self.bytes = math.prod(self.shape) * _BITS.get(code, 0) // 8
 
 
@@ -370,8 +382,11 @@ def _parameter(data: Any = None, *rest: Any) -> Any:
     return data
 
 
-class _HeaderUnpickler(pickle.Unpickler):
-    """Reads names, shapes and types from the pickle of ``torch.save``. Imports and runs nothing that it names."""
+class _HeaderUnpickler(pickle._Unpickler):
+    """Reads names, shapes and types from the pickle of ``torch.save``. Imports and runs nothing that it names.
+
+    The unpickler in Python, not the one in C: a few bytes make that one's memo take gigabytes.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):

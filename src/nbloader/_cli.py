@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled, LoadError
-from nbloader._load import start
+from nbloader._job import LoadJob
 from nbloader._locale import text
-from nbloader._options import DTYPES
+from nbloader._options import DTYPES, merge_options
 from nbloader._terminal import result_line, show_bar
 
+_PATIENCE = 2.0  # seconds for a cancelled load to end
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
@@ -33,17 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load(model: str, quiet: bool, choices: dict[str, Any]) -> int:
-    job = start(model, **choices)
+    job = LoadJob(model, merge_options(None, choices))
     if not quiet:
         job.subscribe(_print_stage)
-        if sys.stderr.isatty():
-            show_bar(job)
+    job.start()
     try:
+        if not quiet and sys.stderr.isatty():
+            show_bar(job)
         job.result()
     except LoadError:
         print(result_line(job.state), file=sys.stderr)
         return 1
     except (KeyboardInterrupt, LoadCancelled):
+        with suppress(LoadError, LoadCancelled, TimeoutError):
+            job.result(_PATIENCE)
         print(result_line(job.state), file=sys.stderr)
         return _INTERRUPTED
     print(result_line(job.state))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WORKERS = 8  # as many as snapshot_download takes
 _TIMEOUT = 10.0  # seconds without an answer
+_MOST_OVER_HTTP = 50 * 10**9  # bytes
 _CHUNK = 256 << 10  # bytes between two signs of life; the Hub's own 10 MiB are 10 s on a slow line
 
 
@@ -70,14 +71,22 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
     with _told(repo_id, options):
         try:
             info = api.model_info(repo_id, revision=options.revision, files_metadata=True, timeout=_TIMEOUT)
-        except (_httpx().TransportError, ConnectionError) as error:
-            why = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+        except (_httpx().HTTPError, ConnectionError, ValueError) as error:
+            if _is_refusal(error):
+                raise
+            why = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
             return _cached_repository(repo_id, options, why, why)
     if info.sha is None:
         raise DownloadError(f"{constants.ENDPOINT} names no commit of {repo_id}.", "Try again later.")
     _remember_revision(repo_id, options, info.sha)
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
     return Repository(repo_id, info.sha, files)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether the Hub said no; a server's own fault, a broken line or a proxy's page is none."""
+    response = getattr(error, "response", None)
+    return response is not None and response.status_code < 500
 
 
 def _remember_revision(repo_id: str, options: LoadOptions, commit: str) -> None:
@@ -179,7 +188,7 @@ def download(
             on_bytes(size)
 
     left = deque(names)
-    outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def work() -> None:
         while not ended.is_set():
@@ -190,10 +199,11 @@ def download(
             try:
                 _download_file(repo, name, options, count)
                 outcomes.put(None)
-            except Exception as error:  # noqa: BLE001 - raised by the thread that waits
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
                 outcomes.put(error)
 
-    with _small_chunks(), _told(repo.repo_id, options):
+    largest = max((repo.files or {}).get(name, 0) for name in names) if names else 0
+    with _honest_transfers(largest), _told(repo.repo_id, options):
         # Threads of our own, not an executor's: those are waited for when Python ends, and a socket that nothing
         # comes from would hold it.
         for _ in range(min(_WORKERS, len(names))):
@@ -206,7 +216,7 @@ def download(
 
 
 def _wait_for(
-    outcomes: queue.SimpleQueue[Exception | None], expected: int, check_cancelled: Callable[[], None]
+    outcomes: queue.SimpleQueue[BaseException | None], expected: int, check_cancelled: Callable[[], None]
 ) -> None:
     while expected:
         check_cancelled()
@@ -243,32 +253,35 @@ def _byte_bar(count: Callable[[int], None]) -> type:
 
         def __exit__(self, *error: object) -> None: ...
 
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *args, **kwargs: None
+
         def update(self, size: float | None = 1) -> None:
             count(int(size or 0))
-
-        def close(self) -> None: ...
-
-        def refresh(self) -> None: ...
-
-        def set_description(self, *args: Any, **kwargs: Any) -> None: ...
 
     return ByteBar
 
 
 @contextmanager
-def _small_chunks() -> Iterator[None]:
-    # Process-wide, and harmless to others: it only makes their bars move more often.
+def _honest_transfers(largest: int) -> Iterator[None]:
+    """Have the Hub's files come over HTTP, in chunks small enough to tell progress by.
+
+    Transfers by Xet go on when they are cancelled, and tell each byte twice; plain HTTP cannot take files of 50 GB and
+    more. Both settings are process-wide, and harmless to others: their files come all the same.
+    """
     from huggingface_hub import constants
 
-    size = getattr(constants, "DOWNLOAD_CHUNK_SIZE", None)
-    if size is None:
-        yield
-        return
-    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+    changes: dict[str, Any] = {"DOWNLOAD_CHUNK_SIZE": _CHUNK}
+    if largest < _MOST_OVER_HTTP:
+        changes["HF_HUB_DISABLE_XET"] = True
+    former = {name: getattr(constants, name) for name in changes if hasattr(constants, name)}
+    for name in former:
+        setattr(constants, name, changes[name])
     try:
         yield
     finally:
-        constants.DOWNLOAD_CHUNK_SIZE = size
+        for name, value in former.items():
+            setattr(constants, name, value)
 
 
 @contextmanager

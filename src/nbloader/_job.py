@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _transformers, stages
-from nbloader._errors import LoadCancelled, LoadError
+from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._memory import release_memory, sample_memory
 from nbloader._reporter import Reporter
 from nbloader._state import FINAL, LoadState, fold
@@ -65,6 +65,7 @@ class LoadJob:
         self._loaded: Loaded | None = None
         self._error: LoadError | LoadCancelled | None = None
         self._plan: LoadPlan | None = None
+        self._finisher: int | None = None
         self._reporter = Reporter(self._add, self._now, self._cancelled)
 
     def start(self) -> LoadJob:
@@ -126,7 +127,8 @@ class LoadJob:
             Where it has not ended in time; it goes on.
         """
         try:
-            ended = self._done.wait(timeout)
+            # A callback that is told the end, and asks for the result, must not wait for itself.
+            ended = self._finisher == threading.get_ident() or self._done.wait(timeout)
         except KeyboardInterrupt:
             self.cancel()
             self._done.wait(2 * _CANCEL_SECONDS)
@@ -163,11 +165,15 @@ class LoadJob:
                 return  # a load that was left behind has nothing more to say
             self._state = fold(self._state, event)
             self._events.append(event)
+        self._notify(event)
+
+    def _notify(self, event: _events.Event) -> None:
+        with self._lock:
             subscribers = list(self._subscribers)
         for function in subscribers:
             try:
                 function(event)
-            except Exception as error:  # noqa: BLE001, PERF203 - whatever a user's callback raises
+            except BaseException as error:  # noqa: BLE001, PERF203 - whatever a user's callback raises
                 self._unsubscribe(function)
                 self._reporter.log("warning", "callback_failed", error=repr(error))
 
@@ -200,6 +206,11 @@ class LoadJob:
         if isinstance(error, LoadError):
             error.details = error.details or details
             return error.fresh()
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else f"{self._state.name}: "
+            return CheckpointError(
+                f"{where}{error.strerror or error}.", "Check the file, its permissions and the free space.", details
+            )
         return LoadError(
             f"{self._state.name} could not be loaded: {type(error).__name__}: {error}",
             "This looks like a fault in nbloader: please report it with error.details.",
@@ -208,18 +219,25 @@ class LoadJob:
 
     def _finish(self, outcome: stages.Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
         with self._lock:
-            if self._done.is_set():
+            if self._loaded is not None or self._error is not None:
                 return
             if isinstance(failure, LoadError):
                 self._error = failure
-                self._reporter.tell(_events.Failed, type(failure).__name__, failure.message, failure.hint)
+                event: _events.Event = _events.Failed(
+                    self._now(), type(failure).__name__, failure.message, failure.hint
+                )
             elif outcome is None:
                 self._error = failure or LoadCancelled("The load was cancelled.")
-                self._reporter.tell(_events.Cancelled)
+                event = _events.Cancelled(self._now())
             else:
                 self._loaded = Loaded(outcome.model, outcome.tokenizer)
-                self._reporter.tell(_events.Ready, outcome.summary)
-            self._done.set()
+                event = _events.Ready(self._now(), outcome.summary)
+            self._state = fold(self._state, event)
+            self._events.append(event)
+            self._finisher = threading.get_ident()
+        # Told first, so that whoever waited finds everything told; and without the lock, which a callback may need.
+        self._notify(event)
+        self._done.set()
 
     def _watch(self) -> None:
         """Sample memory while the load runs, and leave it behind if it does not heed a cancel."""

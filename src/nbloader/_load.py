@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbloader._callback import ProgressCallback, follow
 from nbloader._job import Loaded, LoadJob
 from nbloader._options import LoadOptions, merge_options
-
-if TYPE_CHECKING:
-    pass
 
 
 def start(
@@ -29,7 +26,8 @@ def start(
     options
         The load's options.
     progress_callback
-        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on the loading thread.
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
+        of the load and one call at a time. One that raises is logged and not called again.
     **choices
         Single options, on top of `options`: see `LoadOptions`.
 

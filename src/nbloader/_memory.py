@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,28 +39,34 @@ def sample_memory() -> Memory:
 
 def _accelerators() -> list[Accelerator]:
     torch: Any = sys.modules.get("torch")
-    # Half-imported torch (another thread is at it) has no cuda yet.
-    cuda, backends = getattr(torch, "cuda", None), getattr(torch, "backends", None)
     found = []
-    if cuda is not None and getattr(cuda, "is_initialized", lambda: False)():
-        for index in range(cuda.device_count()):
-            free, total = cuda.mem_get_info(index)
-            found.append(Accelerator(f"cuda:{index}", total, total - free))
-    mps = getattr(backends, "mps", None)
-    if mps is not None and sys.platform == "darwin" and mps.is_available():
-        found.append(
-            Accelerator("mps", torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()),
-        )
+    with suppress(Exception):  # torch may be half-imported by another thread, and a broken device may say anything
+        if torch.cuda.is_initialized():
+            found = [_cuda_device(torch.cuda, index) for index in _used_devices(torch.cuda)]
+    with suppress(Exception):
+        if sys.platform == "darwin" and torch.backends.mps.is_available():
+            total, used = torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
+            found.append(Accelerator("mps", total, used))
     return found
+
+
+def _used_devices(cuda: Any) -> list[int]:
+    # Asking a device for its memory makes a context there, of hundreds of MB: only where there is one already.
+    return [i for i in range(cuda.device_count()) if i == cuda.current_device() or cuda.memory_reserved(i)]
+
+
+def _cuda_device(cuda: Any, index: int) -> Accelerator:
+    free, total = cuda.mem_get_info(index)
+    return Accelerator(f"cuda:{index}", total, total - free)
 
 
 def release_memory() -> None:
     """Give back what a load that ended early left: cycles to the collector, free pages to the system."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
-    cuda = getattr(torch, "cuda", None)
-    if cuda is not None and getattr(cuda, "is_initialized", lambda: False)():
-        cuda.empty_cache()
+    with suppress(Exception):
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
     if sys.platform == "linux":
         # glibc keeps freed chunks of up to 32 MB in the arenas of threads that are gone.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

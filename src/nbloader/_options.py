@@ -63,7 +63,8 @@ class LoadOptions:
         set_field = object.__setattr__
         set_field(self, "dtype", _dtype_name(self.dtype))
         set_field(self, "device", None if self.device is None else str(self.device))
-        set_field(self, "cache_dir", None if self.cache_dir is None else os.fspath(self.cache_dir))
+        if isinstance(self.cache_dir, os.PathLike):
+            set_field(self, "cache_dir", os.fspath(self.cache_dir))
         self._check_placement()
         self._check_texts()
         _check_subfolder(self.subfolder)
@@ -86,6 +87,7 @@ class LoadOptions:
     def _check_texts(self) -> None:
         expected: dict[str, Any] = {
             "revision": (str, type(None)),
+            "cache_dir": (str, type(None)),
             "token": (str, bool, type(None)),
             "subfolder": str,
             "auto_class": (str, type, type(None)),
@@ -117,7 +119,8 @@ def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> Lo
     """
     if options is not None and not isinstance(options, LoadOptions):
         raise OptionError(
-            f"options={options!r} is not a LoadOptions.", "Pass LoadOptions(...), or the choices as keyword arguments."
+            f"options= got a {type(options).__name__}, not a LoadOptions.",
+            "Pass LoadOptions(...), or the choices as keyword arguments.",
         )
     for name in choices:
         if name not in OPTION_NAMES:

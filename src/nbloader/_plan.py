@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbloader._checkpoint import FLOAT_BYTES, Checkpoint, Tensor
+from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
 from nbloader._options import LoadOptions
 
-_DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_FLOAT_CODES = {code for code, _ in FLOATS.values()}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def make_plan(checkpoint: Checkpoint, options: LoadOptions) -> LoadPlan:
     casts = False
     for tensor in checkpoint.tensors.values():
         placed = placed_bytes(tensor, dtype)
-        casts = casts or placed != tensor.bytes or _is_cast(tensor, dtype)
+        casts = casts or (dtype is not None and _is_cast(tensor, dtype))
         to_place[tensor.shard] += placed
     return LoadPlan(
         format=checkpoint.format,
@@ -75,16 +75,13 @@ def target_dtype(config: Mapping[str, Any], options: LoadOptions) -> str | None:
     if options.dtype != "auto":
         return options.dtype
     named = config.get("dtype") or config.get("torch_dtype")
-    return named if isinstance(named, str) and named in _DTYPE_BYTES else None
+    return named if isinstance(named, str) and named in FLOATS else None
 
 
 def placed_bytes(tensor: Tensor, dtype: str | None) -> int:
     """Return what a tensor takes in the model when floating-point weights become `dtype`."""
-    if dtype is None or tensor.dtype not in FLOAT_BYTES:
-        return tensor.bytes
-    return tensor.elements * _DTYPE_BYTES[dtype]
+    return tensor.elements * FLOATS[dtype][1] if dtype is not None and _is_cast(tensor, dtype) else tensor.bytes
 
 
-def _is_cast(tensor: Tensor, dtype: str | None) -> bool:
-    codes = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-    return dtype is not None and tensor.dtype in FLOAT_BYTES and codes[dtype] != tensor.dtype
+def _is_cast(tensor: Tensor, dtype: str) -> bool:
+    return tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]

@@ -36,6 +36,7 @@ class Publisher:
         self._send = send
         self._changed = threading.Event()
         self._failed = False
+        self._lock = threading.Lock()
         self._stopped = False
         self._thread: threading.Thread | None = None
         job.subscribe(self._notice)
@@ -53,8 +54,9 @@ class Publisher:
             self._thread.join(timeout)
 
     def stop(self) -> None:
-        """Send nothing more: another load has taken the view."""
-        self._stopped = True
+        """Send nothing more, now that another load takes the view."""
+        with self._lock:
+            self._stopped = True
         self._changed.set()
 
     def _notice(self, event: events.Event) -> None:
@@ -70,10 +72,10 @@ class Publisher:
             self._publish()
 
     def _publish(self) -> None:
-        if self._stopped:
-            return
         try:
-            self._send(view_of(self._job.state))
+            with self._lock:
+                if not self._stopped:
+                    self._send(view_of(self._job.state))
         except Exception as error:  # noqa: BLE001 - a front end can fail in any way
             if not self._failed:
                 self._failed = True
@@ -82,7 +84,7 @@ class Publisher:
 
 def view_of(state: LoadState) -> dict[str, Any]:
     """Return what the front end draws, by trait name (js/src/state.ts has the same shape)."""
-    return {
+    view = {
         "_state": {
             "status": state.status,
             "cancelling": state.cancelling and state.status not in FINAL,
@@ -128,6 +130,18 @@ def view_of(state: LoadState) -> dict[str, Any]:
             for shard in state.shards
         ],
     }
+    return {name: _sendable(part) for name, part in view.items()}
+
+
+def _sendable(value: Any) -> Any:
+    """Return `value` with every text one that can be sent: names from files may hold what UTF-8 cannot."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {key: _sendable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sendable(part) for part in value]
+    return value
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -72,10 +72,14 @@ def find_source(
     text = os.fspath(model)
     if text == DEMO:
         return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))
-    path = Path(text).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(text).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError(f"{text[:200]!r} is no path: {error}.", "Check the spelling.") from None
+    if is_folder:
         return Source(path.name or str(path.resolve()), "folder", path)
-    if path.is_file():
+    if is_file:
         raise SourceError(f"{path} is a file.", f"Give the checkpoint's folder: {str(path.parent)!r}.")
     if not isinstance(model, str) or _looks_like_path(text):
         raise SourceError(

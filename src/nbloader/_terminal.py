@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
@@ -33,17 +34,16 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
             _draw(bar, job.state)
             _wait(job)
         _draw(bar, job.state)
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
     finally:
         bar.close()
 
 
 def _wait(job: LoadJob) -> None:
-    try:
+    with suppress(Exception):  # how the load ends is told by its result, not by the bar
         job.result(_STEP)
-    except KeyboardInterrupt:
-        raise
-    except Exception:  # noqa: BLE001, S110 - how the load ends is told by its result, not by the bar
-        pass
 
 
 def _draw(bar: tqdm[Any], state: LoadState) -> None:

@@ -230,8 +230,8 @@ def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, A
     """Return the class that loads the model, and the config to give it.
 
     Without `auto_class` it is the class that the config names as its architecture, which is what the matching auto
-    class would choose; a config that names none, or one that transformers does not have, gets
-    ``AutoModelForCausalLM`` where its model type has one and ``AutoModel`` otherwise.
+    class would choose. For a config that names none, or one that transformers does not have, it is an auto class that
+    fits the model type: the one for sequence to sequence, for causal LM, or the bare ``AutoModel``.
 
     Raises
     ------
@@ -239,20 +239,57 @@ def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, A
         For an `auto_class` that transformers does not have.
     """
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if auto_class is not None:
         return _named_class(auto_class), config
-    for name in config.architectures or []:
+    named = config.architectures if isinstance(config.architectures, (list, tuple)) else ()
+    for name in named:
         found: Any = getattr(transformers, str(name), None)
         if _is_model_class(found):
             text = config.sub_configs.get("text_config")
             # A text-only class of a model with several parts wants its own part of the config.
             is_text_only = text is not None and found.config_class is text and not isinstance(config, text)
             return found, config.get_text_config() if is_text_only else config
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return transformers.AutoModelForCausalLM, config
-    return transformers.AutoModel, config
+    return _guessed_class(config), config
+
+
+def _guessed_class(config: Any) -> Any:
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        has_class = kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        return transformers.AutoModelForSeq2SeqLM if has_class else transformers.AutoModel
+    is_encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    has_class = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder
+    return transformers.AutoModelForCausalLM if has_class else transformers.AutoModel
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that this torch, or this machine, does not have.
+
+    Raises
+    ------
+    OptionError
+        Naming the device and why it cannot be used.
+    """
+    import torch
+
+    kind, _, index = (device or "cpu").partition(":")
+    backend: Any = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}.get(kind)
+    if backend is None:
+        return
+    if not backend.is_available():
+        raise OptionError(
+            f"device={device!r} cannot be used: torch {torch.__version__} finds no {kind} device here.",
+            "Leave device out to load on the CPU, or install a torch that knows the device.",
+        )
+    if index and int(index) >= backend.device_count():
+        raise OptionError(
+            f"device={device!r} does not exist: there are {backend.device_count()} {kind} devices, counted from 0.",
+            f"Use {kind}:0.",
+        )
 
 
 def _is_model_class(found: object) -> bool:

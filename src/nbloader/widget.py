@@ -38,7 +38,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     options
         The load's options.
     progress_callback
-        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on the loading thread.
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
+        of the load and one call at a time. One that raises is logged and not called again.
     **choices
         Single options, on top of `options`: see `LoadOptions`.
 
@@ -167,7 +168,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return None if self._job is None else self._job.plan
 
     def __repr__(self) -> str:
-        return f"LoaderWidget({os.fspath(self._source)!r}): {self.state.status}"
+        return f"LoaderWidget({str(self._source)!r}): {self.state.status}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         if self._shown_by is not None and self._shown_by == _executing():

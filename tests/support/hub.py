@@ -19,7 +19,8 @@ CHUNK = 64 << 10
 class Repo:
     """A repository: files by name, and how it misbehaves.
 
-    `stall` names a file that stops after its first chunk until `release` is set; `token` is who may read it.
+    `stall` names a file that stops half-way until `release` is set, `cut` one that ends there; `token` is who may
+    read; `broken` is a status that every request gets.
     """
 
     files: Mapping[str, bytes]
@@ -28,6 +29,7 @@ class Repo:
     token: str | None = None
     stall: str | None = None
     cut: str | None = None
+    broken: int | None = None
     release: threading.Event = field(default_factory=threading.Event)
     stalled: threading.Event = field(default_factory=threading.Event)
 
@@ -82,6 +84,8 @@ class Hub:
         repo = self.repos.get(repo_id)
         if repo is None:
             return _refuse(request, 401 if is_api else 404, "RepoNotFound")
+        if repo.broken is not None:
+            return _refuse(request, repo.broken, "Broken")
         if repo.token and request.headers.get("authorization") != f"Bearer {repo.token}":
             return _refuse(request, 403 if repo.gated else 401, "GatedRepo" if repo.gated else "RepoNotFound")
         revision = (parts[5] if len(parts) > 5 else "main") if is_api else parts[3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from support import archs
 
 import nbloader
 from nbloader import CheckpointError, LoadError, OptionError, RemoteCodeError, SourceError
+from nbloader._checkpoint import read_checkpoint
+from nbloader._memory import sample_memory
 
 
 @pytest.fixture
@@ -81,6 +84,19 @@ def wrong_shape(folder: Path) -> None:
 
 def terabytes(folder: Path) -> None:
     shard(folder).write_bytes((10**13).to_bytes(8, "little") + shard(folder).read_bytes()[8:])
+
+
+def endless_shape(folder: Path) -> None:
+    edit_header(shard(folder), lambda header: first_tensor(header).update(shape=[10**4200] * 60))
+
+
+def many_dimensions(folder: Path) -> None:
+    edit_header(shard(folder), lambda header: first_tensor(header).update(shape=[10**9] * 5000))
+
+
+def surrogate_index(folder: Path) -> None:
+    path = folder / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {"a": "x\\ud800.safetensors"}}')
 
 
 def broken_header(folder: Path) -> None:
@@ -155,6 +171,9 @@ CASES = [
     (negative, "where tensor", "again"),
     (wrong_shape, "takes", "again"),
     (terabytes, "10,000,000,000,000", "again"),
+    (endless_shape, "broken header|shape that cannot be", "again"),
+    (many_dimensions, "shape that cannot be", "again"),
+    (surrogate_index, "not there", "missing"),
     (broken_header, "broken header", "again"),
     (outside_index, "outside the checkpoint: '../../secret", "attack"),
     (absolute_index, "outside the checkpoint: '/etc/passwd'", "attack"),
@@ -228,6 +247,42 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     assert not Path("/tmp/nbloader-evil").exists()
 
 
+def test_a_small_pickle_takes_little_memory(tmp_path: Path) -> None:
+    """The memo of the unpickler in C grows to whatever index a few bytes name."""
+    folder = archs.save_bin(archs.build("llama"), tmp_path / "bin")
+    bomb = b"\x80\x02}r" + (2**27).to_bytes(4, "little") + b"."
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", bomb)
+    before = sample_memory().process
+    assert read_checkpoint(folder).tensors == {}
+    assert sample_memory().process - before < 200e6
+
+
+def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(shard(folder)))
+
+    monkeypatch.setattr("nbloader._checkpoint._safetensors_header", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        nbloader.load(folder, progress=False)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps"])
+def test_a_device_that_is_not_there(device: str, folder: Path) -> None:
+    import torch
+
+    if (torch.cuda if device.startswith("cuda") else torch.backends.mps).is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(OptionError, match="cannot be used"):
+        nbloader.load(folder, progress=False, device=device)
+
+
+def test_a_token_in_the_wrong_place_is_not_shown() -> None:
+    with pytest.raises(OptionError) as info:
+        nbloader.start("demo", {"token": "hf_secret"})  # type: ignore[arg-type]
+    assert "hf_secret" not in str(info.value)
+
+
 @pytest.mark.parametrize("size", [0, 3, 100, 5000])
 def test_a_truncated_pickle(size: int, tmp_path: Path) -> None:
     folder = archs.save_bin(archs.build("llama"), tmp_path / "bin")
@@ -250,6 +305,9 @@ def test_a_truncated_pickle(size: int, tmp_path: Path) -> None:
         (None, "names no model"),
         (7, "names no model"),
         (Path("nowhere"), "There is no folder nowhere"),
+        ("n" * 5000, "is no path"),
+        ("~nobody-of-that-name/model", "is no path"),
+        ("a\0b", "is no path|neither"),
     ],
 )
 def test_no_such_model(model: object, what: str) -> None:
@@ -278,7 +336,7 @@ def test_an_unknown_class_names_the_nearest(folder: Path) -> None:
     [
         {"dtype": "bf17"}, {"dtype": 3}, {"device": "gpu"}, {"device": "cpu", "device_map": "auto"},
         {"device_map": "atuo"}, {"revision": 3}, {"token": 5}, {"subfolder": "../up"}, {"subfolder": "/abs"},
-        {"auto_class": 4}, {"local_files_only": "yes"},
+        {"auto_class": 4}, {"local_files_only": "yes"}, {"cache_dir": 5},
     ],
 )  # fmt: skip
 def test_a_value_that_an_option_cannot_take(choices: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_a_hub_that_cannot_be_reached(hub: Hub, folder: Path, tmp_path: Path, mo
     job = nbloader.start("us/llama", cache_dir=tmp_path)
     job.result()
     assert "offline" in [line.code for line in job.state.log]
-    with pytest.raises(SourceError, match="cannot be reached"):
+    with pytest.raises(SourceError, match="does not answer"):
         nbloader.load("us/other", cache_dir=tmp_path, progress=False)
 
 
@@ -186,6 +187,58 @@ def test_no_bytes_for_some_seconds_is_said(hub: Hub, demo_small: Path, tmp_path:
     assert job.state.eta is None
     repo.release.set()
     job.result()
+
+
+def test_a_bar_serves_every_way_the_hub_transfers() -> None:
+    from nbloader._hub import _byte_bar
+
+    counted: list[int] = []
+    with _byte_bar(counted.append)(total=10, unit="B") as bar:
+        bar.update(3)
+        bar.update_transfer(5)
+        bar.set_postfix_str("1 MB/s", refresh=False)
+        bar.set_description("a file")
+    assert counted == [3]
+
+
+def test_transfers_are_over_http_and_settings_come_back(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    hub.repos["us/llama"] = Repo.of_folder(folder)
+    before = constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET
+    seen = []
+    job = nbloader.LoadJob("us/llama", nbloader.LoadOptions(cache_dir=str(tmp_path)))
+
+    def look(event: _events.Event) -> None:
+        if isinstance(event, _events.Downloaded):
+            seen.append((before[0] > constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET))
+
+    job.subscribe(look)
+    job.start().result()
+    assert set(seen) == {(True, True)}
+    assert before == (constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_hub_that_is_broken_is_no_reason_to_fail(hub: Hub, folder: Path, tmp_path: Path, status: int) -> None:
+    hub.repos["us/llama"] = Repo.of_folder(folder)
+    nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
+    hub.repos["us/llama"].broken = status
+    job = nbloader.start("us/llama", cache_dir=tmp_path)
+    job.result()
+    assert "offline" in [line.code for line in job.state.log]
+
+
+def test_weights_that_the_config_names(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    files = dict(Repo.of_folder(archs.save(archs.build("llama"), tmp_path / "one")).files)
+    files["named.safetensors"] = files.pop("model.safetensors")
+    files["config.json"] = json.dumps(
+        {**json.loads(files["config.json"]), "transformers_weights": "named.safetensors"}
+    ).encode()
+    hub.repos["us/named"] = Repo(files)
+    job = nbloader.start("us/named", cache_dir=tmp_path / "cache")
+    job.result()
+    assert [shard.name for shard in job.state.shards] == ["named.safetensors"]
 
 
 class Clock:

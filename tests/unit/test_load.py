@@ -203,14 +203,6 @@ def test_the_class_can_be_named(tmp_path: Path) -> None:
     assert "missing_keys" in [line.code for line in job.state.log]
 
 
-def test_a_config_without_architecture_gets_a_causal_lm(tmp_path: Path) -> None:
-    folder = archs.save(archs.build("llama"), tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    del config["architectures"]
-    (folder / "config.json").write_text(json.dumps(config))
-    assert type(nbloader.load(folder, progress=False).model).__name__ == "LlamaForCausalLM"
-
-
 def test_a_subfolder_loads_with_the_tokenizer_above_it(tmp_path: Path, demo_small: Path) -> None:
     archs.save(archs.build("llama"), tmp_path / "deep")
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -425,3 +417,75 @@ def test_no_fork_warning_after_a_load(demo_small: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(demo_small)], capture_output=True, text=True, check=True)
     assert "parallelism" not in done.stderr
+
+
+def test_a_callback_may_ask_for_the_result(demo_small: Path) -> None:
+    got: list[object] = []
+    job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
+
+    def ask(event: _events.Event) -> None:
+        if isinstance(event, _events.Ready):
+            got.append(job.result().model)
+
+    job.subscribe(ask)
+    assert job.start().result(60).model is got[0]
+
+
+def test_a_callback_that_exits_never_ends_a_load(demo_small: Path) -> None:
+    def leave(event: _events.Event) -> None:
+        raise SystemExit
+
+    job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
+    job.subscribe(leave)
+    assert job.start().result(60).model is not None
+
+
+def test_a_broken_accelerator_never_ends_a_load(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    monkeypatch.setattr(torch.cuda, "empty_cache", broken)
+    assert nbloader.load(demo_small, progress=False).model is not None
+    with pytest.raises(LoadError):
+        nbloader.load(demo_small / "nowhere", progress=False)
+
+
+def test_an_interrupt_of_the_bar_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nbloader import _terminal
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    job = nbloader.start(demo_small)
+    monkeypatch.setattr(_terminal, "_draw", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _terminal.show_bar(job)
+    assert job.state.cancelling
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bart (encoder-decoder)", "BartForConditionalGeneration"),
+        ("t5 (encoder-decoder)", "T5ForConditionalGeneration"),
+        ("bert", "BertModel"),
+        ("llama", "LlamaForCausalLM"),
+        ("vit (images)", "ViTModel"),
+    ],
+)
+@pytest.mark.parametrize("architectures", [None, ["Unheard"], 5, "LlamaForCausalLM"])
+def test_a_class_is_guessed_where_the_config_names_none(
+    name: str, expected: str, architectures: object, tmp_path: Path
+) -> None:
+    folder = archs.save(archs.build(name), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
+    job = nbloader.start(folder)
+    assert type(job.result().model).__name__ == expected
+    assert "guessed_class" in [line.code for line in job.state.log]

@@ -20,7 +20,10 @@ class Chosen(NamedTuple):
 def choose_class(checkpoint: Checkpoint, options: LoadOptions, reporter: Reporter) -> Chosen:
     """Return the class that loads the model, from the config or from ``auto_class``."""
     with reporter.stage("config") as note:
+        _transformers.check_device(options.placement if isinstance(options.placement, str) else None)
         config = _transformers.load_config(checkpoint.folder)
         chosen = Chosen(*_transformers.find_model_class(config, options.auto_class))
+        if options.auto_class is None and chosen.model_class.__name__.startswith("Auto"):
+            reporter.log("warning", "guessed_class", chosen=chosen.model_class.__name__)
         note.detail = chosen.model_class.__name__
     return chosen

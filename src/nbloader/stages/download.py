@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from nbloader import _events as events
 from nbloader import _hub, _transformers
@@ -25,6 +26,7 @@ from nbloader._source import Source
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
 _NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", ".py", ".gitattributes")
 _TEMPLATES = "additional_chat_templates"
+_TOKENIZER = "tokenizer_config.json"
 
 
 def fetch(source: Source, options: LoadOptions, reporter: Reporter) -> tuple[Checkpoint, LoadPlan]:
@@ -51,9 +53,9 @@ def fetch(source: Source, options: LoadOptions, reporter: Reporter) -> tuple[Che
 
 def _download(repository: _hub.Repository, files: Mapping[str, int], options: LoadOptions, reporter: Reporter) -> str:
     prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
-    _check_config(repository, prefix, options, reporter)
+    config = _check_config(repository, prefix, options, reporter)
     here = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
-    weights = choose_weights(here)
+    weights = choose_weights(here, config, Path(repository.repo_id))
     if weights is None:
         raise CheckpointError(
             f"{repository.repo_id} has no weights that transformers can load{f' in {prefix}' if prefix else ''}.",
@@ -87,20 +89,26 @@ def _download(repository: _hub.Repository, files: Mapping[str, int], options: Lo
     return f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
 
 
-def _check_config(repository: _hub.Repository, prefix: str, options: LoadOptions, reporter: Reporter) -> None:
-    """Look at the config before gigabytes are fetched that would be of no use."""
+def _check_config(
+    repository: _hub.Repository, prefix: str, options: LoadOptions, reporter: Reporter
+) -> Mapping[str, Any]:
+    """Return the config, looked at before gigabytes are fetched that would be of no use."""
     if prefix + CONFIG in (repository.files or ()):
         _hub.download(repository, [prefix + CONFIG], options, lambda size: None, reporter.check_cancelled)
     folder = _hub.snapshot_folder(repository.repo_id, repository.commit, options) / prefix
-    _transformers.check_architecture(folder, read_config(folder))
+    config = read_config(folder)
+    _transformers.check_architecture(folder, config)
+    return config
 
 
 def _support_files(names: Collection[str]) -> list[str]:
     """Return the names that are neither weights nor pictures nor pages: config, tokenizer, processor, templates."""
+    # Some processors keep a second tokenizer in a folder of its own.
+    folders = {".", _TEMPLATES} | {str(PurePosixPath(name).parent) for name in names if name.endswith(_TOKENIZER)}
     return sorted(
         name
         for name in names
-        if PurePosixPath(name).parent.name in ("", _TEMPLATES)
+        if str(PurePosixPath(name).parent) in folders
         and len(PurePosixPath(name).parts) <= 2
         and not name.lower().endswith((*_WEIGHT_ENDINGS, *_NOT_NEEDED))
     )
