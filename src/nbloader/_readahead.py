@@ -12,9 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 CHUNK = 8 << 20
 """Bytes of one read: long enough that a request's cost does not show, short enough to cancel at once."""
+
+_SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
 
 _SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and later
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -61,22 +64,40 @@ def _mincore(fd: int, offset: int, length: int) -> int | None:
     return None if failed else min(length, sum(page & 1 for page in vector) * mmap.PAGESIZE)
 
 
-def read_shards(
+class Missing(NamedTuple):
+    """A range of a file that is not wholly resident: `absent` of its `length` bytes are missing."""
+
+    offset: int
+    length: int
+    absent: int
+
+
+def find_missing(path: Path) -> list[Missing]:
+    """Return what of a file is not in the page cache; all of it where the system cannot say.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        return _missing_ranges(file.fileno())
+
+
+def read_missing(
     paths: Sequence[Path],
-    on_resident: Callable[[int, int], None],
+    missing: Sequence[Sequence[Missing]],
     on_read: Callable[[int, int], None],
     check_cancelled: Callable[[], None],
 ) -> None:
-    """Read every file into the page cache, one after the other, leaving out what is there already.
+    """Read what is missing of each file into the page cache, one file after the other.
 
     Parameters
     ----------
-    paths
-        The files, in the order in which they will be needed.
-    on_resident
-        Called with (index of the file, bytes) for bytes that were resident before.
+    paths, missing
+        The files, in the order in which they will be needed, and what `find_missing` says of each.
     on_read
-        Called with (index of the file, bytes) after each read; with 0 when a file's first read begins.
+        Called with (index of the file, bytes that were missing) after each read; with 0 when a file's first begins.
     check_cancelled
         Called before each read; its exception ends the reading.
 
@@ -85,13 +106,6 @@ def read_shards(
     OSError
         Where a file cannot be read.
     """
-    missing = []
-    for index, path in enumerate(paths):
-        with open(path, "rb", buffering=0) as file:
-            ranges, resident = _missing_ranges(file.fileno())
-        missing.append(ranges)
-        on_resident(index, resident)
-        check_cancelled()
     buffer = bytearray(CHUNK)
     for index, (path, ranges) in enumerate(zip(paths, missing, strict=True)):
         if ranges:
@@ -101,24 +115,33 @@ def read_shards(
                     on_read(index, count)
 
 
-def _missing_ranges(fd: int) -> tuple[list[tuple[int, int, int]], int]:
-    """Return the chunks that are not wholly resident, as (offset, length, bytes missing), and the bytes resident."""
+def _missing_ranges(fd: int) -> list[Missing]:
     size = os.fstat(fd).st_size
-    ranges, resident = [], 0
-    for offset in range(0, size, CHUNK):
-        length = min(CHUNK, size - offset)
-        found = resident_bytes(fd, offset, length) or 0
-        resident += found
-        if found < length:
-            ranges.append((offset, length, length - found))
-    return ranges, resident
+    ranges: list[Missing] = []
+    if size and resident_bytes(fd, 0, size) != size:
+        for offset in range(0, size, CHUNK):
+            _add_missing(fd, offset, min(CHUNK, size - offset), ranges)
+    return ranges
+
+
+def _add_missing(fd: int, offset: int, length: int, ranges: list[Missing]) -> None:
+    found = resident_bytes(fd, offset, length) or 0
+    if found == length:
+        return
+    if found == 0 or length <= _SMALLEST:
+        ranges.append(Missing(offset, length, length - found))
+        return
+    # A system short of memory drops a page here and there: look for them, rather than read all again.
+    half = length // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+    _add_missing(fd, offset, half, ranges)
+    _add_missing(fd, offset + half, length - half, ranges)
 
 
 def _read_ranges(
-    fd: int, ranges: Sequence[tuple[int, int, int]], buffer: bytearray, check_cancelled: Callable[[], None]
+    fd: int, ranges: Sequence[Missing], buffer: bytearray, check_cancelled: Callable[[], None]
 ) -> Iterator[int]:
     with memoryview(buffer) as view:
-        for offset, length, missing in ranges:
+        for offset, length, count_missing in ranges:
             done = 0
             while done < length:
                 check_cancelled()
@@ -126,7 +149,7 @@ def _read_ranges(
                 if count == 0:
                     raise OSError(f"the file ended at byte {offset + done:,} while it was read")
                 done += count
-            yield missing
+            yield count_missing
 
 
 def _read_into(fd: int, view: memoryview, offset: int) -> int:

@@ -56,7 +56,6 @@ def import_libraries() -> str:
     import torch
     import transformers
     import transformers.models.auto.modeling_auto
-    import transformers.models.auto.processing_auto
 
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nbloader import LoadCancelled, _readahead
-from nbloader._readahead import CHUNK, make_resident, read_shards, resident_bytes
+from nbloader._readahead import CHUNK, find_missing, make_resident, read_missing, resident_bytes
 
 
 @pytest.fixture
@@ -32,10 +32,11 @@ def share(path: Path) -> float:
 
 
 def read(path: Path) -> tuple[int, list[int]]:
-    resident: list[int] = []
+    """Read what is missing; returns the bytes that were resident, and the counts that were told."""
     counts: list[int] = []
-    read_shards([path], lambda _, size: resident.append(size), lambda _, size: counts.append(size), lambda: None)
-    return sum(resident), counts
+    missing = find_missing(path)
+    read_missing([path], [missing], lambda _, size: counts.append(size), lambda: None)
+    return path.stat().st_size - sum(part.absent for part in missing), counts
 
 
 def fincore(path: Path) -> int:
@@ -74,6 +75,12 @@ def test_only_missing_chunks_are_read(file: Path) -> None:
     assert resident + sum(counts) == file.stat().st_size
 
 
+def test_nothing_is_missing_once_it_is_read(file: Path) -> None:
+    assert sum(part.absent for part in find_missing(file)) == file.stat().st_size
+    read(file)
+    assert find_missing(file) == []
+
+
 def test_reading_can_be_cancelled(file: Path) -> None:
     checks = []
 
@@ -84,7 +91,7 @@ def test_reading_can_be_cancelled(file: Path) -> None:
 
     counts: list[int] = []
     with pytest.raises(LoadCancelled):
-        read_shards([file], lambda *_: None, lambda _, size: counts.append(size), check)
+        read_missing([file], [find_missing(file)], lambda _, size: counts.append(size), check)
     assert 0 < sum(counts) < file.stat().st_size
 
 
@@ -94,7 +101,7 @@ def test_a_file_that_shrinks_is_an_error(file: Path) -> None:
             os.truncate(file, CHUNK + 1)
 
     with pytest.raises(OSError, match="ended"):
-        read_shards([file], lambda *_: None, shrink, lambda: None)
+        read_missing([file], [find_missing(file)], shrink, lambda: None)
 
 
 def test_without_a_way_to_know_everything_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

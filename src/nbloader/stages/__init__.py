@@ -47,6 +47,7 @@ def run(
         tokenizer = make_tokenizer(checkpoint, source, options, reporter)
         chosen = choose_class(checkpoint, options, reporter)
         loaded = place(checkpoint, plan, chosen, options, reporter, read)
-    settle(loaded, checkpoint, reporter)
+        was_read = read()
+    settle(loaded, checkpoint, reporter, was_read=was_read)
     summary = describe(loaded, tokenizer, source, reporter)
     return Outcome(loaded, tokenizer, summary)

@@ -12,10 +12,11 @@ from nbloader import _events as events
 from nbloader import _transformers
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import CheckpointError, LoadCancelled
+from nbloader._locale import size_text
 from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan, placed_bytes, stays_on_cpu
-from nbloader._readahead import read_shards
+from nbloader._readahead import Missing, find_missing, read_missing
 from nbloader._reporter import Reporter
 from nbloader._transformers import PlacedItem
 from nbloader.stages.config import Chosen
@@ -25,17 +26,29 @@ _ROOM = 0.8
 
 
 @contextmanager
-def reading(checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> Iterator[Callable[[], None]]:
+def reading(checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> Iterator[Callable[[], bool]]:
     """Read the shards on a thread of its own, and give a function that waits until they are read.
 
-    Leaving the context ends the reading. A checkpoint that memory cannot hold is not read ahead: placing it, where
-    that makes copies, reads it.
+    The function tells whether anything had to be read: what was resident all along stays so, and need not be looked
+    at again.
+
+    Leaving the context ends the reading. Where all is resident already there is nothing to read, and no thread. A
+    checkpoint that memory cannot hold is not read ahead: placing it, where that makes copies, reads it.
     """
-    if sum(plan.bytes_to_read) > _ROOM * sample_memory().available:
-        reporter.log("warning", "too_large_to_read_ahead", bytes=sum(plan.bytes_to_read))
-        yield lambda: None
+    paths = [shard.path for shard in checkpoint.shards]
+    # On this thread: another one would have to win the interpreter back from it at every question.
+    missing = [find_missing(path) for path in paths]
+    for index, (shard, ranges) in enumerate(zip(checkpoint.shards, missing, strict=True)):
+        reporter.tell(events.Resident, index, shard.bytes - sum(part.absent for part in ranges))
+    to_read = sum(part.absent for ranges in missing for part in ranges)
+    if to_read == 0:
+        yield lambda: False
         return
-    reader = _Reader(checkpoint, reporter)
+    if to_read > _ROOM * sample_memory().available:
+        reporter.log("warning", "too_large_to_read_ahead", size=size_text(sum(plan.bytes_to_read)))
+        yield lambda: True
+        return
+    reader = _Reader(checkpoint, missing, reporter)
     try:
         yield reader.wait
     finally:
@@ -43,8 +56,9 @@ def reading(checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> Itera
 
 
 class _Reader:
-    def __init__(self, checkpoint: Checkpoint, reporter: Reporter) -> None:
+    def __init__(self, checkpoint: Checkpoint, missing: Sequence[Sequence[Missing]], reporter: Reporter) -> None:
         self._checkpoint = checkpoint
+        self._missing = missing
         self._reporter = reporter
         self._done = threading.Event()
         self._stopped = threading.Event()
@@ -53,8 +67,8 @@ class _Reader:
         self._thread = threading.Thread(target=context.run, args=(self._read,), name="nbloader-reader", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Return once every shard is read.
+    def wait(self) -> bool:
+        """Return, with True, once every shard is read.
 
         Raises
         ------
@@ -68,6 +82,7 @@ class _Reader:
         self._reporter.check_cancelled()
         if self._error is not None:
             raise self._error
+        return True
 
     def stop(self) -> None:
         self._stopped.set()
@@ -76,12 +91,8 @@ class _Reader:
     def _read(self) -> None:
         tally = self._reporter.tally(events.Read, self._checkpoint.bytes)
         try:
-            read_shards(
-                [shard.path for shard in self._checkpoint.shards],
-                lambda shard, size: self._reporter.tell(events.Resident, shard, size),
-                tally.add,
-                self._check,
-            )
+            paths = [shard.path for shard in self._checkpoint.shards]
+            read_missing(paths, self._missing, tally.add, self._check)
             tally.flush()
         except LoadCancelled as error:
             self._error = error.with_traceback(None)
@@ -107,7 +118,7 @@ def place(
     chosen: Chosen,
     options: LoadOptions,
     reporter: Reporter,
-    read: Callable[[], None],
+    read: Callable[[], bool],
 ) -> Any:
     """Return the model with every tensor in its place."""
     with reporter.stage("weights") as note:
