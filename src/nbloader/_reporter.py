@@ -15,7 +15,10 @@ PORTION_SECONDS = 0.05
 """Byte counts are joined for so long before they become an event, …"""
 
 PORTION_SHARE = 0.01
-"""… or until they are this share of all bytes: a view that looks in between is never far behind."""
+"""… or until they are this share of all bytes, so that a view that looks in between is never far behind, …"""
+
+PORTION_LEAST_SECONDS = 0.005
+"""… but no sooner than this after the last: mapping a file places gigabytes in milliseconds."""
 
 
 @dataclass
@@ -113,7 +116,8 @@ class Tally:
         known = self._counts.get(shard, (0,) * len(counts))
         self._counts[shard] = tuple(total + count for total, count in zip(known, counts, strict=True))
         self._held += counts[0]
-        if self._held >= self._most or self._clock() - self._flushed >= PORTION_SECONDS:
+        waited = self._clock() - self._flushed
+        if waited >= (PORTION_LEAST_SECONDS if self._held >= self._most else PORTION_SECONDS):
             self.flush()
 
     def flush(self) -> None:

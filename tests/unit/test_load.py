@@ -127,7 +127,7 @@ def test_bytes_read_are_resident_all_along(demo_1gb: Path) -> None:
     assert max(abs(told - true) for told, true in samples) < 0.05, samples
 
 
-def test_bytes_placed_are_in_the_model_all_along(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_placed_are_in_the_model_all_along(demo_1gb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
     models = []
@@ -145,7 +145,7 @@ def test_bytes_placed_are_in_the_model_all_along(demo_small: Path, monkeypatch: 
             placed = sum(p.nbytes for p in models[-1].parameters() if p.device.type != "meta")
             samples.append((job.state.bytes_placed, placed))
 
-    job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
+    job = nbloader.LoadJob(demo_1gb, nbloader.LoadOptions(dtype="float32"))
     job.subscribe(compare)
     job.start().result()
     total = job.state.bytes_to_place

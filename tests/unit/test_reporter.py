@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from nbloader._reporter import PORTION_SECONDS, Tally
+from nbloader._reporter import PORTION_LEAST_SECONDS, PORTION_SECONDS, Tally
 
 
 class Clock:
@@ -27,11 +27,14 @@ def test_counts_are_joined_until_time_has_passed() -> None:
 
 
 def test_a_portion_is_passed_on_once_it_is_large() -> None:
-    counting, _, portions = tally(most=100)
+    counting, clock, portions = tally(most=100)
     counting.add(0, 60)
     counting.add(0, 60)
+    assert portions == [(0, 0)]
+    clock.now += PORTION_LEAST_SECONDS
     counting.add(0, 60)
-    assert portions == [(0, 0), (0, 120)]
+    counting.add(0, 60)
+    assert portions == [(0, 0), (0, 180)]
 
 
 def test_shards_are_told_apart_and_nothing_is_lost() -> None:

@@ -19,13 +19,14 @@ def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> 
     with reporter.stage("metadata") as note:
         if source.repository is not None:
             _transformers.name_model(model, source.name, source.commit)
-        dtypes = _counted(str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters())
-        devices = sorted({str(parameter.device) for parameter in model.parameters()})
+        parameters, buffers = list(model.parameters()), list(model.buffers())
+        dtypes = _counted(str(parameter.dtype).removeprefix("torch.") for parameter in parameters)
+        devices = sorted({str(parameter.device) for parameter in parameters})
         summary = {
             "model_class": type(model).__name__,
             "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "bytes": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "bytes": sum(tensor.nbytes for tensor in (*parameters, *buffers)),
             "dtype": " + ".join(dtypes),
             "device": ", ".join(devices),
         }
