@@ -106,7 +106,7 @@ def read_missing(
     OSError
         Where a file cannot be read.
     """
-    buffer = bytearray(CHUNK)
+    buffer = bytearray(max((part.length for ranges in missing for part in ranges), default=0))
     for index, (path, ranges) in enumerate(zip(paths, missing, strict=True)):
         if ranges:
             on_read(index, 0)

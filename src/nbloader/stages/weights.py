@@ -16,7 +16,7 @@ from nbloader._locale import size_text
 from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan, placed_bytes, stays_on_cpu
-from nbloader._readahead import Missing, find_missing, read_missing
+from nbloader._readahead import CHUNK, Missing, find_missing, read_missing
 from nbloader._reporter import Reporter
 from nbloader._transformers import PlacedItem
 from nbloader.stages.config import Chosen
@@ -32,7 +32,8 @@ def reading(checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> Itera
     The function tells whether anything had to be read: what was resident all along stays so, and need not be looked
     at again.
 
-    Leaving the context ends the reading. Where all is resident already there is nothing to read, and no thread. A
+    Leaving the context ends the reading. Where next to all is resident already, the little that is missing is read
+    at once: a second thread would win the interpreter from this one in turns of 5 ms, which takes longer. A
     checkpoint that memory cannot hold is not read ahead: placing it, where that makes copies, reads it.
     """
     paths = [shard.path for shard in checkpoint.shards]
@@ -49,6 +50,10 @@ def reading(checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> Itera
         yield lambda: True
         return
     reader = _Reader(checkpoint, missing, reporter)
+    if to_read <= CHUNK:
+        reader.read()
+    else:
+        reader.start()
     try:
         yield reader.wait
     finally:
@@ -63,9 +68,11 @@ class _Reader:
         self._done = threading.Event()
         self._stopped = threading.Event()
         self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Read on a thread of its own; returns at once."""
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._read,), name="nbloader-reader", daemon=True)
-        self._thread.start()
+        threading.Thread(target=context.run, args=(self.read,), name="nbloader-reader", daemon=True).start()
 
     def wait(self) -> bool:
         """Return, with True, once every shard is read.
@@ -88,7 +95,8 @@ class _Reader:
         self._stopped.set()
         self._done.wait(0.5)  # a read that hangs in the kernel must not hold the load
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read; what goes wrong is kept for `wait`."""
         tally = self._reporter.tally(events.Read, self._checkpoint.bytes)
         try:
             paths = [shard.path for shard in self._checkpoint.shards]
