@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 READY := $(VENV)/.ready
 NODE_READY := js/node_modules/.ready
+# In a container everybody is root, which Jupyter refuses unless it is told.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 BUNDLE := src/nbloader/static/widget.js
 
 .PHONY: demo test install check format unit widget kernel browser notebooks packaging js bundle watch screenshots benchmark clean
 
 ## demo: JupyterLab with the first tutorial open
 demo: $(READY) $(BUNDLE)
-	$(BIN)/jupyter lab notebooks/01-quickstart.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) --LabApp.default_url=/lab/tree/notebooks/01-quickstart.ipynb
 
 ## test: everything that CI runs
 test: check js unit widget kernel notebooks browser packaging
