@@ -54,6 +54,8 @@ export interface PanelState {
   download: Done;
   read: Done;
   place: Done;
+  /** Reads under way at once, the last time that any were. */
+  readers: number;
   resident: number;
   stages: readonly Stage[];
   memory: Memory | null;

@@ -18,6 +18,7 @@ const STATE: PanelState = {
   download: [0, 0],
   read: [8e8, 1e9],
   place: [2e8, 1e9],
+  readers: 0,
   resident: 0,
   stages: [
     { name: "resolve", started: 0, ended: 0.5, detail: "folder" },
@@ -100,6 +101,13 @@ describe("the panel", () => {
   it("says so when nothing moves", () => {
     model.set({ stalled_for: 12.7, rate: null, eta: null });
     expect(text(".nbl-movement")).toBe("no bytes for 12 s");
+  });
+
+  it("says how many read at once, as long as any do", () => {
+    model.set({ readers: 16, rate: null, eta: null });
+    expect(text(".nbl-movement")).toBe("16 readers");
+    model.set({ read: [1e9, 1e9] });
+    expect(text(".nbl-movement")).toBe("");
   });
 
   it("sends a click, and shows that it waits", () => {

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from nbloader._errors import CheckpointError
 
@@ -54,12 +54,18 @@ FLOATS = {"float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor as the headers describe it: `shard` is an index into the shards, `dtype` a safetensors code."""
+    """One tensor as the headers describe it: `shard` is an index into the shards, `dtype` a safetensors code.
+
+    Its elements lie in the shard's file between the bytes `begin` and `end`; in a ``.bin`` that range holds a little
+    more than them.
+    """
 
     shard: int
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+    begin: int
+    end: int
 
     @property
     def elements(self) -> int:
@@ -257,7 +263,7 @@ def _safetensors_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
         raise CheckpointError(f"{shard.path} has a broken header: it is no JSON object.", _AGAIN)
     header.pop("__metadata__", None)
     _check_offsets(shard, header, shard.bytes - 8 - length)
-    return {key: _tensor(index, shard, key, entry) for key, entry in header.items()}
+    return {key: _tensor(index, shard, key, entry, 8 + length) for key, entry in header.items()}
 
 
 def _check_offsets(shard: ShardFile, header: Mapping[str, Any], size: int) -> None:
@@ -296,7 +302,7 @@ def _is_shape(shape: Collection[object]) -> bool:
     return len(shape) <= _MAX_DIMENSIONS and all(_is_size(extent) and extent < 2**63 for extent in shape)
 
 
-def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any]) -> Tensor:
+def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], start: int) -> Tensor:
     shape, dtype = entry.get("shape"), entry.get("dtype")
     if not isinstance(shape, list) or not _is_shape(shape):
         raise CheckpointError(f"{shard.path} gives tensor {key!r} a shape that cannot be.", _AGAIN)
@@ -308,7 +314,7 @@ def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any]) ->
             f"{math.prod(shape) * bits // 8:,} bytes, not {end - begin:,}.",
             _AGAIN,
         )
-    return Tensor(index, str(dtype), tuple(shape), end - begin)
+    return Tensor(index, str(dtype), tuple(shape), end - begin, start + begin, start + end)
 
 
 def _bin_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
@@ -324,22 +330,33 @@ def _bin_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
                 raise CheckpointError(f"{shard.path} has a pickle of more than 100 MB beside its tensors.", _AGAIN)
             with archive.open(entry) as file:
                 content = _HeaderUnpickler(file).load()
+            storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
     except (zipfile.BadZipFile, StopIteration, OSError) as error:
         raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
         raise CheckpointError(f"{shard.path} holds a pickle that cannot be read: {error!r}.", _AGAIN) from None
-    return _stubs_of(index, content)
+    return _stubs_of(index, content, storages, shard.bytes)
 
 
-def _stubs_of(index: int, content: Any) -> dict[str, Tensor]:
+def _storage_ranges(archive: zipfile.ZipFile, prefix: str, size: int) -> dict[str, tuple[int, int]]:
+    """Return where each storage lies in the file, with its zip header: an entry ends where the next one begins."""
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [entry.header_offset for entry in entries[1:]] + [size]
+    return {
+        entry.filename.removeprefix(f"{prefix}data/"): (entry.header_offset, end)
+        for entry, end in zip(entries, ends, strict=True)
+    }
+
+
+def _stubs_of(index: int, content: Any, storages: Mapping[str, tuple[int, int]], size: int) -> dict[str, Tensor]:
     nested = content.get("state_dict") if isinstance(content, dict) else None
     content = nested if isinstance(nested, dict) else content
     if not isinstance(content, dict):
         return {}
     return {
-        str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes)
+        str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes, *storages.get(stub.storage, (0, size)))
         for key, stub in content.items()
         if isinstance(stub, _TensorStub)
     }
@@ -368,11 +385,16 @@ class _InertDict(dict[Any, Any]):
     def __setstate__(self, state: Any) -> None: ...
 
 
+class _StorageStub(NamedTuple):
+    dtype: str
+    key: str
+
+
 class _TensorStub(_Inert):
     """A tensor of a pickle, without its elements."""
 
     def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *rest: Any) -> None:
-        code = storage if isinstance(storage, str) else ""
+        code, self.storage = storage if isinstance(storage, _StorageStub) else ("", "")
         self.dtype = code or "UNKNOWN"
         self.shape = tuple(shape) if isinstance(shape, tuple) and _is_shape(shape) else ()
         self.bytes = math.prod(self.shape) * _BITS.get(code, 0) // 8
@@ -401,4 +423,6 @@ class _HeaderUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         # ("storage", storage type, key, location, number of elements)
-        return pid[1] if isinstance(pid, tuple) and len(pid) > 1 and isinstance(pid[1], str) else _Inert()
+        if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[1], str):
+            return _StorageStub(pid[1], str(pid[2]))
+        return _Inert()

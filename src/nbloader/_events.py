@@ -98,6 +98,13 @@ class Read(Event):
 
 
 @dataclass(frozen=True)
+class ReadersChanged(Event):
+    """So many threads read from now on."""
+
+    readers: int
+
+
+@dataclass(frozen=True)
 class ReadEnded(Event):
     """All `bytes` of a shard that the load needs are resident, whoever read them."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,7 +25,11 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, at one moment. `process` is this process's RSS, mapped checkpoint pages included."""
+    """Bytes, at one moment. `process` is this process's RSS, mapped checkpoint pages included.
+
+    `total` and `available` are the host's or, where that is less, what this process's control group may have (a
+    container's limit).
+    """
 
     total: int
     available: int
@@ -34,7 +40,45 @@ class Memory:
 def sample_memory() -> Memory:
     """Return what is held now. Never imports torch, and never wakes an accelerator that nobody uses."""
     host = psutil.virtual_memory()
-    return Memory(host.total, host.available, psutil.Process().memory_info().rss, tuple(_accelerators()))
+    total, available = host.total, host.available
+    for limit, room in cgroup_limits():
+        total, available = min(total, limit), min(available, room)
+    return Memory(total, available, psutil.Process().memory_info().rss, tuple(_accelerators()))
+
+
+def cgroup_limits(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[tuple[int, int]]:
+    """Yield (limit, bytes left of it) of each control group of this process that limits memory.
+
+    Page cache that can be given up counts as left. Source: cgroup v2,
+    https://docs.kernel.org/admin-guide/cgroup-v2.html, and v1, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return  # not Linux
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top, names = (root, _V2) if controllers == "" else (root / "memory", _V1)
+        folder = top / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(top):
+                break
+            with suppress(OSError, ValueError):  # a group without a limit says "max", or has no such file
+                limit, used = (int((group / name).read_text()) for name in names)
+                yield limit, max(0, limit - used + _file_pages(group / "memory.stat"))
+
+
+_V2 = ("memory.max", "memory.current")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _file_pages(path: Path) -> int:
+    counts = dict(line.split() for line in path.read_text().splitlines())
+    return int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
 
 
 def _accelerators() -> list[Accelerator]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nbloader._errors import OptionError, did_you_mean
+from nbloader._pace import MOST_READERS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
@@ -42,6 +43,11 @@ class LoadOptions:
         The class that loads the model, by name (``"AutoModelForCausalLM"``) or itself; None takes it from the config.
     local_files_only
         Do not ask the Hub: what is not in the cache is an error.
+    readahead
+        Whether to read the weights' files in parallel, ahead of placing: ``"auto"`` into the page cache or, where the
+        storage does not keep it, into this process's memory; True into the page cache in any case; False not at all.
+    readers
+        How many reads are under way at once, 1 to 64; None finds the number by measuring.
 
     Raises
     ------
@@ -58,6 +64,8 @@ class LoadOptions:
     subfolder: str = ""
     auto_class: str | type | None = None
     local_files_only: bool = False
+    readahead: bool | str = "auto"
+    readers: int | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -68,6 +76,7 @@ class LoadOptions:
         self._check_placement()
         self._check_texts()
         _check_subfolder(self.subfolder)
+        self._check_reading()
 
     def _check_placement(self) -> None:
         if self.device is not None and self.device_map is not None:
@@ -82,6 +91,15 @@ class LoadOptions:
         ):
             raise OptionError(
                 f"device_map={self.device_map!r} is not a device map.", did_you_mean(self.device_map, _DEVICE_MAPS)
+            )
+
+    def _check_reading(self) -> None:
+        if self.readahead not in ("auto", True, False):
+            raise OptionError(f"readahead={self.readahead!r} is not a choice.", "Use 'auto', True or False.")
+        is_number = isinstance(self.readers, int) and not isinstance(self.readers, bool)
+        if self.readers is not None and not (is_number and 1 <= self.readers <= MOST_READERS):
+            raise OptionError(
+                f"readers={self.readers!r} is no number of readers.", f"Give 1 to {MOST_READERS}, or leave it out."
             )
 
     def _check_texts(self) -> None:

@@ -100,6 +100,7 @@ def view_of(state: LoadState) -> dict[str, Any]:
             "download": [state.bytes_downloaded, state.bytes_to_download],
             "read": [state.bytes_read, state.bytes_to_read],
             "place": [state.bytes_placed, state.bytes_to_place],
+            "readers": state.readers,
             "resident": sum(shard.bytes_resident for shard in state.shards),
             "stages": [asdict(stage) for stage in state.stages],
             "memory": None if state.memory is None else asdict(state.memory),

@@ -1,184 +1,331 @@
-"""Reads checkpoint files into the page cache, so that placing them does not wait, and counts what is resident.
+"""Reads parts of files on threads of its own, in the order in which they will be needed, ahead of who needs them.
 
-Linux only tells what is resident (cachestat, or mincore through a mapping); elsewhere everything is read, which is
-right and, for what was resident, quick.
+What is read stays in the page cache, or goes into files in memory. Linux and macOS have preadv, which reads without
+holding the interpreter and without a file position that threads would share; Windows has neither, and there each reader
+opens the file for itself.
 """
 
 from __future__ import annotations
 
-import ctypes
-import mmap
+import contextvars
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-CHUNK = 8 << 20
-"""Bytes of one read: long enough that a request's cost does not show, short enough to cancel at once."""
+from nbloader._memory_file import MemoryFile
+from nbloader._pace import Pace
+from nbloader._page_cache import Missing, kernel_readahead
 
-_SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
-
-_SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and later
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-class _Range(ctypes.Structure):
-    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+_BUFFER = 256 << 10  # what a read into the page cache passes through: small enough to stay in the processor's cache
+_MOST_BUFFERS = 1024  # that one call takes
+_LEAST_PART = 256 << 10  # bytes
+_MOST_PARTS = 4096
+_MOST_KERNEL_READAHEAD = 1 << 20  # bytes that may come in untold behind each reader
 
 
-class _CacheStat(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")
-    )
+class Part(NamedTuple):
+    """A part of a file that is read as one: `absent` of its bytes are not in memory yet."""
 
-
-def resident_bytes(fd: int, offset: int, length: int) -> int | None:
-    """Return how many bytes of a file's range are in the page cache, to the page; None where it cannot be known.
-
-    Source: cachestat(2), https://docs.kernel.org/filesystems/proc.html; mincore(2).
-    """
-    if _libc is None:
-        return None
-    stat = _CacheStat()
-    asked = _Range(offset, length)
-    if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(stat), 0) == 0:
-        return min(length, int(stat.cached) * mmap.PAGESIZE)
-    return _mincore(fd, offset, length)
-
-
-def _mincore(fd: int, offset: int, length: int) -> int | None:
-    # For files that this user neither owns nor may write, mincore answers "all resident" whatever is true.
-    if _libc is None or (os.fstat(fd).st_uid != os.geteuid() and os.geteuid() != 0):
-        return None
-    pages = -(-length // mmap.PAGESIZE)
-    vector = (ctypes.c_ubyte * pages)()
-    try:
-        mapping = mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE, offset=offset)
-    except (OSError, ValueError):
-        return None
-    with mapping:
-        anchor = ctypes.c_char.from_buffer(mapping)
-        failed = _libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), ctypes.c_size_t(length), vector)
-        del anchor
-    return None if failed else min(length, sum(page & 1 for page in vector) * mmap.PAGESIZE)
-
-
-class Missing(NamedTuple):
-    """A range of a file that is not wholly resident: `absent` of its `length` bytes are missing."""
-
+    file: int
     offset: int
     length: int
     absent: int
 
-
-def find_missing(path: Path) -> list[Missing]:
-    """Return what of a file is not in the page cache; all of it where the system cannot say.
-
-    Raises
-    ------
-    OSError
-        Where the file cannot be read.
-    """
-    with open(path, "rb", buffering=0) as file:
-        return _missing_ranges(file.fileno())
+    @property
+    def end(self) -> int:
+        """Where it ends in the file."""
+        return self.offset + self.length
 
 
-def read_missing(
-    paths: Sequence[Path],
-    missing: Sequence[Sequence[Missing]],
-    on_read: Callable[[int, int], None],
-    check_cancelled: Callable[[], None],
-) -> None:
-    """Read what is missing of each file into the page cache, one file after the other.
+def make_parts(missing: Sequence[Sequence[Missing]], use: Iterable[tuple[int, int, int]] = ()) -> list[Part]:
+    """Return the parts to read, in the order in which they will be needed.
 
     Parameters
     ----------
-    paths, missing
-        The files, in the order in which they will be needed, and what `find_missing` says of each.
+    missing
+        Of each file, what is not in memory, by offset.
+    use
+        (file, begin, end) of what will be used, in that order. What is never used comes last.
+    """
+    total = sum(piece.length for pieces in missing for piece in pieces)
+    unit = max(_LEAST_PART, -(-total // _MOST_PARTS))
+    files = [[part for piece in pieces for part in _split(file, piece, unit)] for file, pieces in enumerate(missing)]
+    first_use: dict[Part, int] = {}
+    for rank, (file, begin, end) in enumerate(use):
+        for part in _overlapping(files[file], begin, end):
+            first_use.setdefault(part, rank)
+    parts = [part for parts in files for part in parts]
+    return sorted(parts, key=lambda part: first_use.get(part, len(first_use) + len(parts) + part.file))
+
+
+def _split(file: int, piece: Missing, unit: int) -> list[Part]:
+    if piece.absent != piece.length:
+        return [Part(file, *piece)]
+    return [
+        Part(file, piece.offset + begin, length, length)
+        for begin in range(0, piece.length, unit)
+        for length in (min(unit, piece.length - begin),)
+    ]
+
+
+def _overlapping(parts: Sequence[Part], begin: int, end: int) -> Sequence[Part]:
+    first = bisect_left(parts, begin, key=lambda part: part.end - 1)
+    last = bisect_left(parts, end, key=lambda part: part.offset)
+    return parts[first:last]
+
+
+class Readahead:
+    """Reads parts of files, several at a time.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    parts
+        What to read of them, in order.
+    pace
+        Says how many readers there are, and how much each reads at once.
     on_read
-        Called with (index of the file, bytes that were missing) after each read; with 0 when a file's first begins.
-    check_cancelled
-        Called before each read; its exception ends the reading.
-
-    Raises
-    ------
-    OSError
-        Where a file cannot be read.
+        Called with (index of the file, bytes that were absent) after each read, with 0 when a file's first begins;
+        one call at a time.
+    on_readers
+        Called with the number of readers whenever it changes.
+    copies
+        For each file that does not go to the page cache, the file in memory that takes what is read. They are closed
+        at the end.
+    window
+        Bytes that may lie read and unused; None for no limit.
     """
-    buffer = bytearray(max((part.length for ranges in missing for part in ranges), default=0))
-    for index, (path, ranges) in enumerate(zip(paths, missing, strict=True)):
-        if ranges:
-            on_read(index, 0)
-            with open(path, "rb", buffering=0) as file:
-                for count in _read_ranges(file.fileno(), ranges, buffer, check_cancelled):
-                    on_read(index, count)
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        parts: Sequence[Part],
+        pace: Pace,
+        on_read: Callable[[int, int], None],
+        on_readers: Callable[[int], None] = lambda readers: None,
+        copies: Mapping[int, MemoryFile] | None = None,
+        window: int | None = None,
+    ) -> None:
+        self._paths = paths
+        self._left = deque(enumerate(parts))
+        self._ends = list(accumulate(part.length for part in parts))
+        self._pace = pace
+        self._on_read = on_read
+        self._on_readers = on_readers
+        self._copies = copies or {}
+        self._window = window
+        self._read = [threading.Event() for _ in parts]
+        self._by_file: list[list[tuple[Part, int]]] = [[] for _ in paths]
+        for number, part in enumerate(parts):
+            self._by_file[part.file].append((part, number))
+        for numbered in self._by_file:
+            numbered.sort(key=lambda pair: pair[0].offset)
+        self._changed = threading.Condition()
+        self._files: dict[int, int] = {}
+        self._unread = [len(numbered) for numbered in self._by_file]
+        self._begun: set[int] = set()
+        self._threads: list[threading.Thread] = []
+        self._told_readers = 0
+        self._used = 0
+        self._working = 0
+        self._stopped = False
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to read; returns at once."""
+        with self._changed:
+            self._add_readers()
+
+    def run(self) -> None:
+        """Read everything on this thread, and return."""
+        self._working = 1
+        self._work(0)
+
+    def wait_for(self, file: int, begin: int, end: int, check_cancelled: Callable[[], None]) -> None:
+        """Return once the bytes from `begin` to `end` of a file are read. They count as used from then on.
+
+        Raises
+        ------
+        OSError
+            Where a file could not be read.
+        """
+        parts = self._by_file[file]
+        first = bisect_left(parts, begin, key=lambda pair: pair[0].end - 1)
+        last = bisect_left(parts, end, key=lambda pair: pair[0].offset)
+        numbers = [number for _, number in parts[first:last]]
+        if numbers:
+            self._use(max(numbers))
+        for number in numbers:
+            self._wait(number, check_cancelled)
+
+    def wait(self, check_cancelled: Callable[[], None]) -> None:
+        """Return once everything is read.
+
+        Raises
+        ------
+        OSError
+            Where a file could not be read.
+        """
+        for number in range(len(self._read)):
+            self._use(number)
+            self._wait(number, check_cancelled)
+
+    def stop(self, seconds: float = 0.5) -> None:
+        """End the reading. A read that hangs in the kernel is left behind after some seconds."""
+        with self._changed:
+            self._stopped = self._ended = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._close()
+
+    def _use(self, number: int) -> None:
+        if self._window is None or self._ends[number] <= self._used:
+            return
+        with self._changed:
+            self._used = max(self._used, self._ends[number])
+            self._changed.notify_all()
+
+    def _wait(self, number: int, check_cancelled: Callable[[], None]) -> None:
+        while not self._read[number].wait(0.05):
+            check_cancelled()
+            if self._error is not None:
+                raise self._error
+            if self._stopped:
+                raise RuntimeError("Reading was stopped.")
+
+    def _add_readers(self) -> None:
+        while len(self._threads) < min(self._pace.readers, len(self._read)):
+            context = contextvars.copy_context()
+            thread = threading.Thread(
+                target=context.run, args=(self._work, len(self._threads)), name="nbloader-reader", daemon=True
+            )
+            self._threads.append(thread)
+            self._working += 1
+            thread.start()
+        if self._told_readers != self._pace.readers:
+            self._told_readers = self._pace.readers
+            self._on_readers(self._pace.readers)
+
+    def _work(self, reader: int) -> None:
+        buffer = memoryview(bytearray(_BUFFER))
+        try:
+            while taken := self._take(reader):
+                began = time.monotonic()
+                count = self._read_parts([part for _, part in taken], buffer)
+                self._finish(taken, count, time.monotonic() - began)
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            with self._changed:
+                self._error = self._error or error.with_traceback(None)
+                self._stopped = True
+                self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._working -= 1
+            self._close()
+
+    def _take(self, reader: int) -> list[tuple[int, Part]]:
+        """Return the next parts for a reader, which lie one behind the other in a file; none once all are taken."""
+        with self._changed:
+            while not self._stopped and self._left and (reader >= self._pace.readers or self._is_far_ahead()):
+                self._changed.wait()
+            if self._stopped or not self._left:
+                return []
+            taken = [self._left.popleft()]
+            length = taken[0][1].length
+            while self._left and length < self._pace.read_size:
+                follower = self._left[0][1]
+                if follower.file != taken[-1][1].file or follower.offset != taken[-1][1].end:
+                    break
+                taken.append(self._left.popleft())
+                length += follower.length
+            if not self._left:
+                self._changed.notify_all()
+            file = taken[0][1].file
+            if file not in self._begun:
+                self._begun.add(file)
+                self._on_read(file, 0)
+            return taken
+
+    def _is_far_ahead(self) -> bool:
+        return self._window is not None and self._ends[self._left[0][0]] - self._used > self._window
+
+    def _finish(self, taken: Sequence[tuple[int, Part]], count: int, seconds: float) -> None:
+        with self._changed:
+            if self._stopped:
+                return
+            file = taken[0][1].file
+            self._on_read(file, sum(part.absent for _, part in taken))
+            for number, _ in taken:
+                self._read[number].set()
+            self._unread[file] -= len(taken)
+            if self._unread[file] == 0 and file in self._files:
+                os.close(self._files.pop(file))
+            self._pace.finished(time.monotonic(), count, seconds)
+            if self._threads and self._pace.readers != self._told_readers:
+                self._add_readers()
+                self._changed.notify_all()
+
+    def _read_parts(self, parts: Sequence[Part], buffer: memoryview) -> int:
+        file, begin, end = parts[0].file, parts[0].offset, parts[-1].end
+        copy = self._copies.get(file)
+        offset = begin
+        while offset < end:
+            try:
+                if hasattr(os, "preadv"):
+                    into = _repeated(buffer, end - offset) if copy is None else [copy.view[offset:end]]
+                    count = os.preadv(self._open(file), into, offset)
+                else:
+                    count = _read_by_seeking(self._paths[file], offset, buffer[: end - offset])
+            except OSError as error:
+                error.filename = error.filename or os.fspath(self._paths[file])
+                raise
+            if count == 0:
+                raise OSError(
+                    None, f"the file ended at byte {offset:,} while it was read", os.fspath(self._paths[file])
+                )
+            offset += count
+        return end - begin
+
+    def _open(self, file: int) -> int:
+        with self._changed:
+            if file not in self._files:
+                path = self._paths[file]
+                self._files[file] = os.open(path, os.O_RDONLY)
+                if kernel_readahead(path) > _MOST_KERNEL_READAHEAD:
+                    # It would read behind every reader's back, as much again, what another reader is reading.
+                    os.posix_fadvise(self._files[file], 0, 0, os.POSIX_FADV_RANDOM)
+            return self._files[file]
+
+    def _close(self) -> None:
+        """Close every file, once nobody reads any more: a reader that was left behind does it when it comes back."""
+        with self._changed:
+            if self._working or not (self._stopped or not self._left):
+                return
+            while self._files:
+                os.close(self._files.popitem()[1])
+            if self._ended:
+                for copy in self._copies.values():
+                    copy.close()
+                self._copies = {}
 
 
-def _missing_ranges(fd: int) -> list[Missing]:
-    size = os.fstat(fd).st_size
-    ranges: list[Missing] = []
-    if size and resident_bytes(fd, 0, size) != size:
-        for offset in range(0, size, CHUNK):
-            _add_missing(fd, offset, min(CHUNK, size - offset), ranges)
-    return ranges
+def _repeated(buffer: memoryview, length: int) -> list[memoryview]:
+    """Return one buffer as often as it takes for `length` bytes: the bytes are not wanted, only their being read."""
+    whole, rest = divmod(min(length, _MOST_BUFFERS * len(buffer)), len(buffer))
+    return [buffer] * whole + ([buffer[:rest]] if rest else [])
 
 
-def _add_missing(fd: int, offset: int, length: int, ranges: list[Missing]) -> None:
-    found = resident_bytes(fd, offset, length) or 0
-    if found == length:
-        return
-    if found == 0 or length <= _SMALLEST:
-        ranges.append(Missing(offset, length, length - found))
-        return
-    # A system short of memory drops a page here and there: look for them, rather than read all again.
-    half = length // 2 // mmap.PAGESIZE * mmap.PAGESIZE
-    _add_missing(fd, offset, half, ranges)
-    _add_missing(fd, offset + half, length - half, ranges)
-
-
-def _read_ranges(
-    fd: int, ranges: Sequence[Missing], buffer: bytearray, check_cancelled: Callable[[], None]
-) -> Iterator[int]:
-    with memoryview(buffer) as view:
-        for offset, length, count_missing in ranges:
-            done = 0
-            while done < length:
-                check_cancelled()
-                count = _read_into(fd, view[done:length], offset + done)
-                if count == 0:
-                    raise OSError(f"the file ended at byte {offset + done:,} while it was read")
-                done += count
-            yield count_missing
-
-
-def _read_into(fd: int, view: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(fd, [view], offset)
-    os.lseek(fd, offset, os.SEEK_SET)  # Windows has no pread
-    content = os.read(fd, len(view))
-    view[: len(content)] = content
-    return len(content)
-
-
-def make_resident(address: int, length: int, check_cancelled: Callable[[], None]) -> None:
-    """Fault a mapped range of this process's memory in, window by window, without changing it.
-
-    Where the system cannot be asked to (MADV_POPULATE_READ, Linux 5.14 and later), one byte of each page is read.
-    """
-    window = 64 << 20
-    start = address - address % mmap.PAGESIZE
-    for begin in range(start, address + length, window):
-        check_cancelled()
-        extent = min(window, address + length - begin)
-        if not _populate(begin, extent):
-            for page in range(max(begin, address), begin + extent, mmap.PAGESIZE):
-                ctypes.c_ubyte.from_address(page).value  # noqa: B018 - reading it is the point
-
-
-def _populate(address: int, length: int) -> bool:
-    madv_populate_read = 22
-    return (
-        _libc is not None
-        and _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(madv_populate_read)) == 0
-    )
+def _read_by_seeking(path: Path, offset: int, into: memoryview) -> int:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        return file.readinto(into) or 0

@@ -100,6 +100,8 @@ class LoadState:
     # Bytes moved so far, without what was resident already: (seconds, downloaded, read, placed).
     moves: tuple[tuple[float, int, int, int], ...] = ()
     placing_copies: bool = True
+    # Reads under way at once, the last time that any were.
+    readers: int = 0
     floor: float = 0.0
 
     @property
@@ -268,6 +270,11 @@ def _(event: events.Read, state: LoadState) -> LoadState:
         read_ended=event.t if bytes_read >= shard.bytes else None,
     )
     return _moved(_change_shard(state, event.shard, shard), event.t, read=event.bytes)
+
+
+@_apply.register
+def _(event: events.ReadersChanged, state: LoadState) -> LoadState:
+    return replace(state, readers=event.readers)
 
 
 @_apply.register

@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,19 @@ class Watcher:
         Called with the text of what transformers would have printed.
     check_cancelled
         Called before each step; its exception ends the load.
+    wait_for
+        Called with (path of a weight file, name of a tensor in it) before its elements are used, on any thread, and
+        returns once they can be.
+    path_of
+        Called with the path of a weight file; returns the one to open in its place.
     """
 
     on_open: Callable[[Sequence[str]], None]
     on_placed: Callable[[PlacedItem], None]
     on_warning: Callable[[str], None]
     check_cancelled: Callable[[], None]
+    wait_for: Callable[[str, str], None]
+    path_of: Callable[[str], str]
 
 
 _watchers: dict[int, Watcher] = {}
@@ -130,6 +137,103 @@ def watched(watcher: Watcher) -> Iterator[None]:
         replaced = transformers_logging.set_tqdm_hook(previous)
         if replaced is not hook:  # somebody set a hook of their own meanwhile
             transformers_logging.set_tqdm_hook(replaced)
+
+
+def can_wait() -> bool:
+    """Tell whether this transformers opens weight files through the functions that `waiting` stands in for."""
+    from transformers import modeling_utils
+
+    return hasattr(modeling_utils, "safe_open") and hasattr(modeling_utils, "load_state_dict")
+
+
+@contextlib.contextmanager
+def waiting(watcher: Watcher) -> Iterator[None]:
+    """Have transformers wait for each tensor that this thread loads, until it has been read.
+
+    It opens every file before it places the first tensor, and gets handles here that wait when elements are asked
+    for. Other threads get what they always get.
+    """
+    if not can_wait():
+        yield
+        return
+    from transformers import modeling_utils as module
+
+    thread = threading.get_ident()
+    safe_open: Any = module.safe_open
+    load_state_dict: Any = module.load_state_dict
+
+    def open_waiting(filename: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return safe_open(filename, *args, **kwargs)
+        name = os.fspath(filename)
+        return _WaitingFile(safe_open(watcher.path_of(name), *args, **kwargs), name, watcher)
+
+    def load_waiting(checkpoint_file: Any, *args: Any, **kwargs: Any) -> Any:
+        name = os.fspath(checkpoint_file)
+        if threading.get_ident() != thread or name.endswith(".safetensors"):
+            return load_state_dict(checkpoint_file, *args, **kwargs)
+        tensors = load_state_dict(watcher.path_of(name), *args, **kwargs)
+        return {key: _WaitingTensor(tensor, name, key, watcher) for key, tensor in tensors.items()}
+
+    module.safe_open, module.load_state_dict = open_waiting, load_waiting
+    try:
+        yield
+    finally:
+        module.safe_open, module.load_state_dict = safe_open, load_state_dict
+
+
+class _WaitingTensor:
+    """A tensor, or a slice of safetensors, whose elements are waited for when they are asked for."""
+
+    def __init__(self, tensor: Any, path: str, key: str, watcher: Watcher) -> None:
+        self._tensor, self._path, self._key, self._watcher = tensor, path, key, watcher
+
+    def __getitem__(self, index: Any) -> Any:
+        self._watcher.wait_for(self._path, self._key)
+        return self._tensor[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor, name)
+
+
+class _WaitingFile:
+    """An open safetensors file, whose slices are waited for when their elements are asked for."""
+
+    def __init__(self, file: Any, path: str, watcher: Watcher) -> None:
+        self._file, self._path, self._watcher = file, path, watcher
+
+    def __enter__(self) -> _WaitingFile:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def get_slice(self, name: str) -> _WaitingTensor:
+        return _WaitingTensor(self._file.get_slice(name), self._path, name, self._watcher)
+
+    def get_tensor(self, name: str) -> Any:
+        self._watcher.wait_for(self._path, name)
+        return self._file.get_tensor(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def placing_order(names: Iterable[str]) -> list[str]:
+    """Return tensor names in the order in which transformers places them: by their parts, numbers as numbers."""
+    return sorted(names, key=_placing_key)
+
+
+def _placing_key(name: str) -> list[tuple[Any, ...]]:
+    key: list[tuple[Any, ...]] = []
+    for part in name.split("."):
+        if part.isdigit():
+            key.append((0, int(part)))
+        else:
+            word = part.rstrip("0123456789")
+            key.append((1, word, int(part[len(word) :] or -1)))
+    return key
 
 
 class _SilentBar:
@@ -321,8 +425,8 @@ def load_model(
         Whatever transformers could not do, in words.
     """
     warnings: list[str] = []
-    noting = Watcher(watcher.on_open, watcher.on_placed, warnings.append, watcher.check_cancelled)
-    with _told(folder, warnings), watched(noting):
+    noting = replace(watcher, on_warning=warnings.append)
+    with _told(folder, warnings), watched(noting), waiting(noting):
         model, info = model_class.from_pretrained(
             str(folder),
             config=config,

@@ -17,7 +17,7 @@ from support import archs
 import nbloader
 from nbloader import LoadCancelled, LoadError, _events
 from nbloader._memory import sample_memory
-from nbloader._readahead import resident_bytes
+from nbloader._page_cache import resident_bytes
 
 
 def make_cold(folder: Path) -> None:

@@ -1,121 +1,208 @@
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
-import subprocess
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nbloader import LoadCancelled, _readahead
-from nbloader._readahead import CHUNK, find_missing, make_resident, read_missing, resident_bytes
+from nbloader._memory_file import MemoryFile
+from nbloader._pace import Pace
+from nbloader._page_cache import Missing, find_missing
+from nbloader._readahead import Part, Readahead, make_parts
+
+MB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _parts_of_one_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_readahead, "_LEAST_PART", MB)
+
+
+def never() -> None: ...
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
-    path.write_bytes(os.urandom(3 * CHUNK + 12_345))
-    make_cold(path)
-    return path
+def files(tmp_path: Path) -> list[Path]:
+    paths = []
+    for number, size in enumerate((9 * MB + 123, 1, 4 * MB)):
+        path = tmp_path / str(number)
+        path.write_bytes(os.urandom(size))
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        paths.append(path)
+    return paths
 
 
-def make_cold(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def all_of(paths: Sequence[Path]) -> list[list[Missing]]:
+    sizes = [path.stat().st_size for path in paths]
+    return [[Missing(0, size, size)] for size in sizes]
 
 
-def share(path: Path) -> float:
-    with open(path, "rb") as file:
-        return (resident_bytes(file.fileno(), 0, path.stat().st_size) or 0) / path.stat().st_size
+def reading(paths: Sequence[Path], counts: list[tuple[int, int]], readers: int | None = 4, **more: Any) -> Readahead:
+    parts = more.pop("parts", None) or make_parts(all_of(paths))
+    on_read = more.pop("on_read", lambda file, size: counts.append((file, size)))
+    return Readahead(paths, parts, Pace(sum(part.length for part in parts), readers), on_read, **more)
 
 
-def read(path: Path) -> tuple[int, list[int]]:
-    """Read what is missing; returns the bytes that were resident, and the counts that were told."""
-    counts: list[int] = []
-    missing = find_missing(path)
-    read_missing([path], [missing], lambda _, size: counts.append(size), lambda: None)
-    return path.stat().st_size - sum(part.absent for part in missing), counts
+def test_parts_cover_what_is_missing_once() -> None:
+    missing = [[Missing(0, 3 * MB + 5, 3 * MB + 5), Missing(8 * MB, 100, 40)], [], [Missing(0, 1, 1)]]
+    parts = make_parts(missing)
+    assert [part.length for part in parts] == [MB, MB, MB, 5, 100, 1]
+    assert sum(part.absent for part in parts) == 3 * MB + 5 + 40 + 1
 
 
-def fincore(path: Path) -> int:
-    done = subprocess.run(["fincore", "-b", "-n", "-o", "RES", str(path)], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+def test_parts_come_in_the_order_of_use_and_the_unused_last() -> None:
+    missing = [[Missing(0, 4 * MB, 4 * MB)], [Missing(0, 2 * MB, 2 * MB)]]
+    use = [(1, MB, MB + 10), (0, 3 * MB - 1, 3 * MB + 1), (0, 0, 10)]
+    parts = make_parts(missing, use)
+    assert [(part.file, part.offset // MB) for part in parts] == [(1, 1), (0, 2), (0, 3), (0, 0), (0, 1), (1, 0)]
 
 
-def test_cold_bytes_are_read_and_counted_once(file: Path) -> None:
-    resident, counts = read(file)
-    assert resident == 0
-    assert counts[0] == 0
-    assert sum(counts) == file.stat().st_size
-    assert share(file) == 1.0
+def test_a_large_checkpoint_has_no_more_parts_than_a_small_one() -> None:
+    assert len(make_parts([[Missing(0, 10**12, 10**12)]])) <= 4096
 
 
-def test_resident_bytes_are_counted_and_not_read_again(file: Path) -> None:
-    read(file)
-    assert read(file) == (file.stat().st_size, [])
+@pytest.mark.parametrize("readers", [1, 7, None])
+def test_every_byte_is_read_and_counted_once(files: list[Path], readers: int | None) -> None:
+    counts: list[tuple[int, int]] = []
+    readahead = reading(files, counts, readers)
+    readahead.start()
+    readahead.wait(never)
+    readahead.stop()
+    for number, path in enumerate(files):
+        sizes = [size for file, size in counts if file == number]
+        assert sizes[0] == 0
+        assert sum(sizes) == path.stat().st_size
+        assert find_missing(path) == []
 
 
-def test_what_is_resident_agrees_with_fincore(file: Path) -> None:
-    with open(file, "rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no readahead: just what is asked for
-        os.preadv(opened.fileno(), [bytearray(CHUNK)], CHUNK)
-        told = resident_bytes(opened.fileno(), 0, file.stat().st_size)
-        counted_by_mincore = _readahead._mincore(opened.fileno(), 0, file.stat().st_size)
-    assert told == counted_by_mincore == fincore(file) == CHUNK
-
-
-def test_only_missing_chunks_are_read(file: Path) -> None:
-    with open(file, "rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        os.preadv(opened.fileno(), [bytearray(CHUNK)], CHUNK)
-    resident, counts = read(file)
-    assert resident == CHUNK
-    assert resident + sum(counts) == file.stat().st_size
-
-
-def test_nothing_is_missing_once_it_is_read(file: Path) -> None:
-    assert sum(part.absent for part in find_missing(file)) == file.stat().st_size
-    read(file)
-    assert find_missing(file) == []
-
-
-def test_reading_can_be_cancelled(file: Path) -> None:
-    checks = []
-
-    def check() -> None:
-        checks.append(1)
-        if len(checks) == 3:
-            raise LoadCancelled("enough")
-
-    counts: list[int] = []
-    with pytest.raises(LoadCancelled):
-        read_missing([file], [find_missing(file)], lambda _, size: counts.append(size), check)
-    assert 0 < sum(counts) < file.stat().st_size
-
-
-def test_a_file_that_shrinks_is_an_error(file: Path) -> None:
-    def shrink(_: int, size: int) -> None:
-        if size:
-            os.truncate(file, CHUNK + 1)
-
-    with pytest.raises(OSError, match="ended"):
-        read_missing([file], [find_missing(file)], shrink, lambda: None)
-
-
-def test_without_a_way_to_know_everything_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_readahead, "_libc", None)
+def test_without_preadv_every_byte_is_read(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "preadv")
-    assert sum(read(file)[1]) == file.stat().st_size
+    counts: list[tuple[int, int]] = []
+    readahead = reading(files, counts)
+    readahead.run()
+    readahead.wait(never)
+    assert sum(size for _, size in counts) == sum(path.stat().st_size for path in files)
+    assert all(find_missing(path) == [] for path in files)
 
 
-@pytest.mark.parametrize("populate", [True, False])
-def test_a_mapping_becomes_resident(file: Path, populate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not populate:
-        monkeypatch.setattr(_readahead, "_populate", lambda *_: False)
-    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapping:
-        anchor = ctypes.c_char.from_buffer(mapping)
-        make_resident(ctypes.addressof(anchor) + 100, len(mapping) - 100, lambda: None)
-        assert share(file) == 1.0
-        del anchor
+def test_a_range_is_there_before_the_rest_is(files: list[Path]) -> None:
+    passed, blocked = threading.Event(), threading.Event()
+
+    def hold(file: int, size: int) -> None:
+        if file == 2:
+            blocked.set()
+            passed.wait(30)
+
+    readahead = reading(files, [], 1, on_read=hold)
+    readahead.start()
+    readahead.wait_for(0, 3 * MB, 3 * MB + 1, never)
+    blocked.wait(30)
+    assert find_missing(files[2]) != []
+    passed.set()
+    readahead.wait(never)
+    assert find_missing(files[2]) == []
+    readahead.stop()
+
+
+def test_copies_hold_the_same_bytes_and_are_given_back(files: list[Path]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    copies = {number: MemoryFile(path.stat().st_size) for number, path in enumerate(files)}
+    paths = {number: copy.path for number, copy in copies.items()}
+    readahead = reading(files, [], copies=copies)
+    readahead.start()
+    readahead.wait(never)
+    for number, path in enumerate(files):
+        assert Path(paths[number]).read_bytes() == path.read_bytes()
+    readahead.stop()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_more_than_the_window_is_read_ahead_of_use(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(32 * MB))
+    read, farthest = [0], [0]
+    used = [0]
+
+    def count(_: int, size: int) -> None:
+        read[0] += size
+        farthest[0] = max(farthest[0], read[0] - used[0])
+
+    readahead = reading([path], [], 4, on_read=count, window=4 * MB)
+    readahead.start()
+    for number in range(32):
+        used[0] = (number + 1) * MB  # what is waited for counts as used
+        readahead.wait_for(0, number * MB, (number + 1) * MB, never)
+    readahead.wait(never)
+    readahead.stop()
+    assert read[0] == 32 * MB
+    assert farthest[0] <= 4 * MB
+
+
+def test_what_is_waited_for_is_read_beyond_the_window(files: list[Path]) -> None:
+    readahead = reading(files, [], 2, window=MB)
+    readahead.start()
+    readahead.wait_for(2, 0, 4 * MB, never)
+    readahead.stop()
+
+
+def test_a_cancel_reaches_who_waits(files: list[Path]) -> None:
+    released = threading.Event()
+
+    def cancelled() -> None:
+        raise LoadCancelled("enough")
+
+    readahead = reading(files, [], 1, on_read=lambda file, size: released.wait(30) and None)
+    readahead.start()
+    with pytest.raises(LoadCancelled):
+        readahead.wait(cancelled)
+    released.set()
+    readahead.stop()
+
+
+def test_stopping_leaves_no_thread_and_no_file_open(files: list[Path]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    readahead = reading(files, [], 3)
+    readahead.start()
+    readahead.wait_for(0, 0, 1, never)
+    readahead.stop(30)
+    assert not [thread for thread in threading.enumerate() if thread.name == "nbloader-reader"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_shrinks_is_an_error_that_names_it(files: list[Path]) -> None:
+    def shrink(file: int, size: int) -> None:
+        if file == 0 and size:
+            os.truncate(files[0], MB)
+
+    readahead = reading(files, [], 1, on_read=shrink)
+    readahead.start()
+    with pytest.raises(OSError, match="ended at byte") as info:
+        readahead.wait(never)
+    assert info.value.filename == str(files[0])
+    readahead.stop()
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(files: list[Path]) -> None:
+    parts = [Part(1, 0, 1, 1)]
+    files[1].unlink()
+    readahead = reading(files, [], 1, parts=parts)
+    readahead.start()
+    with pytest.raises(FileNotFoundError) as info:
+        readahead.wait(never)
+    assert info.value.filename == str(files[1])
+    readahead.stop()
+
+
+def test_the_number_of_readers_is_told(files: list[Path]) -> None:
+    told: list[int] = []
+    readahead = reading(files, [], 5, on_readers=told.append)
+    readahead.start()
+    readahead.wait(never)
+    readahead.stop()
+    assert told == [5]

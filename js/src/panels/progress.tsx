@@ -18,6 +18,9 @@ function movement(state: PanelState): string {
   if (state.eta !== null) {
     parts.push(fill(texts.panel.eta, { time: duration(state.eta) }));
   }
+  if (state.readers > 0 && state.read[0] < state.read[1]) {
+    parts.push(fill(texts.panel.readers, { count: state.readers }));
+  }
   return parts.join(" · ");
 }
 

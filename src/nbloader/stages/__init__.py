@@ -43,11 +43,10 @@ def run(
     source = resolve(model, options, reporter)
     checkpoint, plan = fetch(source, options, reporter)
     on_plan(plan)
-    with reading(checkpoint, plan, reporter) as read:
+    with reading(checkpoint, plan, options, reporter) as supply:
         tokenizer = make_tokenizer(checkpoint, source, options, reporter)
         chosen = choose_class(checkpoint, options, reporter)
-        loaded = place(checkpoint, plan, chosen, options, reporter, read)
-        was_read = read()
-    settle(loaded, checkpoint, reporter, was_read=was_read)
+        loaded = place(checkpoint, plan, chosen, options, reporter, supply)
+    settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     summary = describe(loaded, tokenizer, source, reporter)
     return Outcome(loaded, tokenizer, summary)

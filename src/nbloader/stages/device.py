@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from nbloader import _events as events
 from nbloader._checkpoint import Checkpoint
-from nbloader._readahead import find_missing, make_resident
+from nbloader._pace import Pace
+from nbloader._page_cache import find_missing, make_resident
+from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
 
 
-def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, was_read: bool) -> None:
+def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
     """Read what is mapped and not resident, and wait for devices to finish their copies.
 
-    What reading had brought in may be gone again: storage that drops its cache when a file is opened, a host short of
-    memory. Then the model's own memory is touched, which brings it in wherever it comes from. `was_read` tells whether
-    there was anything to read at all.
+    What reading had brought in may be gone again: a host short of memory, storage that drops its cache when a file is
+    opened. Then the model's own memory is touched, which brings it in wherever it comes from. `may_be_missing` tells
+    whether to look.
     """
     import torch
 
     with reporter.stage("device") as note:
-        if was_read and any(find_missing(shard.path) for shard in checkpoint.shards):
+        if may_be_missing and _read_again([shard.path for shard in checkpoint.shards], reporter):
             for address, length in _cpu_storages(model):
                 make_resident(address, length, reporter.check_cancelled)
         devices = sorted({str(parameter.device) for parameter in model.parameters()})
@@ -32,6 +35,20 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, was_read: 
         for index, shard in enumerate(checkpoint.shards):
             reporter.tell(events.ReadEnded, index, shard.bytes)
         note.detail = ", ".join(devices)
+
+
+def _read_again(paths: Sequence[Path], reporter: Reporter) -> bool:
+    """Read what is missing of the files; tell whether some is missing still."""
+    parts = make_parts([find_missing(path) for path in paths])
+    if not parts:
+        return False
+    readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts)), lambda file, size: None)
+    readahead.start()
+    try:
+        readahead.wait(reporter.check_cancelled)
+    finally:
+        readahead.stop()
+    return any(find_missing(path) for path in paths)
 
 
 def _cpu_storages(model: Any) -> Iterator[tuple[int, int]]:

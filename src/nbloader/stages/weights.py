@@ -2,122 +2,191 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from nbloader import _events as events
 from nbloader import _transformers
 from nbloader._checkpoint import Checkpoint
-from nbloader._errors import CheckpointError, LoadCancelled
+from nbloader._errors import CheckpointError
 from nbloader._locale import size_text
 from nbloader._memory import sample_memory
+from nbloader._memory_file import MemoryFile
 from nbloader._options import LoadOptions
+from nbloader._pace import Pace
+from nbloader._page_cache import Missing, drops_cache, find_missing
 from nbloader._plan import LoadPlan, placed_bytes, stays_on_cpu
-from nbloader._readahead import CHUNK, Missing, find_missing, read_missing
+from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
 from nbloader._transformers import PlacedItem
 from nbloader.stages.config import Chosen
 
 _ROOM = 0.8
-"""Share of the available memory up to which reading ahead keeps what it reads; beyond it evicts it again."""
+"""Share of the available memory up to which what is read ahead is safe from being evicted."""
+
+_LEAST_WINDOW = 256 << 20  # bytes
+_AT_ONCE = 8 << 20
+"""Bytes up to which what is missing is read at once: another thread would win the interpreter from this one in turns of
+5 ms, which takes longer."""
 
 
 @contextmanager
-def reading(checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> Iterator[Callable[[], bool]]:
-    """Read the shards on a thread of its own, and give a function that waits until they are read.
-
-    The function tells whether anything had to be read: what was resident all along stays so, and need not be looked
-    at again.
-
-    Leaving the context ends the reading. Where next to all is resident already, the little that is missing is read
-    at once: a second thread would win the interpreter from this one in turns of 5 ms, which takes longer. A
-    checkpoint that memory cannot hold is not read ahead: placing it, where that makes copies, reads it.
-    """
-    paths = [shard.path for shard in checkpoint.shards]
-    # On this thread: another one would have to win the interpreter back from it at every question.
-    missing = [find_missing(path) for path in paths]
-    for index, (shard, ranges) in enumerate(zip(checkpoint.shards, missing, strict=True)):
-        reporter.tell(events.Resident, index, shard.bytes - sum(part.absent for part in ranges))
-    to_read = sum(part.absent for ranges in missing for part in ranges)
-    if to_read == 0:
-        yield lambda: False
-        return
-    if to_read > _ROOM * sample_memory().available:
-        reporter.log("warning", "too_large_to_read_ahead", size=size_text(sum(plan.bytes_to_read)))
-        yield lambda: True
-        return
-    reader = _Reader(checkpoint, missing, reporter)
-    if to_read <= CHUNK:
-        reader.read()
-    else:
-        reader.start()
+def reading(checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> Iterator[Supply]:
+    """Read the shards in the background, in the order in which they will be placed; leaving the context ends it."""
+    supply = Supply(checkpoint, reporter)
     try:
-        yield reader.wait
+        supply.start(plan, options)
+        yield supply
     finally:
-        reader.stop()
+        supply.stop()
 
 
-class _Reader:
-    def __init__(self, checkpoint: Checkpoint, missing: Sequence[Sequence[Missing]], reporter: Reporter) -> None:
+class Supply:
+    """The bytes of a checkpoint: what of them is read, and waiting for the rest.
+
+    They are read into the page cache, from where placing maps them: the next load finds them there. Where storage
+    does not keep its cache when a file is opened again, they are read into files in memory. What memory cannot hold
+    is read no further ahead of placing than it can, or, where nothing is placed elsewhere, not at all.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, reporter: Reporter) -> None:
         self._checkpoint = checkpoint
-        self._missing = missing
         self._reporter = reporter
-        self._done = threading.Event()
-        self._stopped = threading.Event()
-        self._error: BaseException | None = None
+        self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(checkpoint.shards)}
+        self._copies: dict[int, MemoryFile] = {}
+        self._readahead: Readahead | None = None
+        self._tally = reporter.tally(events.Read, checkpoint.bytes)
+        self.may_be_missing = False
+        """Whether bytes may be missing from the page cache still once all has been read and placed."""
 
-    def start(self) -> None:
-        """Read on a thread of its own; returns at once."""
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self.read,), name="nbloader-reader", daemon=True).start()
+    def start(self, plan: LoadPlan, options: LoadOptions) -> None:
+        """Begin to read what is missing; returns at once, or after a few megabytes where no more is missing."""
+        paths = [shard.path for shard in self._checkpoint.shards]
+        # On this thread: another one would have to win the interpreter back from it at every question.
+        missing = [find_missing(path) for path in paths]
+        to_read = sum(piece.absent for pieces in missing for piece in pieces)
+        room = int(_ROOM * sample_memory().available)
+        drops = to_read > 0 and drops_cache(paths[0])
+        if drops and options.readahead == "auto" and self._checkpoint.bytes <= room:
+            missing = [[Missing(0, shard.bytes, shard.bytes)] for shard in self._checkpoint.shards]
+            to_read = self._checkpoint.bytes
+        for number, (shard, pieces) in enumerate(zip(self._checkpoint.shards, missing, strict=True)):
+            self._reporter.tell(events.Resident, number, shard.bytes - sum(piece.absent for piece in pieces))
+        if to_read == 0:
+            return
+        self.may_be_missing = True
+        if options.readahead is False:
+            return
+        copied = sum(plan.bytes_to_place) if plan.copies and stays_on_cpu(options) else 0
+        window = None if to_read + copied <= room else max(_LEAST_WINDOW, room - copied)
+        if window is not None and not plan.copies:
+            self._reporter.log("warning", "too_large_to_read_ahead", size=size_text(self._checkpoint.bytes))
+            return
+        if window is not None:
+            self._reporter.log("info", "reading_in_window", size=size_text(window))
+        if drops and options.readahead == "auto" and window is None:
+            self._reporter.log("info", "reading_into_memory")
+            self._copies = {number: MemoryFile(shard.bytes) for number, shard in enumerate(self._checkpoint.shards)}
+            self.may_be_missing = False
+        tensors = self._checkpoint.tensors
+        used = (tensors[name] for name in _transformers.placing_order(tensors))
+        # What opening a file takes is in the page cache since the headers were read, but in no copy yet.
+        order = self._heads() if self._copies else []
+        order += [(tensor.shard, tensor.begin, tensor.end) for tensor in used]
+        parts = make_parts(missing, order)
+        self._readahead = Readahead(
+            paths,
+            parts,
+            Pace(to_read, options.readers),
+            self._count,
+            lambda readers: self._reporter.tell(events.ReadersChanged, readers),
+            self._copies,
+            window,
+        )
+        if to_read <= _AT_ONCE and not self._copies:
+            self._readahead.run()
+        else:
+            self._readahead.start()
 
-    def wait(self) -> bool:
-        """Return, with True, once every shard is read.
+    def wait_for(self, path: str, key: str) -> None:
+        """Return once a tensor is read: `path` is its file, `key` its name in it.
 
         Raises
         ------
         CheckpointError
-            Where one could not be.
+            Where it could not be read.
         LoadCancelled
             Once the load is cancelled.
         """
-        while not self._done.wait(0.05):
-            self._reporter.check_cancelled()
-        self._reporter.check_cancelled()
-        if self._error is not None:
-            raise self._error
-        return True
+        number = self._numbers.get(path)
+        tensor = self._checkpoint.tensors.get(key)
+        if self._readahead is None or number is None:
+            return
+        begin, end = 0, self._checkpoint.shards[number].bytes
+        if tensor is not None and tensor.shard == number:
+            begin, end = tensor.begin, tensor.end
+        with self._told():
+            self._readahead.wait_for(number, begin, end, self._reporter.check_cancelled)
+
+    def wait(self) -> None:
+        """Return once everything is read.
+
+        Raises
+        ------
+        CheckpointError
+            Where something could not be read.
+        LoadCancelled
+            Once the load is cancelled.
+        """
+        if self._readahead is not None:
+            with self._told():
+                self._readahead.wait(self._reporter.check_cancelled)
+            self._tally.flush()
+
+    def path_of(self, path: str) -> str:
+        """Return the path to open in a shard's place, once what opening it takes is read."""
+        number = self._numbers.get(path, -1)
+        copy = self._copies.get(number)
+        if copy is None:
+            return path
+        assert self._readahead is not None
+        for shard, begin, end in self._heads():
+            if shard == number:
+                with self._told():
+                    self._readahead.wait_for(shard, begin, end, self._reporter.check_cancelled)
+        return copy.path
+
+    def _heads(self) -> list[tuple[int, int, int]]:
+        """Return (shard, begin, end) of what lies before and behind the tensors: what opening a file reads."""
+        spans: dict[int, tuple[int, int]] = {}
+        for tensor in self._checkpoint.tensors.values():
+            begin, end = spans.get(tensor.shard, (tensor.begin, tensor.end))
+            spans[tensor.shard] = min(begin, tensor.begin), max(end, tensor.end)
+        heads = []
+        for number, shard in enumerate(self._checkpoint.shards):
+            begin, end = spans.get(number, (shard.bytes, shard.bytes))
+            heads += [(number, 0, begin), (number, end, shard.bytes)]
+        return [(number, begin, end) for number, begin, end in heads if begin < end]
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._done.wait(0.5)  # a read that hangs in the kernel must not hold the load
+        """End the reading."""
+        if self._readahead is not None:
+            self._readahead.stop()
 
-    def read(self) -> None:
-        """Read; what goes wrong is kept for `wait`."""
-        tally = self._reporter.tally(events.Read, self._checkpoint.bytes)
+    def _count(self, shard: int, size: int) -> None:
+        self._tally.add(shard, size)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            paths = [shard.path for shard in self._checkpoint.shards]
-            read_missing(paths, self._missing, tally.add, self._check)
-            tally.flush()
-        except LoadCancelled as error:
-            self._error = error.with_traceback(None)
+            yield
         except OSError as error:
-            self._error = CheckpointError(
+            raise CheckpointError(
                 f"{error.filename or self._checkpoint.folder} could not be read: {error.strerror or error}.",
                 "Check the disk or the network drive, then load again.",
-            )
-        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
-            self._error = error
-        finally:
-            self._done.set()
-
-    def _check(self) -> None:
-        self._reporter.check_cancelled()
-        if self._stopped.is_set():
-            raise LoadCancelled("Reading was stopped.")
+            ) from None
 
 
 def place(
@@ -126,13 +195,14 @@ def place(
     chosen: Chosen,
     options: LoadOptions,
     reporter: Reporter,
-    read: Callable[[], bool],
+    supply: Supply,
 ) -> Any:
     """Return the model with every tensor in its place."""
     with reporter.stage("weights") as note:
         on_cpu = stays_on_cpu(options)
         reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory(on_cpu))
-        read()
+        if not _transformers.can_wait():
+            supply.wait()
         tracker = _PlaceTracker(checkpoint, plan, reporter)
         model, info = _transformers.load_model(
             checkpoint.folder,
@@ -140,9 +210,10 @@ def place(
             chosen.config,
             options.dtype,
             options.placement,
-            tracker.watcher(),
+            tracker.watcher(supply),
         )
         tracker.finish()
+        supply.wait()
         _log_account(info, reporter)
         note.detail = f"{plan.tensors} tensors, {plan.format}"
     return model
@@ -165,12 +236,14 @@ class _PlaceTracker:
         self._reporter = reporter
         self._tally = reporter.tally(events.Placed, sum(plan.bytes_to_place))
 
-    def watcher(self) -> _transformers.Watcher:
+    def watcher(self, supply: Supply) -> _transformers.Watcher:
         return _transformers.Watcher(
             on_open=self._open,
             on_placed=self._placed,
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),
             check_cancelled=self._reporter.check_cancelled,
+            wait_for=supply.wait_for,
+            path_of=supply.path_of,
         )
 
     def finish(self) -> None:

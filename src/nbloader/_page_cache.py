@@ -1,0 +1,153 @@
+"""What of a file is in the page cache, and bringing what is mapped into memory.
+
+Linux tells (cachestat, or mincore through a mapping). macOS has a mincore that tells only of this process's own pages,
+and Windows tells nothing: there everything counts as missing and is read, which is right and, for what was resident,
+quick.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+_CHUNK = 8 << 20  # bytes asked about at once
+_SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
+
+_SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and later
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _CacheStat(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")
+    )
+
+
+def resident_bytes(fd: int, offset: int, length: int) -> int | None:
+    """Return how many bytes of a file's range are in the page cache, to the page; None where it cannot be known.
+
+    Source: cachestat(2), https://docs.kernel.org/filesystems/proc.html; mincore(2).
+    """
+    if _libc is None:
+        return None
+    stat = _CacheStat()
+    asked = _Range(offset, length)
+    if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(stat), 0) == 0:
+        return min(length, int(stat.cached) * mmap.PAGESIZE)
+    return _mincore(fd, offset, length)
+
+
+def _mincore(fd: int, offset: int, length: int) -> int | None:
+    # For files that this user neither owns nor may write, mincore answers "all resident" whatever is true.
+    if _libc is None or (os.fstat(fd).st_uid != os.geteuid() and os.geteuid() != 0):
+        return None
+    pages = -(-length // mmap.PAGESIZE)
+    vector = (ctypes.c_ubyte * pages)()
+    try:
+        mapping = mmap.mmap(fd, length, flags=mmap.MAP_PRIVATE, offset=offset)
+    except (OSError, ValueError):
+        return None
+    with mapping:
+        anchor = ctypes.c_char.from_buffer(mapping)
+        failed = _libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), ctypes.c_size_t(length), vector)
+        del anchor
+    return None if failed else min(length, sum(page & 1 for page in vector) * mmap.PAGESIZE)
+
+
+class Missing(NamedTuple):
+    """A range of a file that is not wholly resident: `absent` of its `length` bytes are missing."""
+
+    offset: int
+    length: int
+    absent: int
+
+
+def find_missing(path: Path) -> list[Missing]:
+    """Return what of a file is not in the page cache; all of it where the system cannot say.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        return _missing_ranges(file.fileno())
+
+
+def _missing_ranges(fd: int) -> list[Missing]:
+    size = os.fstat(fd).st_size
+    ranges: list[Missing] = []
+    if size and resident_bytes(fd, 0, size) != size:
+        for offset in range(0, size, _CHUNK):
+            _add_missing(fd, offset, min(_CHUNK, size - offset), ranges)
+    return ranges
+
+
+def _add_missing(fd: int, offset: int, length: int, ranges: list[Missing]) -> None:
+    found = resident_bytes(fd, offset, length) or 0
+    if found == length:
+        return
+    if found == 0 or length <= _SMALLEST:
+        ranges.append(Missing(offset, length, length - found))
+        return
+    # A system short of memory drops a page here and there: look for them, rather than read all again.
+    half = length // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+    _add_missing(fd, offset, half, ranges)
+    _add_missing(fd, offset + half, length - half, ranges)
+
+
+def drops_cache(path: Path) -> bool:
+    """Tell whether the page cache does not keep what is read of this file until it is opened again.
+
+    So it is on storage that drops its cache at every open (FUSE without keep_cache) or goes around it (FUSE with
+    direct_io, a distributed file system with a cache of its own). False where the system cannot say.
+    """
+    size = min(os.path.getsize(path), _SMALLEST)
+    with open(path, "rb", buffering=0) as file:
+        file.read(size)
+    with open(path, "rb", buffering=0) as file:
+        return size > 0 and resident_bytes(file.fileno(), 0, size) == 0
+
+
+def kernel_readahead(path: Path) -> int:
+    """Return how many bytes the kernel reads ahead on the storage of this file; 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    device = os.stat(path).st_dev
+    try:
+        text = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()
+    except OSError:
+        return 0
+    return int(text) << 10
+
+
+def make_resident(address: int, length: int, check_cancelled: Callable[[], None]) -> None:
+    """Fault a mapped range of this process's memory in, window by window, without changing it.
+
+    Where the system cannot be asked to (MADV_POPULATE_READ, Linux 5.14 and later), one byte of each page is read.
+    """
+    window = 64 << 20
+    start = address - address % mmap.PAGESIZE
+    for begin in range(start, address + length, window):
+        check_cancelled()
+        extent = min(window, address + length - begin)
+        if not _populate(begin, extent):
+            for page in range(max(begin, address), begin + extent, mmap.PAGESIZE):
+                ctypes.c_ubyte.from_address(page).value  # noqa: B018 - reading it is the point
+
+
+def _populate(address: int, length: int) -> bool:
+    madv_populate_read = 22
+    return (
+        _libc is not None
+        and _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(madv_populate_read)) == 0
+    )

@@ -1,0 +1,81 @@
+"""The number of readers, found on imagined storage: a function from (reads under way, bytes) to seconds."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+import pytest
+
+from nbloader._pace import MOST_READERS, Pace
+
+GB = 10**9
+Storage = Callable[[int, int], float]
+
+
+def network(reads: int, size: int) -> float:
+    """Answer every request after 1 ms, at 200 MB/s, however many there are."""
+    return 0.001 + size / 200e6
+
+
+def narrow_network(reads: int, size: int) -> float:
+    """Do so up to 1.2 GB/s together."""
+    return max(network(reads, size), reads * size / 1.2e9)
+
+
+def disk(reads: int, size: int) -> float:
+    """Give 1.5 GB/s together, whoever asks."""
+    return reads * size / 1.5e9
+
+
+def crowded(reads: int, size: int) -> float:
+    """Get slower with every read beyond four at once."""
+    return reads * size / 1.5e9 * (1 + 0.1 * max(0, reads - 4))
+
+
+def read(storage: Storage, total: int = 20 * GB, readers: int | None = None) -> tuple[float, Pace]:
+    """Read `total` bytes; returns the seconds it takes, and the pace in the end."""
+    pace = Pace(total, readers)
+    now, left = 0.0, total
+    running: list[tuple[float, float, int]] = []
+    while left or running:
+        while left and len(running) < pace.readers:
+            size = min(pace.read_size, left)
+            left -= size
+            heapq.heappush(running, (now + storage(len(running) + 1, size), now, size))
+        now, began, size = heapq.heappop(running)
+        pace.finished(now, size, now - began)
+    return now, pace
+
+
+def test_storage_that_answers_many_at_once_gets_many_readers() -> None:
+    seconds, pace = read(network)
+    assert pace.readers == MOST_READERS
+    assert seconds < 1.2 * 20 * GB / (MOST_READERS * 200e6)
+
+
+@pytest.mark.parametrize(("storage", "limit"), [(narrow_network, 1.2e9), (disk, 1.5e9)])
+def test_what_the_storage_gives_is_reached(storage: Storage, limit: float) -> None:
+    seconds, _ = read(storage)
+    assert seconds < 1.05 * 20 * GB / limit
+
+
+def test_storage_that_suffers_from_many_gets_few() -> None:
+    _, pace = read(crowded)
+    assert pace.readers <= 8
+
+
+def test_a_fixed_number_stays() -> None:
+    _, pace = read(network, readers=3)
+    assert pace.readers == 3
+
+
+def test_what_is_under_way_is_a_small_share_of_all() -> None:
+    for total in (GB, 100 * GB):
+        _, pace = read(network, total)
+        assert pace.readers * pace.read_size <= 0.03 * total
+
+
+def test_a_slow_line_is_read_in_small_pieces() -> None:
+    _, pace = read(lambda reads, size: reads * size / 10e6, GB)
+    assert pace.read_size == 256 << 10

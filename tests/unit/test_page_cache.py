@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbloader import _page_cache
+from nbloader._page_cache import drops_cache, find_missing, make_resident, resident_bytes
+
+CHUNK = 8 << 20
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(3 * CHUNK + 12_345))
+    make_cold(path)
+    return path
+
+
+def make_cold(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def share(path: Path) -> float:
+    with open(path, "rb") as file:
+        return (resident_bytes(file.fileno(), 0, path.stat().st_size) or 0) / path.stat().st_size
+
+
+def fincore(path: Path) -> int:
+    done = subprocess.run(["fincore", "-b", "-n", "-o", "RES", str(path)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def absent(path: Path) -> int:
+    return sum(piece.absent for piece in find_missing(path))
+
+
+def test_what_is_resident_agrees_with_fincore(file: Path) -> None:
+    with open(file, "rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no readahead: just what is asked for
+        os.preadv(opened.fileno(), [bytearray(CHUNK)], CHUNK)
+        told = resident_bytes(opened.fileno(), 0, file.stat().st_size)
+        counted_by_mincore = _page_cache._mincore(opened.fileno(), 0, file.stat().st_size)
+    assert told == counted_by_mincore == fincore(file) == CHUNK
+
+
+def test_what_is_missing_is_what_is_not_resident(file: Path) -> None:
+    assert absent(file) == file.stat().st_size
+    with open(file, "rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.preadv(opened.fileno(), [bytearray(CHUNK)], CHUNK)
+    assert absent(file) == file.stat().st_size - CHUNK
+    assert [piece.offset for piece in find_missing(file)] == [0, 2 * CHUNK, 3 * CHUNK]
+    file.read_bytes()
+    assert find_missing(file) == []
+
+
+def test_where_the_system_cannot_say_everything_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.read_bytes()
+    monkeypatch.setattr(_page_cache, "_libc", None)
+    assert absent(file) == file.stat().st_size
+    assert not drops_cache(file)
+
+
+def test_ordinary_storage_keeps_its_cache(file: Path) -> None:
+    assert not drops_cache(file)
+
+
+@pytest.mark.parametrize("populate", [True, False])
+def test_a_mapping_becomes_resident(file: Path, populate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not populate:
+        monkeypatch.setattr(_page_cache, "_populate", lambda *_: False)
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapping:
+        anchor = ctypes.c_char.from_buffer(mapping)
+        make_resident(ctypes.addressof(anchor) + 100, len(mapping) - 100, lambda: None)
+        assert share(file) == 1.0
+        del anchor
+
+
+def test_storage_that_drops_its_cache_at_open_is_found_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_dropping(*args: Any, **kwargs: Any) -> Any:
+        opened = open(*args, **kwargs)  # noqa: SIM115 - the caller closes it
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return opened
+
+    monkeypatch.setattr(_page_cache, "open", open_dropping, raising=False)
+    assert drops_cache(file)
