@@ -110,6 +110,20 @@ def test_a_range_is_there_before_the_rest_is(files: list[Path]) -> None:
     readahead.stop()
 
 
+def test_waiting_lasts_until_the_bytes_are_there(files: list[Path]) -> None:
+    released = threading.Event()
+    readahead = reading(files, [], 1, on_read=lambda file, size: released.wait(30) and None)
+    readahead.start()
+    waiting = threading.Thread(target=readahead.wait_for, args=(0, 0, 1, never))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    released.set()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    readahead.stop()
+
+
 def test_copies_hold_the_same_bytes_and_are_given_back(files: list[Path]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     copies = {number: MemoryFile(path.stat().st_size) for number, path in enumerate(files)}

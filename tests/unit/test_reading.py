@@ -127,7 +127,7 @@ def test_reading_begins_before_the_tokenizer_is_made(demo: Path) -> None:
     kinds = [type(event).__name__ for event in job.events]
     ended = next(i for i, e in enumerate(job.events) if isinstance(e, _events.StageEnded) and e.stage == "tokenizer")
     assert kinds.index("Read") < ended
-    assert job.state.readers == 16
+    assert job.state.readers >= 1
 
 
 def test_without_readahead_ready_means_read_all_the_same(demo: Path) -> None:
