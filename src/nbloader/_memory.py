@@ -41,15 +41,15 @@ def sample_memory() -> Memory:
     """Return what is held now. Never imports torch, and never wakes an accelerator that nobody uses."""
     host = psutil.virtual_memory()
     total, available = host.total, host.available
-    for limit, room in cgroup_limits():
+    for limit, room in cgroup_limits(host.total):
         total, available = min(total, limit), min(available, room)
     return Memory(total, available, psutil.Process().memory_info().rss, tuple(_accelerators()))
 
 
 def cgroup_limits(
-    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+    host: int, own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[tuple[int, int]]:
-    """Yield (limit, bytes left of it) of each control group of this process that limits memory.
+    """Yield (limit, bytes left of it) of each control group of this process that limits memory below the host's.
 
     Page cache that can be given up counts as left. Source: cgroup v2,
     https://docs.kernel.org/admin-guide/cgroup-v2.html, and v1, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
@@ -68,8 +68,10 @@ def cgroup_limits(
             if not group.is_relative_to(top):
                 break
             with suppress(OSError, ValueError):  # a group without a limit says "max", or has no such file
-                limit, used = (int((group / name).read_text()) for name in names)
-                yield limit, max(0, limit - used + _file_pages(group / "memory.stat"))
+                limit = int((group / names[0]).read_text())
+                if limit < host:
+                    used = int((group / names[1]).read_text())
+                    yield limit, max(0, limit - used + _file_pages(group / "memory.stat"))
 
 
 _V2 = ("memory.max", "memory.current")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 MOST_READERS = 64
 _FIRST_READERS = 16
-_MOST_BYTES = 8 << 20
+_MOST_BYTES = 4 << 20  # longer ones brought no more
 _LEAST_BYTES = 256 << 10
-_READ_SECONDS = 0.25  # long enough that seeks and turns of the interpreter do not show, short enough for true progress
-_IN_FLIGHT = 0.015  # of all bytes: what is being read is not told yet, and what is told must be true within 5 %
+_READ_SECONDS = 0.05  # long enough that seeks and turns of the interpreter do not show, short enough to judge soon
+_TURNS = 4  # each reader gets at least, so that the last reads end at about the same time
 _LEAST_SECONDS = 0.06  # of a measurement
 _AGAIN_SECONDS = 2.0  # after which what was found is looked at again
 _GAIN = 1.1  # that another number must bring: less is not told from noise
@@ -36,16 +36,16 @@ class Pace:
         self._climbing = True
         self._began: float | None = None
         self._reads = self._bytes = 0
-        self._settling = 0
+        self._settling = self.readers
         self._holding_since: float | None = None
         self._reader_rate = 0.0
 
     @property
     def read_size(self) -> int:
         """Bytes of one read."""
-        in_flight = int(self._total * _IN_FLIGHT / self.readers)
+        share = self._total // (_TURNS * self.readers)
         wanted = int(self._reader_rate * _READ_SECONDS)
-        return max(_LEAST_BYTES, min(wanted, in_flight, _MOST_BYTES))
+        return max(_LEAST_BYTES, min(wanted, share, _MOST_BYTES))
 
     def finished(self, now: float, count: int, seconds: float) -> None:
         """Take in one read: it brought `count` bytes in `seconds`, and ended `now` (seconds, monotonic)."""
@@ -92,7 +92,7 @@ class Pace:
         self._measure(readers)
 
     def _measure(self, readers: int) -> None:
+        self._settling = self.readers if readers != self.readers else 0
         self.readers = readers
         self._began = None
         self._reads = self._bytes = 0
-        self._settling = readers

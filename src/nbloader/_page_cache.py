@@ -20,6 +20,8 @@ _SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
 
 _SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and later
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+# Keeps the interpreter while it asks: winning it back after every short question takes longer than the question.
+_libc_kept = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class _Range(ctypes.Structure):
@@ -37,11 +39,12 @@ def resident_bytes(fd: int, offset: int, length: int) -> int | None:
 
     Source: cachestat(2), https://docs.kernel.org/filesystems/proc.html; mincore(2).
     """
-    if _libc is None:
+    if _libc is None or _libc_kept is None:
         return None
+    libc = _libc_kept if length <= _CHUNK else _libc
     stat = _CacheStat()
     asked = _Range(offset, length)
-    if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(stat), 0) == 0:
+    if libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(stat), 0) == 0:
         return min(length, int(stat.cached) * mmap.PAGESIZE)
     return _mincore(fd, offset, length)
 
@@ -128,6 +131,12 @@ def kernel_readahead(path: Path) -> int:
     except OSError:
         return 0
     return int(text) << 10
+
+
+def map_pages(address: int, length: int) -> None:
+    """Map a range of this process's memory at once, which reading it would do page by page; a hint."""
+    start = address - address % mmap.PAGESIZE
+    _populate(start, address + length - start)
 
 
 def make_resident(address: int, length: int, check_cancelled: Callable[[], None]) -> None:

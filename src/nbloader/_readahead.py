@@ -8,24 +8,30 @@ opens the file for itself.
 from __future__ import annotations
 
 import contextvars
+import mmap
 import os
+import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from nbloader._memory_file import MemoryFile
+from nbloader._memory_file import MemoryFile, open_direct
 from nbloader._pace import Pace
-from nbloader._page_cache import Missing, kernel_readahead
+from nbloader._page_cache import Missing, kernel_readahead, resident_bytes
 
 _BUFFER = 256 << 10  # what a read into the page cache passes through: small enough to stay in the processor's cache
 _MOST_BUFFERS = 1024  # that one call takes
 _LEAST_PART = 256 << 10  # bytes
 _MOST_PARTS = 4096
+_AT_ONCE = 8 << 20  # bytes; another thread would win the interpreter in turns of 5 ms, which takes longer
+_TELL_SECONDS = 0.025
+_NICENESS = 10
 _MOST_KERNEL_READAHEAD = 1 << 20  # bytes that may come in untold behind each reader
 
 
@@ -54,7 +60,8 @@ def make_parts(missing: Sequence[Sequence[Missing]], use: Iterable[tuple[int, in
         (file, begin, end) of what will be used, in that order. What is never used comes last.
     """
     total = sum(piece.length for pieces in missing for piece in pieces)
-    unit = max(_LEAST_PART, -(-total // _MOST_PARTS))
+    pages = total // _MOST_PARTS // mmap.PAGESIZE + 1  # whole ones, for direct reads
+    unit = max(_LEAST_PART, pages * mmap.PAGESIZE)
     files = [[part for piece in pieces for part in _split(file, piece, unit)] for file, pieces in enumerate(missing)]
     first_use: dict[Part, int] = {}
     for rank, (file, begin, end) in enumerate(use):
@@ -92,8 +99,8 @@ class Readahead:
     pace
         Says how many readers there are, and how much each reads at once.
     on_read
-        Called with (index of the file, bytes that were absent) after each read, with 0 when a file's first begins;
-        one call at a time.
+        Called with (index of the file, bytes that are in memory now and were absent) some times a second, with 0 when
+        the first read of a file begins. Of reads that are under way it counts what the page cache has of them.
     on_readers
         Called with the number of readers whenever it changes.
     copies
@@ -121,17 +128,24 @@ class Readahead:
         self._on_readers = on_readers
         self._copies = copies or {}
         self._window = window
-        self._read = [threading.Event() for _ in parts]
+        self._read = bytearray(len(parts))  # 1 where a part is there
         self._by_file: list[list[tuple[Part, int]]] = [[] for _ in paths]
         for number, part in enumerate(parts):
             self._by_file[part.file].append((part, number))
         for numbered in self._by_file:
             numbered.sort(key=lambda pair: pair[0].offset)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._may_go_on = threading.Condition(self._lock)  # for readers
+        self._has_come = threading.Condition(self._lock)  # for who waits for bytes
         self._files: dict[int, int] = {}
         self._unread = [len(numbered) for numbered in self._by_file]
+        self._under_way: dict[int, Part] = {}
+        self._counts = [0] * len(paths)
+        self._told = [0] * len(paths)
         self._begun: set[int] = set()
+        self._over = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._teller: threading.Thread | None = None
         self._told_readers = 0
         self._used = 0
         self._working = 0
@@ -140,14 +154,26 @@ class Readahead:
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        """Begin to read; returns at once."""
-        with self._changed:
+        """Begin to read; returns at once, or with everything read where that is little."""
+        if not self._copies and self._left and self._ends[-1] <= _AT_ONCE:
+            self._working = 1
+            self._work(0)
+            self._tell()
+            return
+        self._teller = self._thread(self._keep_telling, "nbloader-progress")
+        self._teller.start()
+        with self._lock:
             self._add_readers()
 
-    def run(self) -> None:
-        """Read everything on this thread, and return."""
-        self._working = 1
-        self._work(0)
+    @staticmethod
+    def _thread(target: Callable[..., None], name: str, *args: int) -> threading.Thread:
+        context = contextvars.copy_context()
+        return threading.Thread(target=context.run, args=(target, *args), name=name, daemon=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything is read."""
+        return not any(self._unread)
 
     def wait_for(self, file: int, begin: int, end: int, check_cancelled: Callable[[], None]) -> None:
         """Return once the bytes from `begin` to `end` of a file are read. They count as used from then on.
@@ -177,38 +203,41 @@ class Readahead:
         for number in range(len(self._read)):
             self._use(number)
             self._wait(number, check_cancelled)
+        self._tell()
 
     def stop(self, seconds: float = 0.5) -> None:
         """End the reading. A read that hangs in the kernel is left behind after some seconds."""
-        with self._changed:
+        with self._lock:
             self._stopped = self._ended = True
-            self._changed.notify_all()
+            self._may_go_on.notify_all()
+            self._has_come.notify_all()
+        self._over.set()
         deadline = time.monotonic() + seconds
-        for thread in self._threads:
+        for thread in (*self._threads, *([self._teller] if self._teller else [])):
             thread.join(max(0.0, deadline - time.monotonic()))
         self._close()
 
     def _use(self, number: int) -> None:
         if self._window is None or self._ends[number] <= self._used:
             return
-        with self._changed:
+        with self._lock:
             self._used = max(self._used, self._ends[number])
-            self._changed.notify_all()
+            self._may_go_on.notify_all()
 
     def _wait(self, number: int, check_cancelled: Callable[[], None]) -> None:
-        while not self._read[number].wait(0.05):
+        while not self._read[number]:
             check_cancelled()
-            if self._error is not None:
-                raise self._error
-            if self._stopped:
-                raise RuntimeError("Reading was stopped.")
+            with self._lock:
+                if self._error is not None:
+                    raise self._error
+                if self._stopped:
+                    raise RuntimeError("Reading was stopped.")
+                if not self._read[number]:
+                    self._has_come.wait(0.05)
 
     def _add_readers(self) -> None:
         while len(self._threads) < min(self._pace.readers, len(self._read)):
-            context = contextvars.copy_context()
-            thread = threading.Thread(
-                target=context.run, args=(self._work, len(self._threads)), name="nbloader-reader", daemon=True
-            )
+            thread = self._thread(self._work_behind, "nbloader-reader", len(self._threads))
             self._threads.append(thread)
             self._working += 1
             thread.start()
@@ -216,28 +245,66 @@ class Readahead:
             self._told_readers = self._pace.readers
             self._on_readers(self._pace.readers)
 
+    def _keep_telling(self) -> None:
+        while not self._over.wait(_TELL_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell what has come in since it was last told, counting what reads under way have brought so far."""
+        with self._lock:
+            if self._ended:
+                return
+            counts = list(self._counts)
+            for part in self._under_way.values():
+                counts[part.file] += self._arrived(part)
+            new = [
+                (file, count - told)
+                for file, (count, told) in enumerate(zip(counts, self._told, strict=True))
+                if count > told
+            ]
+            for file, size in new:
+                self._told[file] += size
+        for file, size in new:
+            self._on_read(file, size)
+
+    def _arrived(self, part: Part) -> int:
+        fd = self._files.get(part.file)
+        if fd is None or part.file in self._copies:
+            return 0
+        present = part.length - part.absent
+        return max(0, (resident_bytes(fd, part.offset, part.length) or 0) - present)
+
+    def _work_behind(self, reader: int) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the whole process's priority
+            with suppress(OSError):
+                # Copying keeps processors busy that the placing thread needs.
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        self._work(reader)
+
     def _work(self, reader: int) -> None:
         buffer = memoryview(bytearray(_BUFFER))
         try:
             while taken := self._take(reader):
                 began = time.monotonic()
                 count = self._read_parts([part for _, part in taken], buffer)
-                self._finish(taken, count, time.monotonic() - began)
+                self._finish(reader, taken, count, time.monotonic() - began)
         except BaseException as error:  # noqa: BLE001 - whoever waits raises it
-            with self._changed:
+            with self._lock:
                 self._error = self._error or error.with_traceback(None)
                 self._stopped = True
-                self._changed.notify_all()
+                self._may_go_on.notify_all()
+                self._has_come.notify_all()
+            self._over.set()
         finally:
-            with self._changed:
+            with self._lock:
                 self._working -= 1
             self._close()
 
     def _take(self, reader: int) -> list[tuple[int, Part]]:
         """Return the next parts for a reader, which lie one behind the other in a file; none once all are taken."""
-        with self._changed:
+        with self._lock:
             while not self._stopped and self._left and (reader >= self._pace.readers or self._is_far_ahead()):
-                self._changed.wait()
+                self._may_go_on.wait()
             if self._stopped or not self._left:
                 return []
             taken = [self._left.popleft()]
@@ -249,31 +316,41 @@ class Readahead:
                 taken.append(self._left.popleft())
                 length += follower.length
             if not self._left:
-                self._changed.notify_all()
-            file = taken[0][1].file
-            if file not in self._begun:
-                self._begun.add(file)
-                self._on_read(file, 0)
-            return taken
+                self._may_go_on.notify_all()
+            first = taken[0][1]
+            absent = sum(part.absent for _, part in taken)
+            self._under_way[reader] = Part(first.file, first.offset, length, absent)
+            begins = first.file not in self._begun
+            self._begun.add(first.file)
+        if begins:
+            self._tell()  # so that every event is true at its time
+            self._on_read(first.file, 0)
+        return taken
 
     def _is_far_ahead(self) -> bool:
         return self._window is not None and self._ends[self._left[0][0]] - self._used > self._window
 
-    def _finish(self, taken: Sequence[tuple[int, Part]], count: int, seconds: float) -> None:
-        with self._changed:
+    def _finish(self, reader: int, taken: Sequence[tuple[int, Part]], count: int, seconds: float) -> None:
+        with self._lock:
             if self._stopped:
                 return
-            file = taken[0][1].file
-            self._on_read(file, sum(part.absent for _, part in taken))
+            read = self._under_way.pop(reader)
+            self._counts[read.file] += read.absent
             for number, _ in taken:
-                self._read[number].set()
-            self._unread[file] -= len(taken)
-            if self._unread[file] == 0 and file in self._files:
-                os.close(self._files.pop(file))
+                self._read[number] = 1
+            self._unread[read.file] -= len(taken)
+            file_ended = self._unread[read.file] == 0
+            if file_ended and read.file in self._files:
+                os.close(self._files.pop(read.file))
             self._pace.finished(time.monotonic(), count, seconds)
             if self._threads and self._pace.readers != self._told_readers:
                 self._add_readers()
-                self._changed.notify_all()
+                self._may_go_on.notify_all()
+            self._has_come.notify_all()
+            if not any(self._unread):
+                self._over.set()
+        if file_ended and self._threads:
+            self._tell()  # at the time when it happened
 
     def _read_parts(self, parts: Sequence[Part], buffer: memoryview) -> int:
         file, begin, end = parts[0].file, parts[0].offset, parts[-1].end
@@ -281,9 +358,10 @@ class Readahead:
         offset = begin
         while offset < end:
             try:
-                if hasattr(os, "preadv"):
-                    into = _repeated(buffer, end - offset) if copy is None else [copy.view[offset:end]]
-                    count = os.preadv(self._open(file), into, offset)
+                if copy is not None:
+                    count = copy.take(self._open(file), offset, end)
+                elif hasattr(os, "preadv"):
+                    count = os.preadv(self._open(file), _repeated(buffer, end - offset), offset)
                 else:
                     count = _read_by_seeking(self._paths[file], offset, buffer[: end - offset])
             except OSError as error:
@@ -297,10 +375,10 @@ class Readahead:
         return end - begin
 
     def _open(self, file: int) -> int:
-        with self._changed:
+        with self._lock:
             if file not in self._files:
                 path = self._paths[file]
-                self._files[file] = os.open(path, os.O_RDONLY)
+                self._files[file] = open_direct(path) if file in self._copies else os.open(path, os.O_RDONLY)
                 if kernel_readahead(path) > _MOST_KERNEL_READAHEAD:
                     # It would read behind every reader's back, as much again, what another reader is reading.
                     os.posix_fadvise(self._files[file], 0, 0, os.POSIX_FADV_RANDOM)
@@ -308,7 +386,7 @@ class Readahead:
 
     def _close(self) -> None:
         """Close every file, once nobody reads any more: a reader that was left behind does it when it comes back."""
-        with self._changed:
+        with self._lock:
             if self._working or not (self._stopped or not self._left):
                 return
             while self._files:

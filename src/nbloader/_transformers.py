@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from nbloader._errors import (
     CheckpointError,
@@ -25,6 +25,7 @@ from nbloader._errors import (
     RemoteCodeError,
     did_you_mean,
 )
+from nbloader._page_cache import map_pages
 
 # Tokenizers warns at every fork after its threads have run; it reads this when it first works, so before any import.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -85,19 +86,25 @@ class Watcher:
         Called with the text of what transformers would have printed.
     check_cancelled
         Called before each step; its exception ends the load.
-    wait_for
-        Called with (path of a weight file, name of a tensor in it) before its elements are used, on any thread, and
-        returns once they can be.
-    path_of
-        Called with the path of a weight file; returns the one to open in its place.
+    gate
+        What stands between transformers and the weight files; None where they can be used as they are.
     """
 
     on_open: Callable[[Sequence[str]], None]
     on_placed: Callable[[PlacedItem], None]
     on_warning: Callable[[str], None]
     check_cancelled: Callable[[], None]
-    wait_for: Callable[[str, str], None]
-    path_of: Callable[[str], str]
+    gate: Gate | None = None
+
+
+class Gate(Protocol):
+    """Weight files that are still being read."""
+
+    def wait_for(self, path: str, key: str) -> None:
+        """Return once the elements of a tensor can be used; called on any thread."""
+
+    def path_of(self, path: str) -> str:
+        """Return the path to open in a weight file's place."""
 
 
 _watchers: dict[int, Watcher] = {}
@@ -147,13 +154,13 @@ def can_wait() -> bool:
 
 
 @contextlib.contextmanager
-def waiting(watcher: Watcher) -> Iterator[None]:
+def waiting(gate: Gate | None) -> Iterator[None]:
     """Have transformers wait for each tensor that this thread loads, until it has been read.
 
     It opens every file before it places the first tensor, and gets handles here that wait when elements are asked
     for. Other threads get what they always get.
     """
-    if not can_wait():
+    if gate is None or not can_wait():
         yield
         return
     from transformers import modeling_utils as module
@@ -166,14 +173,14 @@ def waiting(watcher: Watcher) -> Iterator[None]:
         if threading.get_ident() != thread:
             return safe_open(filename, *args, **kwargs)
         name = os.fspath(filename)
-        return _WaitingFile(safe_open(watcher.path_of(name), *args, **kwargs), name, watcher)
+        return _WaitingFile(safe_open(gate.path_of(name), *args, **kwargs), name, gate)
 
     def load_waiting(checkpoint_file: Any, *args: Any, **kwargs: Any) -> Any:
         name = os.fspath(checkpoint_file)
         if threading.get_ident() != thread or name.endswith(".safetensors"):
             return load_state_dict(checkpoint_file, *args, **kwargs)
-        tensors = load_state_dict(watcher.path_of(name), *args, **kwargs)
-        return {key: _WaitingTensor(tensor, name, key, watcher) for key, tensor in tensors.items()}
+        tensors = load_state_dict(gate.path_of(name), *args, **kwargs)
+        return {key: _WaitingTensor(tensor, name, key, gate) for key, tensor in tensors.items()}
 
     module.safe_open, module.load_state_dict = open_waiting, load_waiting
     try:
@@ -185,12 +192,14 @@ def waiting(watcher: Watcher) -> Iterator[None]:
 class _WaitingTensor:
     """A tensor, or a slice of safetensors, whose elements are waited for when they are asked for."""
 
-    def __init__(self, tensor: Any, path: str, key: str, watcher: Watcher) -> None:
-        self._tensor, self._path, self._key, self._watcher = tensor, path, key, watcher
+    def __init__(self, tensor: Any, path: str, key: str, gate: Gate) -> None:
+        self._tensor, self._path, self._key, self._gate = tensor, path, key, gate
 
     def __getitem__(self, index: Any) -> Any:
-        self._watcher.wait_for(self._path, self._key)
-        return self._tensor[index]
+        self._gate.wait_for(self._path, self._key)
+        tensor = self._tensor[index]
+        map_pages(tensor.data_ptr(), tensor.nbytes)
+        return tensor
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tensor, name)
@@ -199,8 +208,8 @@ class _WaitingTensor:
 class _WaitingFile:
     """An open safetensors file, whose slices are waited for when their elements are asked for."""
 
-    def __init__(self, file: Any, path: str, watcher: Watcher) -> None:
-        self._file, self._path, self._watcher = file, path, watcher
+    def __init__(self, file: Any, path: str, gate: Gate) -> None:
+        self._file, self._path, self._gate = file, path, gate
 
     def __enter__(self) -> _WaitingFile:
         self._file.__enter__()
@@ -210,10 +219,10 @@ class _WaitingFile:
         self._file.__exit__(*error)
 
     def get_slice(self, name: str) -> _WaitingTensor:
-        return _WaitingTensor(self._file.get_slice(name), self._path, name, self._watcher)
+        return _WaitingTensor(self._file.get_slice(name), self._path, name, self._gate)
 
     def get_tensor(self, name: str) -> Any:
-        self._watcher.wait_for(self._path, name)
+        self._gate.wait_for(self._path, name)
         return self._file.get_tensor(name)
 
     def __getattr__(self, name: str) -> Any:
@@ -426,7 +435,7 @@ def load_model(
     """
     warnings: list[str] = []
     noting = replace(watcher, on_warning=warnings.append)
-    with _told(folder, warnings), watched(noting), waiting(noting):
+    with _told(folder, warnings), watched(noting), waiting(watcher.gate):
         model, info = model_class.from_pretrained(
             str(folder),
             config=config,

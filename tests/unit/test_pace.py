@@ -70,10 +70,15 @@ def test_a_fixed_number_stays() -> None:
     assert pace.readers == 3
 
 
-def test_what_is_under_way_is_a_small_share_of_all() -> None:
-    for total in (GB, 100 * GB):
+def test_every_reader_gets_several_reads() -> None:
+    for total in (GB // 10, GB):
         _, pace = read(network, total)
-        assert pace.readers * pace.read_size <= 0.03 * total
+        assert 4 * pace.readers * pace.read_size <= total
+
+
+def test_fast_storage_is_read_in_large_pieces() -> None:
+    _, pace = read(disk)
+    assert pace.read_size == 4 << 20
 
 
 def test_a_slow_line_is_read_in_small_pieces() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nbloader import LoadCancelled, _readahead
+from nbloader import LoadCancelled, _pace, _readahead
 from nbloader._memory_file import MemoryFile
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, find_missing
@@ -20,6 +20,8 @@ MB = 1 << 20
 @pytest.fixture(autouse=True)
 def _parts_of_one_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_readahead, "_LEAST_PART", MB)
+    monkeypatch.setattr(_pace, "_MOST_BYTES", MB)
+    monkeypatch.setattr(_readahead, "_TELL_SECONDS", 0.001)
 
 
 def never() -> None: ...
@@ -85,7 +87,7 @@ def test_without_preadv_every_byte_is_read(files: list[Path], monkeypatch: pytes
     monkeypatch.delattr(os, "preadv")
     counts: list[tuple[int, int]] = []
     readahead = reading(files, counts)
-    readahead.run()
+    readahead.start()
     readahead.wait(never)
     assert sum(size for _, size in counts) == sum(path.stat().st_size for path in files)
     assert all(find_missing(path) == [] for path in files)
@@ -95,7 +97,7 @@ def test_a_range_is_there_before_the_rest_is(files: list[Path]) -> None:
     passed, blocked = threading.Event(), threading.Event()
 
     def hold(file: int, size: int) -> None:
-        if file == 2:
+        if file == 2 and not size:
             blocked.set()
             passed.wait(30)
 
@@ -104,6 +106,7 @@ def test_a_range_is_there_before_the_rest_is(files: list[Path]) -> None:
     readahead.wait_for(0, 3 * MB, 3 * MB + 1, never)
     blocked.wait(30)
     assert find_missing(files[2]) != []
+    assert not readahead.is_over
     passed.set()
     readahead.wait(never)
     assert find_missing(files[2]) == []
@@ -122,6 +125,41 @@ def test_waiting_lasts_until_the_bytes_are_there(files: list[Path]) -> None:
     waiting.join(30)
     assert not waiting.is_alive()
     readahead.stop()
+
+
+def test_what_has_arrived_of_a_read_that_is_under_way_is_told(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, released, told = threading.Event(), threading.Event(), threading.Event()
+    preadv = os.preadv
+
+    def half(fd: int, buffers: list[memoryview], offset: int) -> int:
+        count = preadv(fd, [memoryview(bytearray(MB // 2))], offset)
+        arrived.set()
+        released.wait(30)
+        return count
+
+    monkeypatch.setattr(os, "preadv", half)
+    monkeypatch.setattr(_readahead, "kernel_readahead", lambda path: 1 << 30)  # then it asks the kernel for none
+    readahead = reading(files, [], 1, on_read=lambda file, size: told.set() if size == MB // 2 else None)
+    readahead.start()
+    arrived.wait(30)
+    assert told.wait(30)
+    released.set()
+    readahead.wait(never)
+    readahead.stop()
+
+
+def test_little_is_read_by_who_asks(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * MB))
+    readers: list[int] = []
+    counts: list[tuple[int, int]] = []
+    readahead = reading([path], counts, on_readers=readers.append)
+    readahead.start()
+    assert readahead.is_over
+    assert readers == []
+    assert counts == [(0, 0), (0, 4 * MB)]
 
 
 def test_copies_hold_the_same_bytes_and_are_given_back(files: list[Path]) -> None:
@@ -144,8 +182,9 @@ def test_no_more_than_the_window_is_read_ahead_of_use(tmp_path: Path) -> None:
     used = [0]
 
     def count(_: int, size: int) -> None:
+        used_before = used[0]
         read[0] += size
-        farthest[0] = max(farthest[0], read[0] - used[0])
+        farthest[0] = max(farthest[0], read[0] - used_before)
 
     readahead = reading([path], [], 4, on_read=count, window=4 * MB)
     readahead.start()
@@ -191,7 +230,7 @@ def test_stopping_leaves_no_thread_and_no_file_open(files: list[Path]) -> None:
 
 def test_a_file_that_shrinks_is_an_error_that_names_it(files: list[Path]) -> None:
     def shrink(file: int, size: int) -> None:
-        if file == 0 and size:
+        if file == 0 and not size:
             os.truncate(files[0], MB)
 
     readahead = reading(files, [], 1, on_read=shrink)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import threading
@@ -71,6 +73,24 @@ def test_read_into_memory_takes_the_checkpoint_once(demo_1gb: Path) -> None:
     assert peak is not None
     assert peak - before < 1.1 * job.state.bytes_to_read
     assert loaded.model is not None
+
+
+@pytest.mark.usefixtures("dropping")
+def test_storage_that_is_not_read_past_the_page_cache_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preadv = os.preadv
+
+    def refuse(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    model = archs.build("llama")
+    folder = archs.save(model, tmp_path)
+    make_cold(folder)
+    assert archs.differences(nbloader.load(folder, progress=False).model, model) == []
 
 
 @pytest.mark.usefixtures("dropping")
@@ -225,6 +245,7 @@ def test_other_threads_open_files_as_ever(demo: Path) -> None:
             thread.start()
             thread.join()
 
+    make_cold(demo)
     job = nbloader.LoadJob(demo, LoadOptions())
     job.subscribe(look)
     job.start().result()
@@ -232,6 +253,18 @@ def test_other_threads_open_files_as_ever(demo: Path) -> None:
     assert kind is safetensors.safe_open
     assert during is not safetensors.safe_open
     assert modeling_utils.safe_open is safetensors.safe_open
+
+
+def test_a_warm_load_opens_files_as_plain_does(demo: Path) -> None:
+    import safetensors
+    from transformers import modeling_utils
+
+    nbloader.load(demo, progress=False)
+    opened: list[Any] = []
+    job = nbloader.LoadJob(demo, LoadOptions())
+    job.subscribe(lambda event: opened.append(modeling_utils.safe_open) if isinstance(event, _events.Placed) else None)
+    job.start().result()
+    assert set(opened) == {safetensors.safe_open}
 
 
 @pytest.mark.parametrize("choice", [{"readahead": "maybe"}, {"readers": 0}, {"readers": 65}, {"readers": True}])

@@ -27,9 +27,6 @@ _ROOM = 0.8
 """Share of the available memory up to which what is read ahead is safe from being evicted."""
 
 _LEAST_WINDOW = 256 << 20  # bytes
-_AT_ONCE = 8 << 20
-"""Bytes up to which what is missing is read at once: another thread would win the interpreter from this one in turns of
-5 ms, which takes longer."""
 
 
 @contextmanager
@@ -57,7 +54,6 @@ class Supply:
         self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(checkpoint.shards)}
         self._copies: dict[int, MemoryFile] = {}
         self._readahead: Readahead | None = None
-        self._tally = reporter.tally(events.Read, checkpoint.bytes)
         self.may_be_missing = False
         """Whether bytes may be missing from the page cache still once all has been read and placed."""
 
@@ -100,15 +96,18 @@ class Supply:
             paths,
             parts,
             Pace(to_read, options.readers),
-            self._count,
+            lambda shard, size: self._reporter.tell(events.Read, shard, size),
             lambda readers: self._reporter.tell(events.ReadersChanged, readers),
             self._copies,
             window,
         )
-        if to_read <= _AT_ONCE and not self._copies:
-            self._readahead.run()
-        else:
-            self._readahead.start()
+        self._readahead.start()
+
+    @property
+    def gate(self) -> _transformers.Gate | None:
+        """What placing goes through; None where it finds everything in the files."""
+        is_reading = self._readahead is not None and not self._readahead.is_over
+        return self if is_reading or self._copies else None
 
     def wait_for(self, path: str, key: str) -> None:
         """Return once a tensor is read: `path` is its file, `key` its name in it.
@@ -143,7 +142,6 @@ class Supply:
         if self._readahead is not None:
             with self._told():
                 self._readahead.wait(self._reporter.check_cancelled)
-            self._tally.flush()
 
     def path_of(self, path: str) -> str:
         """Return the path to open in a shard's place, once what opening it takes is read."""
@@ -174,9 +172,6 @@ class Supply:
         """End the reading."""
         if self._readahead is not None:
             self._readahead.stop()
-
-    def _count(self, shard: int, size: int) -> None:
-        self._tally.add(shard, size)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -242,8 +237,7 @@ class _PlaceTracker:
             on_placed=self._placed,
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),
             check_cancelled=self._reporter.check_cancelled,
-            wait_for=supply.wait_for,
-            path_of=supply.path_of,
+            gate=supply.gate,
         )
 
     def finish(self) -> None:
