@@ -1,15 +1,20 @@
-"""Times ways to a usable model on any storage, from a cold page cache or a warm one, to the end of a first forward.
+"""Times ways to a usable model on any storage, cold and warm, to the end of a first forward.
 
-    python benchmarks/cold_load.py FOLDER [--beneath FOLDER] [--rounds 5] [--warm]
+    python benchmarks/cold_load.py FOLDER [--beneath FOLDER] [--rounds 5] [--only cold|warm]
 
-Each figure is taken in a process of its own in which torch and transformers are imported already, all ways in turns,
-so that a machine that gets slower does so for all. "raw read" reads the same bytes in parallel, into a buffer that is
-thrown away, and counts that and a forward pass: the limit. Every way must give the same logits.
+Each figure is taken in a process of its own in which torch, transformers and the way's own library are imported
+already, all ways in turns, so that a machine that gets slower does so for all. "raw read" reads the same bytes in
+parallel, into a buffer that is thrown away, and counts that and a forward pass: the limit. Ways that give tensors and
+no model count what it takes transformers to make one of them. Every way must give the same logits; one whose library
+is not installed is left out (pip install --group benchmark brings them).
+
+Beneath the table: how far what nbloader told was from what was resident, and its ETA from what was left, in cold loads.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -17,7 +22,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-WAYS = ("plain from_pretrained", "nbloader", "safetensors load_file", "raw read")
+LIBRARIES = {"fastsafetensors": "fastsafetensors", "run:ai streamer": "runai_model_streamer"}
+WAYS = ("plain from_pretrained", "nbloader", "safetensors load_file", *LIBRARIES, "raw read")
 
 _CODE = """
 import json, os, sys, threading, time
@@ -26,8 +32,13 @@ from pathlib import Path
 import torch, transformers, nbloader
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
+from nbloader._page_cache import resident_bytes
 
 way, folder = sys.argv[1:]
+if way == "fastsafetensors":
+    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
+if way == "run:ai streamer":
+    from runai_model_streamer import SafetensorsStreamer
 transformers.utils.logging.disable_progress_bar()
 shards = sorted(Path(folder).glob("*.safetensors"))
 config = AutoConfig.from_pretrained(folder)
@@ -51,7 +62,38 @@ def read_raw():
     for thread in threads:
         thread.join()
 
+def read_tensors():
+    names = [os.fspath(shard) for shard in shards]
+    if way == "fastsafetensors":
+        loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
+        loader.add_filenames({0: names})
+        files = loader.copy_files_to_device()
+        return {name: files.get_tensor(name) for name in loader.get_keys()}
+    if way == "run:ai streamer":
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_files(names)
+            return {name: tensor.clone() for name, tensor in streamer.get_tensors()}
+    return {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
+
+def watch(job):
+    handles = [(os.open(shard, os.O_RDONLY), os.path.getsize(shard)) for shard in shards]
+    total, seen = sum(size for _, size in handles), []
+    while not job.done():
+        state = job.state
+        true = sum(resident_bytes(file, 0, size) for file, size in handles)
+        if 0 < state.bytes_read < total:
+            seen.append((state.now, state.fraction, abs(state.bytes_read - true) / total, state.eta))
+        time.sleep(0.02)
+    end = job.state.elapsed
+    late = [abs(eta - (end - now)) / (end - now) for now, share, _, eta in seen
+            if share >= 0.2 and eta is not None and end - now > 0.1]
+    return [max(off for *_, off, _ in seen), statistics.median(late), max(late), len(seen)] if late else None
+
+import statistics
 cpu, began = time.process_time(), time.perf_counter()
+if way == "watched":
+    print(json.dumps(watch(nbloader.start(folder))))
+    sys.exit()
 if way == "nbloader":
     model, tokenizer = nbloader.load(folder, progress=False)
 elif way == "raw read":
@@ -61,19 +103,16 @@ else:
     if way == "plain from_pretrained":
         model = model_class.from_pretrained(folder)
     else:
-        state = {}
-        for shard in shards:
-            state.update(load_file(shard))
-        model = model_class.from_pretrained(None, config=config, state_dict=state)
-loaded = time.perf_counter() - began
+        model = model_class.from_pretrained(None, config=config, state_dict=read_tensors())
+passed = time.perf_counter() - began
 cpu = time.process_time() - cpu
 if way == "raw read":
     model = model_class.from_pretrained(folder)
-began = time.perf_counter()
+began, cpu_began = time.perf_counter(), time.process_time()
 with torch.inference_mode():
     logits = model(input_ids=torch.tensor([[5]])).logits
-total = loaded + time.perf_counter() - began
-print(json.dumps([loaded, total, cpu, logits.double().sum().item()]))
+passed, cpu = passed + time.perf_counter() - began, cpu + time.process_time() - cpu_began
+print(json.dumps([passed, cpu, logits.double().sum().item()]))
 """
 
 
@@ -88,11 +127,51 @@ def set_cache(folders: list[Path], warm: bool) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure(way: str, folder: Path) -> list[float]:
-    """Return seconds to the end of loading and of a first forward, CPU seconds of loading, and the logits' sum."""
-    done = subprocess.run([sys.executable, "-c", _CODE, way, str(folder)], capture_output=True, text=True, check=True)
-    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+def measure(way: str, folder: Path) -> list[float] | None:
+    """Return seconds and CPU seconds to the end of a first forward, and the logits' sum."""
+    done = subprocess.run([sys.executable, "-c", _CODE, way, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{way}:\n{done.stderr}")
+    found: list[float] | None = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def compare(folder: Path, beneath: list[Path], ways: list[str], rounds: int, warm: bool) -> None:
+    """Print the rows of one state of the page cache."""
+    rows: dict[str, list[list[float]]] = {way: [] for way in ways}
+    for turn in range(rounds):
+        for way in (*ways[turn % len(ways) :], *ways[: turn % len(ways)]):
+            set_cache([folder, *beneath], warm)
+            rows[way].append(measure(way, folder) or [])
+    sums = {row[2] for found in rows.values() for row in found}
+    if len(sums) > 1:
+        raise SystemExit(f"The ways do not agree on the logits: {sums}")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    middles = {way: statistics.median(row[0] for row in found) for way, found in rows.items()}
+    plain, raw = middles["plain from_pretrained"], middles["raw read"]
+    for way, found in rows.items():
+        totals = [row[0] for row in found]
+        state = "warm" if warm else "cold"
+        print(
+            f"| {state} | {way} | {min(totals):.2f} s | {middles[way]:.2f} s | {max(totals):.2f} s "
+            f"| {size / middles[way] / 1e9:.2f} | {plain / middles[way]:.2f} | {middles[way] / raw:.2f} "
+            f"| {statistics.median(row[1] for row in found):.2f} s |",
+            flush=True,
+        )
+
+
+def watch(folder: Path, beneath: list[Path], rounds: int) -> None:
+    """Print how true what nbloader tells is in cold loads."""
+    found = []
+    for _ in range(rounds):
+        set_cache([folder, *beneath], warm=False)
+        seen = measure("watched", folder)
+        found += [seen] if seen else []
+    for off, middle, most, samples in found:
+        print(
+            f"{samples:.0f} looks at a load: bytes read told and resident differ by at most {off:.1%} of all; "
+            f"ETA from 20 % on is off by {middle:.0%} of what was left in the median, {most:.0%} at most"
+        )
 
 
 def main() -> None:
@@ -101,28 +180,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a checkpoint's folder, in safetensors")
     parser.add_argument("--beneath", type=Path, action="append", default=[], help="a folder that feeds this one")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm", action="store_true", help="with the files in the page cache")
+    parser.add_argument("--only", choices=("cold", "warm"), help="one state of the page cache")
     given = parser.parse_args()
+    ways = [way for way in WAYS if way not in LIBRARIES or importlib.util.find_spec(LIBRARIES[way])]
     size = sum(path.stat().st_size for path in given.folder.glob("*.safetensors"))
-    rows: dict[str, list[list[float]]] = {way: [] for way in WAYS}
-    for turn in range(given.rounds):
-        for way in (*WAYS[turn % len(WAYS) :], *WAYS[: turn % len(WAYS)]):
-            set_cache([given.folder, *given.beneath], given.warm)
-            rows[way].append(measure(way, given.folder))
-    sums = {row[3] for found in rows.values() for row in found}
-    if len(sums) > 1:
-        raise SystemExit(f"The ways do not agree on the logits: {sums}")
-    state = "warm" if given.warm else "cold"
-    print(f"{given.folder}: {size / 1e9:.2f} GB, {state}, {given.rounds} rounds, to the end of a first forward\n")
-    print("| way | min | median | max | GB/s | plain / way | CPU of loading |\n|---|---|---|---|---|---|---|")
-    plain = statistics.median(row[1] for row in rows[WAYS[0]])
-    for way, found in rows.items():
-        totals = [row[1] for row in found]
-        middle = statistics.median(totals)
-        print(
-            f"| {way} | {min(totals):.2f} s | {middle:.2f} s | {max(totals):.2f} s | {size / middle / 1e9:.2f} "
-            f"| {plain / middle:.2f} | {statistics.median(row[2] for row in found):.2f} s |"
-        )
+    print(f"{given.folder.name}: {size / 1e9:.2f} GB, {given.rounds} rounds, to the end of a first forward\n")
+    print("| page cache | way | min | median | max | GB/s | plain / way | way / raw read | CPU |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for warm in (False, True):
+        if given.only in (None, "warm" if warm else "cold"):
+            compare(given.folder, given.beneath, ways, given.rounds, warm)
+    if given.only != "warm":
+        print()
+        watch(given.folder, given.beneath, given.rounds)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ class MemoryFile:
 
     def __init__(self, size: int) -> None:
         assert sys.platform == "linux"
-        self._fd = os.memfd_create("nbloader")
+        self._file = open(os.memfd_create("nbloader"), "r+b", buffering=0)  # noqa: SIM115
+        fd = self._file.fileno()
         # Direct reads come in whole pages, the last one too.
-        os.truncate(self._fd, _page_end(size))
-        self._map = mmap.mmap(self._fd, 0)
-        os.truncate(self._fd, size)
+        os.truncate(fd, _page_end(size))
+        self._map = mmap.mmap(fd, 0)
+        os.truncate(fd, size)
         with suppress(OSError, AttributeError):  # a kernel may have no huge pages for files in memory
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._view = memoryview(self._map)
@@ -41,7 +42,7 @@ class MemoryFile:
     @property
     def path(self) -> str:
         """The path under which this process can open it, until it is closed."""
-        return f"/proc/self/fd/{self._fd}"
+        return f"/proc/self/fd/{self._file.fileno()}"
 
     def take(self, fd: int, begin: int, end: int) -> int:
         """Read a range of the file that is copied, from `fd`; returns the bytes read, 0 behind its end."""
@@ -62,7 +63,7 @@ class MemoryFile:
         """Give it up: what has been opened or mapped by then stays."""
         self._view.release()
         self._map.close()
-        os.close(self._fd)
+        self._file.close()
 
 
 def open_direct(path: Path) -> int:

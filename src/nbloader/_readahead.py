@@ -153,13 +153,19 @@ class Readahead:
         self._ended = False
         self._error: BaseException | None = None
 
+    @property
+    def is_little(self) -> bool:
+        """Whether it takes longer to read in the background than to wait for it."""
+        return not self._ends or self._ends[-1] <= _AT_ONCE
+
+    def run(self) -> None:
+        """Read everything on this thread, and return."""
+        self._working = 1
+        self._work(0)
+        self._tell()
+
     def start(self) -> None:
-        """Begin to read; returns at once, or with everything read where that is little."""
-        if not self._copies and self._left and self._ends[-1] <= _AT_ONCE:
-            self._working = 1
-            self._work(0)
-            self._tell()
-            return
+        """Begin to read; returns at once."""
         self._teller = self._thread(self._keep_telling, "nbloader-progress")
         self._teller.start()
         with self._lock:

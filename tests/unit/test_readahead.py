@@ -156,7 +156,8 @@ def test_little_is_read_by_who_asks(tmp_path: Path) -> None:
     readers: list[int] = []
     counts: list[tuple[int, int]] = []
     readahead = reading([path], counts, on_readers=readers.append)
-    readahead.start()
+    assert readahead.is_little
+    readahead.run()
     assert readahead.is_over
     assert readers == []
     assert counts == [(0, 0), (0, 4 * MB)]

@@ -43,8 +43,11 @@ def _read_again(paths: Sequence[Path], reporter: Reporter) -> bool:
     if not parts:
         return False
     readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts)), lambda file, size: None)
-    readahead.start()
     try:
+        if readahead.is_little:
+            readahead.run()
+        else:
+            readahead.start()
         readahead.wait(reporter.check_cancelled)
     finally:
         readahead.stop()

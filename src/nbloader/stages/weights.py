@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,14 +30,15 @@ _ROOM = 0.8
 """Share of the available memory up to which what is read ahead is safe from being evicted."""
 
 _LEAST_WINDOW = 256 << 20  # bytes
+_SURVEYED_AT_ONCE = 256 << 20  # bytes; asking what is resident takes the kernel up to 30 ms a GB
 
 
 @contextmanager
 def reading(checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> Iterator[Supply]:
     """Read the shards in the background, in the order in which they will be placed; leaving the context ends it."""
-    supply = Supply(checkpoint, reporter)
+    supply = Supply(checkpoint, plan, options, reporter)
     try:
-        supply.start(plan, options)
+        supply.start()
         yield supply
     finally:
         supply.stop()
@@ -48,19 +52,54 @@ class Supply:
     is read no further ahead of placing than it can, or, where nothing is placed elsewhere, not at all.
     """
 
-    def __init__(self, checkpoint: Checkpoint, reporter: Reporter) -> None:
+    def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
         self._checkpoint = checkpoint
+        self._plan = plan
+        self._options = options
         self._reporter = reporter
+        self._survey: Future[None] = Future()
+        self._stopped = False
         self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(checkpoint.shards)}
         self._copies: dict[int, MemoryFile] = {}
         self._readahead: Readahead | None = None
         self.may_be_missing = False
         """Whether bytes may be missing from the page cache still once all has been read and placed."""
 
-    def start(self, plan: LoadPlan, options: LoadOptions) -> None:
-        """Begin to read what is missing; returns at once, or after a few megabytes where no more is missing."""
+    def start(self) -> None:
+        """Begin to find out what is missing, and to read it; returns at once, or soon."""
+        if self._checkpoint.bytes <= _SURVEYED_AT_ONCE:
+            self._look()
+        else:
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(self._look,), name="nbloader-survey", daemon=True).start()
+
+    def _look(self) -> None:
+        try:
+            self._plan_reading(self._plan, self._options)
+            if self._readahead is not None and not self._stopped and not self._readahead.is_little:
+                self._readahead.start()
+        except BaseException as error:  # noqa: BLE001 - raised on the thread that waits
+            self._survey.set_exception(error)
+        else:
+            self._survey.set_result(None)
+        if self._stopped:
+            self.stop()
+
+    def _looked(self) -> Readahead | None:
+        """Return what reads, once it is known whether something is to be read; None where nothing is.
+
+        A few megabytes are read here and now: another thread would win the interpreter in turns of 5 ms.
+        """
+        while not self._survey.done():
+            self._reporter.check_cancelled()
+            wait([self._survey], 0.05)
+        self._survey.result()
+        if self._readahead is not None and self._readahead.is_little and not self._readahead.is_over:
+            self._readahead.run()
+        return self._readahead
+
+    def _plan_reading(self, plan: LoadPlan, options: LoadOptions) -> None:
         paths = [shard.path for shard in self._checkpoint.shards]
-        # On this thread: another one would have to win the interpreter back from it at every question.
         missing = [find_missing(path) for path in paths]
         to_read = sum(piece.absent for pieces in missing for piece in pieces)
         room = int(_ROOM * sample_memory().available)
@@ -101,12 +140,20 @@ class Supply:
             self._copies,
             window,
         )
-        self._readahead.start()
 
-    @property
     def gate(self) -> _transformers.Gate | None:
-        """What placing goes through; None where it finds everything in the files."""
-        is_reading = self._readahead is not None and not self._readahead.is_over
+        """Return what placing goes through; None where it finds everything in the files.
+
+        Raises
+        ------
+        CheckpointError
+            Where a file could not be read.
+        LoadCancelled
+            Once the load is cancelled.
+        """
+        with self._told():
+            readahead = self._looked()
+        is_reading = readahead is not None and not readahead.is_over
         return self if is_reading or self._copies else None
 
     def wait_for(self, path: str, key: str) -> None:
@@ -139,9 +186,10 @@ class Supply:
         LoadCancelled
             Once the load is cancelled.
         """
-        if self._readahead is not None:
-            with self._told():
-                self._readahead.wait(self._reporter.check_cancelled)
+        with self._told():
+            readahead = self._looked()
+            if readahead is not None:
+                readahead.wait(self._reporter.check_cancelled)
 
     def path_of(self, path: str) -> str:
         """Return the path to open in a shard's place, once what opening it takes is read."""
@@ -170,7 +218,8 @@ class Supply:
 
     def stop(self) -> None:
         """End the reading."""
-        if self._readahead is not None:
+        self._stopped = True
+        if self._survey.done() and self._readahead is not None:
             self._readahead.stop()
 
     @contextmanager
@@ -237,7 +286,7 @@ class _PlaceTracker:
             on_placed=self._placed,
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),
             check_cancelled=self._reporter.check_cancelled,
-            gate=supply.gate,
+            gate=supply.gate(),
         )
 
     def finish(self) -> None:
