@@ -210,12 +210,15 @@ def read_weight_map(path: Path) -> dict[str, str]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map.", _AGAIN)
-    return {str(key): _inside(path, name) for key, name in weight_map.items()}
+    shards = {str(name): name for name in weight_map.values()}  # as many as files, not as tensors
+    for name in shards.values():
+        _inside(path, name)
+    return {str(key): str(name) for key, name in weight_map.items()}
 
 
 def _read_index(folder: Path, entry: str) -> dict[str, str]:
     weight_map = read_weight_map(folder / entry)
-    missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
+    missing = sorted({name for name in set(weight_map.values()) if not (folder / name).is_file()})
     if missing:
         raise CheckpointError(
             f"{folder / entry} names {len(missing)} file(s) that are not there: {', '.join(missing[:3])}"

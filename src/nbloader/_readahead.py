@@ -30,6 +30,7 @@ _MOST_BUFFERS = 1024  # that one call takes
 _LEAST_PART = 256 << 10  # bytes
 _MOST_PARTS = 4096
 _AT_ONCE = 8 << 20  # bytes; another thread would win the interpreter in turns of 5 ms, which takes longer
+_SCATTERED = 4  # times as much may be read to get at them, a page here and a page there
 _TELL_SECONDS = 0.025
 _NICENESS = 10
 _MOST_KERNEL_READAHEAD = 1 << 20  # bytes that may come in untold behind each reader
@@ -123,6 +124,7 @@ class Readahead:
         self._paths = paths
         self._left = deque(enumerate(parts))
         self._ends = list(accumulate(part.length for part in parts))
+        self._absent = sum(part.absent for part in parts)
         self._pace = pace
         self._on_read = on_read
         self._on_readers = on_readers
@@ -156,7 +158,7 @@ class Readahead:
     @property
     def is_little(self) -> bool:
         """Whether it takes longer to read in the background than to wait for it."""
-        return not self._ends or self._ends[-1] <= _AT_ONCE
+        return self._absent <= _AT_ONCE and (not self._ends or self._ends[-1] <= _SCATTERED * _AT_ONCE)
 
     def run(self) -> None:
         """Read everything on this thread, and return."""

@@ -27,7 +27,7 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
         if may_be_missing and _read_again([shard.path for shard in checkpoint.shards], reporter):
             for address, length in _cpu_storages(model):
                 make_resident(address, length, reporter.check_cancelled)
-        devices = sorted({str(parameter.device) for parameter in model.parameters()})
+        devices = sorted(map(str, {parameter.device for parameter in model.parameters()}))
         if any(device.startswith("cuda") for device in devices):
             torch.cuda.synchronize()
         if "mps" in devices:

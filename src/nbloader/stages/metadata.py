@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,23 +21,15 @@ def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> 
         if source.repository is not None:
             _transformers.name_model(model, source.name, source.commit)
         parameters, buffers = list(model.parameters()), list(model.buffers())
-        dtypes = _counted(str(parameter.dtype).removeprefix("torch.") for parameter in parameters)
-        devices = sorted({str(parameter.device) for parameter in parameters})
+        dtypes = Counter(parameter.dtype for parameter in parameters).most_common()
+        devices = sorted(map(str, {parameter.device for parameter in parameters}))
         summary = {
             "model_class": type(model).__name__,
             "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "bytes": sum(tensor.nbytes for tensor in (*parameters, *buffers)),
-            "dtype": " + ".join(dtypes),
+            "dtype": " + ".join(str(dtype).removeprefix("torch.") for dtype, _ in dtypes),
             "device": ", ".join(devices),
         }
         note.detail = f"{summary['parameters']:,} parameters"
     return summary
-
-
-def _counted(names: Any) -> list[str]:
-    """Return the names, the most frequent first."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return sorted(counts, key=lambda name: -counts[name])
