@@ -27,6 +27,8 @@ def hub() -> Iterator[Hub]:
     """The Hub that HF_ENDPOINT names, empty."""
     _hub.repos.clear()
     _hub.requests.clear()
+    _hub.ranges.clear()
+    _hub.cdn = None
     yield _hub
     for repo in _hub.repos.values():
         repo.release.set()

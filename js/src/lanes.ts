@@ -8,16 +8,26 @@ export interface Bar {
   width: number;
 }
 
-export type LaneStatus = "waiting" | "reading" | "resident" | "read" | "placing" | "placed";
+export type LaneStatus =
+  | "waiting"
+  | "downloading"
+  | "downloaded"
+  | "reading"
+  | "resident"
+  | "read"
+  | "placing"
+  | "placed";
 
 export interface Lane {
   name: string;
   bytes: number;
+  download: Bar | null;
   read: Bar | null;
   place: Bar | null;
-  /** Bytes a second while it was read from storage; null where nothing was. */
+  /** Bytes a second while it was read from storage, or else downloaded; null where nothing was. */
   rate: number | null;
-  /** Seconds that reading and placing took. */
+  /** Seconds that each took. */
+  downloadSeconds: number | null;
   readSeconds: number | null;
   placeSeconds: number | null;
   status: LaneStatus;
@@ -38,33 +48,59 @@ function seconds(started: number | null, ended: number | null, now: number): num
   return started === null ? null : (ended ?? now) - started;
 }
 
-function statusOf(bytes: number, times: ShardTimes): LaneStatus {
-  const [resident, read, toPlace, placed, readStarted, , placeStarted] = times;
+function statusOf(bytes: number, isShard: boolean, times: ShardTimes): LaneStatus {
+  const [resident, read, toPlace, placed, readStarted, , placeStarted, , downloaded, , downloadStarted] =
+    times;
+  if (downloaded < bytes) {
+    return downloadStarted === null ? "waiting" : "downloading";
+  }
+  if (!isShard) {
+    return "downloaded";
+  }
   if (placeStarted !== null) {
     return placed >= toPlace ? "placed" : "placing";
   }
   if (read >= bytes) {
-    return resident >= bytes ? "resident" : "read";
+    return resident >= bytes && downloadStarted === null ? "resident" : "read";
   }
-  return readStarted === null ? "waiting" : "reading";
+  if (readStarted === null) {
+    return downloadStarted === null ? "waiting" : "downloaded";
+  }
+  return "reading";
 }
 
-/** Lays out one lane a shard over the time from 0 to `now` seconds. */
+function rateOf(bytes: number, duration: number | null): number | null {
+  return duration !== null && duration > 0 ? bytes / duration : null;
+}
+
+/** Lays out one lane a shard, and one for each other file that is downloaded, over the time from 0 to `now` seconds. */
 export function layout(shards: ShardNames, times: readonly ShardTimes[], now: number): Lane[] {
   return shards.names.map((name, index) => {
     const bytes = shards.bytes[index] ?? 0;
-    const known: ShardTimes = times[index] ?? [0, 0, 0, 0, null, null, null, null];
+    const known: ShardTimes = times[index] ?? [0, 0, 0, 0, null, null, null, null, bytes, bytes, null, null];
     const [resident, read, , , readStarted, readEnded, placeStarted, placeEnded] = known;
+    const [downloaded, cached, downloadStarted, downloadEnded] = known.slice(8) as [
+      number,
+      number,
+      number | null,
+      number | null,
+    ];
+    const downloadSeconds = seconds(downloadStarted, downloadEnded, now);
     const readSeconds = seconds(readStarted, readEnded, now);
     return {
       name,
       bytes,
+      download: bar(downloadStarted, downloadEnded, now, now),
       read: bar(readStarted, readEnded, now, now),
       place: bar(placeStarted, placeEnded, now, now),
-      rate: readSeconds !== null && readSeconds > 0 ? (read - resident) / readSeconds : null,
+      rate:
+        readSeconds === null
+          ? rateOf(downloaded - cached, downloadSeconds)
+          : rateOf(read - resident, readSeconds),
+      downloadSeconds,
       readSeconds,
       placeSeconds: seconds(placeStarted, placeEnded, now),
-      status: statusOf(bytes, known),
+      status: statusOf(bytes, index < shards.shards, known),
     };
   });
 }

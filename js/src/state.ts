@@ -66,13 +66,15 @@ export interface PanelState {
   summary: Summary | null;
 }
 
-/** The shards' fixed part: sent once. */
+/** The lanes' fixed part: the shards, and behind them the other files that are downloaded. */
 export interface ShardNames {
   names: readonly string[];
   bytes: readonly number[];
+  /** How many of them are shards. */
+  shards: number;
 }
 
-/** One shard's moving part; times in seconds since the load began. */
+/** One lane's moving part; times in seconds since the load began. A file that is no shard is not read or placed. */
 export type ShardTimes = readonly [
   resident: number,
   read: number,
@@ -82,6 +84,11 @@ export type ShardTimes = readonly [
   readEnded: number | null,
   placeStarted: number | null,
   placeEnded: number | null,
+  /** Bytes on disk, and those of them that were there before; all of both where nothing is downloaded. */
+  downloaded: number,
+  cached: number,
+  downloadStarted: number | null,
+  downloadEnded: number | null,
 ];
 
 export const isOver = (status: Status): boolean =>

@@ -3,8 +3,11 @@ import { layout } from "../src/lanes";
 import type { ShardTimes } from "../src/state";
 
 const MB = 1e6;
-const shards = { names: ["one"], bytes: [100 * MB] };
-const lane = (times: ShardTimes, now = 10) => layout(shards, [times], now)[0];
+const shards = { names: ["one"], bytes: [100 * MB], shards: 1 };
+type Moves = [...rest: (number | null)[]];
+const whole = [100 * MB, 100 * MB, null, null];
+const lane = (moves: Moves, now = 10, download: Moves = whole) =>
+  layout(shards, [[...moves, ...download] as unknown as ShardTimes], now)[0];
 
 describe("layout", () => {
   it("gives a lane to a shard of which nothing is known yet", () => {
@@ -46,6 +49,29 @@ describe("layout", () => {
       expect(bar?.width).toBeGreaterThan(0);
       expect((bar?.left ?? 0) + (bar?.width ?? 0)).toBeLessThanOrEqual(100.0001);
     }
+  });
+
+  it("draws the download, and its rate until something is read", () => {
+    const still = [0, 0, 100 * MB, 0, null, null, null, null];
+    expect(lane(still, 10, [60 * MB, 20 * MB, 6, null])).toMatchObject({
+      download: { left: 60, width: 40 },
+      rate: 10 * MB,
+      status: "downloading",
+    });
+    expect(lane(still, 10, [20 * MB, 20 * MB, null, null])?.status).toBe("waiting");
+    expect(lane(still, 10, [100 * MB, 0, 2, 4])?.status).toBe("downloaded");
+    const read = [100 * MB, 100 * MB, 100 * MB, 0, null, null, null, null];
+    expect(lane(read, 10, [100 * MB, 0, 2, 4])).toMatchObject({ rate: 50 * MB, status: "read" });
+  });
+
+  it("takes a file behind the shards for one that is only downloaded", () => {
+    const times = [0, 0, 0, 0, null, null, null, null, 8 * MB, 0, 1, 2] as unknown as ShardTimes;
+    const [, file] = layout(
+      { names: ["one", "tokenizer.json"], bytes: [MB, 8 * MB], shards: 1 },
+      [times, times],
+      4,
+    );
+    expect(file).toMatchObject({ name: "tokenizer.json", status: "downloaded", rate: 8 * MB });
   });
 
   it("says nothing of a chart that has no time yet", () => {

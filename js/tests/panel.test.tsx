@@ -41,7 +41,11 @@ const STATE: PanelState = {
 class FakeModel implements Model {
   sent: unknown[] = [];
   listeners = new Map<string, Set<() => void>>();
-  values: Record<string, unknown> = { _state: STATE, _shards: { names: [], bytes: [] }, _lanes: [] };
+  values: Record<string, unknown> = {
+    _state: STATE,
+    _shards: { names: [], bytes: [], shards: 0 },
+    _lanes: [],
+  };
 
   get(name: string): unknown {
     return this.values[name];

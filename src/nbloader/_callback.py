@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 ProgressCallback = Callable[[Mapping[str, Any]], None]
 """Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls."""
 
+_TOKENIZED, _LOADING = 20, 25
 _ON_START = {
     "tokenizer": ("loading_tokenizer", 10),
-    "weights": ("loading_model", 25),
+    "weights": ("loading_model", _LOADING),
     "device": ("moving_to_device", 90),
 }
 _ON_END = {
-    "tokenizer": ("tokenizer_loaded", 20),
+    "tokenizer": ("tokenizer_loaded", _TOKENIZED),
     "weights": ("model_loaded", 85),
     "metadata": ("metadata_extracted", 95),
 }
@@ -52,11 +53,14 @@ class _Teller:
             self._in_weights = event.stage == "weights"
             self._tell(*_ON_START.get(event.stage, (None, 0)))
         elif isinstance(event, events.StageEnded):
-            self._in_weights = False
+            self._in_weights = self._in_weights and event.stage != "weights"
             self._tell(*_ON_END.get(event.stage, (None, 0)))
         elif isinstance(event, events.Downloaded):
             state = self._job.state
-            self._tell("downloading", 10 * _share(state.bytes_downloaded, state.bytes_to_download))
+            # The tokenizer is made meanwhile.
+            begin, end = (_TOKENIZED, _LOADING) if self._progress >= _TOKENIZED else (0, 10)
+            share = _share(state.bytes_downloaded, state.bytes_to_download)
+            self._tell("downloading", begin + (end - begin) * share)
         elif isinstance(event, (events.Read, events.Placed)) and self._in_weights:
             state = self._job.state
             done, to_do = state.bytes_read + state.bytes_placed, state.bytes_to_read + state.bytes_to_place

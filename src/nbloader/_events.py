@@ -58,16 +58,24 @@ class SourceResolved(Event):
 
 @dataclass(frozen=True)
 class DownloadPlanned(Event):
-    """So many bytes are missing from the cache."""
+    """The files that the load needs and does not have all of: (name, bytes, bytes that are on disk already)."""
 
-    bytes: int
+    files: tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Downloaded(Event):
-    """`bytes` more arrived on disk; negative where a transfer had to start over."""
+    """`bytes` more of a file arrived on disk: 0 when its transfer begins, negative where it had to start over."""
 
+    file: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class DownloadEnded(Event):
+    """All of a file is on disk, whoever brought it."""
+
+    file: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class ShardsFound(Event):
 
 @dataclass(frozen=True)
 class Resident(Event):
-    """`bytes` of a shard were in memory already when the load looked."""
+    """`bytes` of a shard were in memory already when the load looked: before it read, or when it had arrived."""
 
     shard: int
     bytes: int

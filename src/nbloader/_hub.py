@@ -3,39 +3,73 @@
 from __future__ import annotations
 
 import contextvars
+import errno
+import hashlib
+import os
 import queue
+import re
+import shutil
 import threading
+import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
+from nbloader._locale import size_text
+from nbloader._transfer import BrokenOffError, Expected, Reply, WrongContentError, bring
 
 if TYPE_CHECKING:
     from nbloader._options import LoadOptions
 
 _WORKERS = 8  # as many as snapshot_download takes
 _TIMEOUT = 10.0  # seconds without an answer
-_MOST_OVER_HTTP = 50 * 10**9  # bytes
-_CHUNK = 256 << 10  # bytes between two signs of life; the Hub's own 10 MiB are 10 s on a slow line
+_TICK = 0.05  # seconds between two looks at whether to go on
+_LOCK_SECONDS = 0.5
+_COME_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class Repository:
     """One state of a repository.
 
-    `files` maps names to bytes as the Hub lists them; None where the Hub was not asked or could not be.
+    `files` maps names to what the Hub lists of them; None where the Hub was not asked or could not be.
     `note` says why not, if it should have been.
     """
 
     repo_id: str
     commit: str
-    files: Mapping[str, int] | None
+    files: Mapping[str, Expected] | None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class DownloadWatcher:
+    """Sees a download go on, from its threads.
+
+    Parameters
+    ----------
+    on_bytes
+        Called with a file's name and the bytes that arrived: 0 when its transfer begins, negative where it starts over.
+    on_file
+        Called with the name of each file that is whole, whoever brought it. One call at a time, of this and on_bytes.
+    on_wait
+        Called with a file's name, the seconds it waits now, and why.
+    check_cancelled
+        Called between portions; its exception ends the download.
+    """
+
+    on_bytes: Callable[[str, int], None]
+    on_file: Callable[[str], None]
+    on_wait: Callable[[str, float, str], None]
+    check_cancelled: Callable[[], None]
 
 
 def is_repo_id(text: str) -> bool:
@@ -76,34 +110,41 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
                 raise
             why = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
             return _cached_repository(repo_id, options, why, why)
-    if info.sha is None:
+    if info.sha is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
         raise DownloadError(f"{constants.ENDPOINT} names no commit of {repo_id}.", "Try again later.")
-    _remember_revision(repo_id, options, info.sha)
-    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    siblings = [sibling for sibling in info.siblings or () if _stays_inside(sibling.rfilename)]
+    with _told(repo_id, options):
+        files = {sibling.rfilename: _expected(sibling, repo_id, info.sha, options) for sibling in siblings}
     return Repository(repo_id, info.sha, files)
+
+
+def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> Expected:
+    size = sibling.size if sibling.size is not None else _asked_size(repo_id, sibling.rfilename, commit, options)
+    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
+    if sha256 is not None and re.fullmatch(r"[0-9a-f]{64}", sha256):
+        return Expected(size, sha256=sha256)
+    is_git_id = re.fullmatch(r"[0-9a-f]{40}", sibling.blob_id or "")
+    return Expected(size, git_id=sibling.blob_id if is_git_id else None)
+
+
+def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> int:
+    """Ask for a file's size: there are mirrors of the Hub that list none."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    found = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=commit), token=options.token, timeout=_TIMEOUT)
+    if found.size is None:
+        raise DownloadError(f"{repo_id} says nowhere how large {name} is.", "Load it from the Hub itself.")
+    return int(found.size)
+
+
+def _stays_inside(name: str) -> bool:
+    return not {"", ".", ".."} & set(re.split(r"[/\\]", name)) and ":" not in name
 
 
 def _is_refusal(error: Exception) -> bool:
     """Tell whether the Hub said no; a server's own fault, a broken line or a proxy's page is none."""
     response = getattr(error, "response", None)
     return response is not None and response.status_code < 500
-
-
-def _remember_revision(repo_id: str, options: LoadOptions, commit: str) -> None:
-    """Note in the cache which commit the branch was at, so that it is found offline (a commit's files do not say)."""
-    from huggingface_hub import hf_hub_download
-
-    if options.revision == commit:
-        return
-    with suppress(Exception):  # a later convenience must not end this load
-        hf_hub_download(
-            repo_id,
-            _in(options.subfolder, CONFIG),
-            revision=options.revision,
-            cache_dir=options.cache_dir,
-            token=options.token,
-            tqdm_class=_byte_bar(lambda size: None),
-        )
 
 
 def _cached_repository(repo_id: str, options: LoadOptions, why: str, note: str) -> Repository:
@@ -156,36 +197,49 @@ def _snapshot_of(path: Path, name: str) -> Path:
     return path.parents[len(Path(name).parts) - 1]
 
 
-def download(
-    repo: Repository,
-    names: Sequence[str],
-    options: LoadOptions,
-    on_bytes: Callable[[int], None],
-    check_cancelled: Callable[[], None],
-) -> None:
-    """Bring files of the repository into the cache, several at a time.
+def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
+    """Return how many bytes of a file have arrived already: all of them, or what an interrupted download left."""
+    expected = (repo.files or {})[name]
+    if cached_file(repo.repo_id, repo.commit, name, options) is not None or _has_blob(repo, name, options):
+        return expected.bytes
+    try:
+        size = _part_file(repo, name, options).stat().st_size
+    except OSError:
+        return 0
+    return size if size <= expected.bytes else 0
 
-    Parameters
-    ----------
-    on_bytes
-        Called with the bytes that arrived since its last call, negative where a file starts over; one call at a time.
-    check_cancelled
-        Called between portions; its exception ends the download.
+
+def download(repo: Repository, names: Sequence[str], options: LoadOptions, watcher: DownloadWatcher) -> None:
+    """Bring files of the repository into the cache, several at a time, beginning with the first.
+
+    A file is in the snapshot once all of it is there and has the hash that the Hub lists; until then it is a part,
+    with which the next download goes on.
 
     Raises
     ------
     DownloadError
-        Where the Hub refuses, or the connection fails for good.
+        Where the Hub refuses, the connection fails for good, or there is no room.
     """
     lock = threading.Lock()
     ended = threading.Event()
 
-    def count(size: int) -> None:
-        check_cancelled()
+    def check() -> None:
+        watcher.check_cancelled()
         if ended.is_set():
             raise LoadCancelled("Another file of this download failed.")
+
+    def count(name: str, size: int) -> None:
+        check()
         with lock:
-            on_bytes(size)
+            watcher.on_bytes(name, size)
+
+    def end(name: str) -> None:
+        with lock:
+            watcher.on_file(name)
+
+    def pause(name: str, seconds: float, reason: str) -> None:
+        watcher.on_wait(name, seconds, reason)
+        _pause(seconds, check)
 
     left = deque(names)
     outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -197,22 +251,31 @@ def download(
             except IndexError:
                 return
             try:
-                _download_file(repo, name, options, count)
+                _download_file(repo, name, options, partial(count, name), partial(pause, name), check)
+                end(name)
                 outcomes.put(None)
             except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
                 outcomes.put(error)
 
-    largest = max((repo.files or {}).get(name, 0) for name in names) if names else 0
-    with _honest_transfers(largest), _told(repo.repo_id, options):
+    with _told(repo.repo_id, options):
+        _check_room(repo, names, options)
         # Threads of our own, not an executor's: those are waited for when Python ends, and a socket that nothing
         # comes from would hold it.
         for _ in range(min(_WORKERS, len(names))):
             context = contextvars.copy_context()
             threading.Thread(target=context.run, args=(work,), name="nbloader-download", daemon=True).start()
         try:
-            _wait_for(outcomes, len(names), check_cancelled)
+            _wait_for(outcomes, len(names), watcher.check_cancelled)
         finally:
             ended.set()
+
+
+def _pause(seconds: float, check: Callable[[], None]) -> None:
+    check()
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, _TICK))
 
 
 def _wait_for(
@@ -221,7 +284,7 @@ def _wait_for(
     while expected:
         check_cancelled()
         try:
-            outcome = outcomes.get(timeout=0.05)
+            outcome = outcomes.get(timeout=_TICK)
         except queue.Empty:
             continue
         if outcome is not None:
@@ -229,59 +292,195 @@ def _wait_for(
         expected -= 1
 
 
-def _download_file(repo: Repository, name: str, options: LoadOptions, count: Callable[[int], None]) -> None:
-    from huggingface_hub import hf_hub_download
+def _check_room(repo: Repository, names: Sequence[str], options: LoadOptions) -> None:
+    needed = sum((repo.files or {})[name].bytes - kept_bytes(repo, name, options) for name in names)
+    folder = _cache_folder(repo.repo_id, options)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise DownloadError(
+            f"{repo.repo_id} needs {size_text(needed)} more on disk, and {existing} has {size_text(free)} free.",
+            "Free some space there, or give another folder as cache_dir=.",
+        )
 
-    hf_hub_download(
-        repo.repo_id,
-        name,
-        revision=repo.commit,
-        cache_dir=options.cache_dir,
-        token=options.token,
-        tqdm_class=_byte_bar(count),
-    )
+
+def _download_file(
+    repo: Repository,
+    name: str,
+    options: LoadOptions,
+    on_bytes: Callable[[int], None],
+    on_wait: Callable[[float, str], None],
+    check: Callable[[], None],
+) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hf_hub_url(repo.repo_id, name, revision=repo.commit)
+    # A file that is packed on its way has no parts to go on from.
+    headers = {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
+    expected = (repo.files or {})[name]
+    part = _part_file(repo, name, options)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(part, options, repo, check, lambda: on_wait(0.0, "another process is downloading it")):
+        if cached_file(repo.repo_id, repo.commit, name, options) is not None:
+            return
+        if _has_blob(repo, name, options):  # as a file of another revision, or under another name
+            _link(repo, name, _blobs(repo, options) / str(expected.key), options, is_new=False)
+            return
+        on_bytes(0)
+        try:
+            found = bring(lambda begin, end: _opened(url, headers, begin, end), part, expected, on_bytes, on_wait)
+        except WrongContentError as error:
+            raise DownloadError(
+                f"{name} of {repo.repo_id} did not arrive as it should: {error}.",
+                "Load again; if it stays so, a proxy or a mirror between you and the Hub changes files.",
+            ) from None
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                part.unlink(missing_ok=True)  # a disk that stays full hurts more than starting over
+            raise
+        blob = part.with_name(found)
+        try:
+            os.replace(part, blob)
+        except FileNotFoundError:
+            if not blob.is_file():  # on a file system whose locks are none, somebody else may have been quicker
+                raise
+        _link(repo, name, blob, options, is_new=True)
 
 
-def _byte_bar(count: Callable[[int], None]) -> type:
-    class ByteBar:
-        """What huggingface_hub needs of a tqdm: it is told bytes, and draws nothing."""
+def _link(repo: Repository, name: str, blob: Path, options: LoadOptions, *, is_new: bool) -> None:
+    """Make a whole file part of the snapshot (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
+    from huggingface_hub import constants
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-        def __enter__(self) -> ByteBar:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            return lambda *args, **kwargs: None
-
-        def update(self, size: float | None = 1) -> None:
-            count(int(size or 0))
-
-    return ByteBar
+    pointer = _cache_folder(repo.repo_id, options) / "snapshots" / repo.commit / name
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    if pointer.is_symlink() and not pointer.exists():
+        pointer.unlink()  # it points to nothing
+    try:
+        if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
+            raise OSError("The user wants no links.")
+        os.symlink(os.path.relpath(blob, pointer.parent), pointer)
+    except FileExistsError:
+        return  # somebody else's, of the same content
+    except OSError:  # Windows, where links take a right that few have
+        if is_new:
+            os.replace(blob, pointer)
+        else:
+            shutil.copyfile(blob, pointer)  # other snapshots may have a link to it
 
 
 @contextmanager
-def _honest_transfers(largest: int) -> Iterator[None]:
-    """Have the Hub's files come over HTTP, in chunks small enough to tell progress by.
+def _locked(
+    part: Path, options: LoadOptions, repo: Repository, check: Callable[[], None], on_wait: Callable[[], None]
+) -> Iterator[None]:
+    """Keep a part from every other process that brings the same file."""
+    from filelock import Timeout
+    from huggingface_hub.utils import WeakFileLock
 
-    Transfers by Xet go on when they are cancelled, and tell each byte twice; plain HTTP cannot take files of 50 GB and
-    more. Both settings are process-wide, and harmless to others: their files come all the same.
+    locks = _cache_root(options) / ".locks" / _cache_folder(repo.repo_id, options).name
+    locks.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        waited = False
+        while True:
+            check()
+            try:
+                stack.enter_context(WeakFileLock(locks / f"{part.name}.lock", timeout=_LOCK_SECONDS))
+                break
+            except Timeout:
+                if not waited:
+                    waited = True
+                    on_wait()
+        yield
+
+
+@contextmanager
+def _opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterator[Reply]:
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    wanted = {**headers, "Range": f"bytes={begin}-{end - 1}"}
+    try:
+        with get_session().stream("GET", url, headers=wanted, timeout=_TIMEOUT, follow_redirects=True) as response:
+            if response.status_code in _COME_AGAIN:
+                raise BrokenOffError(
+                    f"HTTP {response.status_code}", _asked_wait(response.status_code, response.headers)
+                )
+            if response.status_code == 416:
+                raise WrongContentError("the server has less of it than the repository lists")
+            hf_raise_for_status(response)
+            yield _reply(response)
+    except _httpx().TransportError as error:
+        raise BrokenOffError(type(error).__name__) from None
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise BrokenOffError("the session was closed") from None  # by another download of this process that broke
+
+
+def _reply(response: Any) -> Reply:
+    is_packed = response.headers.get("content-encoding", "identity") != "identity"
+    told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
+    if response.status_code == 206 and told and not is_packed:
+        return Reply(int(told[1]), int(told[2]) if told[2] != "*" else None, response.iter_bytes())
+    length = response.headers.get("content-length")
+    return Reply(0, int(length) if length and not is_packed else None, response.iter_bytes())
+
+
+def _asked_wait(status: int, headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait: Retry-After (RFC 9110), or the Hub's own RateLimit."""
+    text = headers.get("retry-after", "").strip()
+    if text.isdigit():
+        return float(text)
+    if text:
+        with suppress(ValueError):
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    # It comes with every answer, and is the reason for a refusal only where nothing remains.
+    limit = headers.get("ratelimit", "")
+    found = re.search(r"\bt=(\d+)", limit)
+    return float(found[1]) + 1 if status == 429 and found and re.search(r"\br=0\b", limit) else None
+
+
+def remember_revision(repo: Repository, options: LoadOptions) -> None:
+    """Note in the cache which commit the branch is at, so that it is found offline.
+
+    To be called once all that a load needs is there: then what is found offline is never half a snapshot.
     """
+    revision = options.revision or "main"
+    if revision == repo.commit:
+        return
+    reference = _cache_folder(repo.repo_id, options) / "refs" / revision
+    with suppress(OSError):  # a cache that only others may write
+        if not reference.is_file() or reference.read_text() != repo.commit:
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            draft = reference.with_name(f"{reference.name}.{uuid.uuid4().hex[:8]}.incomplete")
+            draft.write_text(repo.commit)
+            os.replace(draft, reference)
+
+
+def _cache_root(options: LoadOptions) -> Path:
     from huggingface_hub import constants
 
-    changes: dict[str, Any] = {"DOWNLOAD_CHUNK_SIZE": _CHUNK}
-    if largest < _MOST_OVER_HTTP:
-        changes["HF_HUB_DISABLE_XET"] = True
-    former = {name: getattr(constants, name) for name in changes if hasattr(constants, name)}
-    for name in former:
-        setattr(constants, name, changes[name])
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            setattr(constants, name, value)
+    return Path(options.cache_dir or constants.HF_HUB_CACHE)
+
+
+def _cache_folder(repo_id: str, options: LoadOptions) -> Path:
+    from huggingface_hub.file_download import repo_folder_name
+
+    return _cache_root(options) / str(repo_folder_name(repo_id=repo_id, repo_type="model"))
+
+
+def _part_file(repo: Repository, name: str, options: LoadOptions) -> Path:
+    key = (repo.files or {})[name].key or hashlib.sha256(f"{repo.commit}/{name}".encode()).hexdigest()
+    return _blobs(repo, options) / f"{key}.nbloader.incomplete"
+
+
+def _blobs(repo: Repository, options: LoadOptions) -> Path:
+    return _cache_folder(repo.repo_id, options) / "blobs"
+
+
+def _has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
+    expected = (repo.files or {})[name]
+    blob = _blobs(repo, options) / (expected.key or "")
+    return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes
 
 
 @contextmanager
@@ -317,13 +516,22 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
             f"There is no {where}, or it is private.", "Check the spelling; for a private one log in or pass token=."
         )
     if isinstance(cause, errors.HfHubHTTPError):
-        return DownloadError(f"{where} answered: {str(cause).splitlines()[0]}", "Try again later.")
-    if isinstance(cause, (_httpx().HTTPError, ConnectionError)):
+        status = f"HTTP {cause.response.status_code} {cause.response.reason_phrase}".strip()
+        return DownloadError(f"{where} answered {status}.", "Try again later.")
+    if isinstance(cause, BrokenOffError) and cause.wait is not None:
         return DownloadError(
-            f"The connection to {where} broke: {type(cause).__name__}.", "Load again: whole files are kept."
+            f"{where} answered {cause} and asks to be left alone for {cause.wait:.0f} s.",
+            "Load again then: what has arrived is kept.",
+        )
+    if isinstance(cause, (_httpx().HTTPError, ConnectionError, BrokenOffError)):
+        return DownloadError(
+            f"The connection to {where} broke: {cause if isinstance(cause, BrokenOffError) else type(cause).__name__}.",
+            "Load again: what has arrived is kept.",
         )
     if isinstance(cause, OSError):
-        return DownloadError(f"{where} could not be stored: {cause}", "Is the disk full? See cache_dir=.")
+        return DownloadError(
+            f"{where} could not be stored: {cause}", "Is there room, and may you write there? See cache_dir=."
+        )
     return None
 
 

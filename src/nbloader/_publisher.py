@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbloader import _events as events
 from nbloader._locale import text
-from nbloader._state import FINAL, LoadState
+from nbloader._state import FINAL, Download, LoadState
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
@@ -84,6 +84,10 @@ class Publisher:
 
 def view_of(state: LoadState) -> dict[str, Any]:
     """Return what the front end draws, by trait name (js/src/state.ts has the same shape)."""
+    files = {file.name: file for file in state.downloads}
+    shards = {shard.name for shard in state.shards}
+    # What was on disk needs no lane: the bar says how much that was.
+    others = [file for file in state.downloads if file.name not in shards and file.bytes_cached < file.bytes]
     view = {
         "_state": {
             "status": state.status,
@@ -114,8 +118,9 @@ def view_of(state: LoadState) -> dict[str, Any]:
             "summary": None if state.summary is None else dict(state.summary),
         },
         "_shards": {
-            "names": [shard.name for shard in state.shards],
-            "bytes": [shard.bytes for shard in state.shards],
+            "names": [shard.name for shard in state.shards] + [file.name for file in others],
+            "bytes": [shard.bytes for shard in state.shards] + [file.bytes for file in others],
+            "shards": len(state.shards),
         },
         "_lanes": [
             [
@@ -127,11 +132,19 @@ def view_of(state: LoadState) -> dict[str, Any]:
                 _rounded(shard.read_ended),
                 _rounded(shard.place_started),
                 _rounded(shard.place_ended),
+                *_download_of(files.get(shard.name), shard.bytes),
             ]
             for shard in state.shards
-        ],
+        ]
+        + [[0, 0, 0, 0, None, None, None, None, *_download_of(file, file.bytes)] for file in others],
     }
     return {name: _sendable(part) for name, part in view.items()}
+
+
+def _download_of(file: Download | None, size: int) -> list[float | None]:
+    if file is None:
+        return [size, size, None, None]
+    return [file.bytes_downloaded, file.bytes_cached, _rounded(file.started), _rounded(file.ended)]
 
 
 def _sendable(value: Any) -> Any:

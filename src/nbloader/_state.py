@@ -54,6 +54,21 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Download:
+    """One file that the load needs. Sizes in bytes; times in seconds since the load began.
+
+    `bytes_cached` were on disk before the load began, and are counted in `bytes_downloaded`.
+    """
+
+    name: str
+    bytes: int
+    bytes_cached: int = 0
+    bytes_downloaded: int = 0
+    started: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
 class LogLine:
     """A line of the log: its text is `code` of the locale files, filled with `arguments`."""
 
@@ -87,8 +102,8 @@ class LoadState:
     stage: str | None = None
     stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES)
     shards: tuple[Shard, ...] = ()
-    bytes_to_download: int = 0
-    bytes_downloaded: int = 0
+    # Every file that is needed, in the order of the download; none where all were cached.
+    downloads: tuple[Download, ...] = ()
     memory: Memory | None = None
     predicted_peak: int | None = None
     observed_peak: int | None = None
@@ -103,6 +118,16 @@ class LoadState:
     # Reads under way at once, the last time that any were.
     readers: int = 0
     floor: float = 0.0
+
+    @property
+    def bytes_to_download(self) -> int:
+        """Bytes of all files that the load needs, those on disk already included; 0 where nothing is missing."""
+        return sum(file.bytes for file in self.downloads)
+
+    @property
+    def bytes_downloaded(self) -> int:
+        """Bytes of them that are on disk."""
+        return sum(file.bytes_downloaded for file in self.downloads)
 
     @property
     def bytes_to_read(self) -> int:
@@ -155,14 +180,15 @@ class LoadState:
             or self.now - recent[0][0] < _RATE_STEP
         ):
             return None
-        return (sum(recent[-1][1:]) - sum(recent[0][1:])) / (self.now - recent[0][0])
+        moved = sum(recent[-1][1:]) - sum(recent[0][1:])  # negative where a transfer had to start over
+        return moved / (self.now - recent[0][0]) if moved >= 0 else None
 
     @property
     def eta(self) -> float | None:
         """Seconds until the bytes are moved; None until it can be known, and while nothing moves.
 
         Each phase that has begun is taken at its own rate, each that has not at the rate of the present one. Placing
-        that makes no copies takes next to no time.
+        that makes no copies takes next to no time. A download is taken for all that is left.
         """
         if self.status != "running" or not self.moves or self.stalled_for > _STALL:
             return None
@@ -173,10 +199,12 @@ class LoadState:
         rates = [max(0, last - first) / seconds for first, last in zip(recent[0][1:], recent[-1][1:], strict=True)]
         if not any(rates):
             return None
+        to_download = self.bytes_to_download - self.bytes_downloaded
         left = [
-            self.bytes_to_download - self.bytes_downloaded,
-            self.bytes_to_read - self.bytes_read,
-            self.bytes_to_place - self.bytes_placed if self.placing_copies else 0,
+            to_download,
+            # What has just been downloaded is in memory, and what is in memory is placed in next to no time.
+            self.bytes_to_read - self.bytes_read if not to_download else 0,
+            self.bytes_to_place - self.bytes_placed if self.placing_copies and not to_download else 0,
         ]
         return sum(max(0, count) / (rate or max(rates)) for count, rate in zip(left, rates, strict=True))
 
@@ -227,7 +255,9 @@ def _(event: events.StageStarted, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.StageEnded, state: LoadState) -> LoadState:
-    return _change_stage(state, event.stage, ended=event.t, detail=event.detail)
+    state = _change_stage(state, event.stage, ended=event.t, detail=event.detail)
+    open_stages = [stage.name for stage in state.stages if stage.started is not None and stage.ended is None]
+    return replace(state, stage=open_stages[-1] if open_stages else state.stage)
 
 
 @_apply.register
@@ -237,25 +267,49 @@ def _(event: events.SourceResolved, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.DownloadPlanned, state: LoadState) -> LoadState:
-    return replace(state, bytes_to_download=event.bytes)
+    return replace(state, downloads=tuple(Download(name, size, here, here) for name, size, here in event.files))
 
 
 @_apply.register
 def _(event: events.Downloaded, state: LoadState) -> LoadState:
-    state = replace(state, bytes_downloaded=max(0, state.bytes_downloaded + event.bytes))
-    return _moved(state, event.t, downloaded=event.bytes)
+    file = state.downloads[event.file]
+    arrived = max(0, file.bytes_downloaded + event.bytes)
+    file = replace(
+        file,
+        bytes_cached=min(file.bytes_cached, arrived),
+        bytes_downloaded=arrived,
+        started=_first(file.started, event),
+        ended=event.t if arrived >= file.bytes else None,
+    )
+    return _moved(_change_download(state, event.file, file), event.t, downloaded=event.bytes)
+
+
+@_apply.register
+def _(event: events.DownloadEnded, state: LoadState) -> LoadState:
+    file = state.downloads[event.file]
+    others = file.bytes - file.bytes_downloaded  # what somebody else brought is no speed of ours
+    file = replace(
+        file,
+        bytes_cached=max(0, file.bytes_cached + others),
+        bytes_downloaded=file.bytes,
+        ended=file.ended if file.ended is not None else event.t,
+    )
+    return _change_download(state, event.file, file)
 
 
 @_apply.register
 def _(event: events.ShardsFound, state: LoadState) -> LoadState:
-    shards = tuple(Shard(*shard) for shard in event.shards)
-    return replace(state, shards=shards, placing_copies=event.copies)
+    known = {shard.name: shard for shard in state.shards}
+    shards = []
+    for name, size, to_place in event.shards:
+        shard = known.get(name, Shard(name, size, to_place))
+        shards.append(replace(shard, bytes=size, bytes_to_place=to_place))
+    return replace(state, shards=tuple(shards), placing_copies=event.copies)
 
 
 @_apply.register
 def _(event: events.Resident, state: LoadState) -> LoadState:
-    shard = state.shards[event.shard]
-    shard = replace(shard, bytes_resident=shard.bytes_resident + event.bytes, bytes_read=shard.bytes_read + event.bytes)
+    shard = replace(state.shards[event.shard], bytes_resident=event.bytes, bytes_read=event.bytes)
     return _change_shard(state, event.shard, shard)
 
 
@@ -348,6 +402,10 @@ def _(event: events.Cancelled, state: LoadState) -> LoadState:
 def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:
     stages = tuple(replace(stage, **changes) if stage.name == name else stage for stage in state.stages)
     return replace(state, stages=stages)
+
+
+def _change_download(state: LoadState, index: int, file: Download) -> LoadState:
+    return replace(state, downloads=(*state.downloads[:index], file, *state.downloads[index + 1 :]))
 
 
 def _change_shard(state: LoadState, index: int, shard: Shard) -> LoadState:

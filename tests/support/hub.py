@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import socket
+import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 CHUNK = 64 << 10
 
@@ -19,8 +22,11 @@ CHUNK = 64 << 10
 class Repo:
     """A repository: files by name, and how it misbehaves.
 
-    `stall` names a file that stops half-way until `release` is set, `cut` one that ends there; `token` is who may
-    read; `broken` is a status that every request gets.
+    `stall` names a file that stops half-way until `release` is set; `token` is who may read; `broken` is a status that
+    every request gets. `faults` lists, by file, what befalls the requests for it, one after the other: "cut" ends
+    half-way, "reset" breaks the connection there, "whole" ignores the range asked for, "wrong" changes a byte,
+    "short" serves a shorter file, "html" another page altogether, "slow" takes its time, "503 7" is a status with
+    Retry-After, and "429 limit" one with the Hub's own header. `unsized` leaves sizes and hashes out of the list.
     """
 
     files: Mapping[str, bytes]
@@ -28,10 +34,13 @@ class Repo:
     gated: bool = False
     token: str | None = None
     stall: str | None = None
-    cut: str | None = None
+    unsized: bool = False
     broken: int | None = None
+    faults: dict[str, list[str]] = field(default_factory=dict)
     release: threading.Event = field(default_factory=threading.Event)
     stalled: threading.Event = field(default_factory=threading.Event)
+    hung_up: threading.Event = field(default_factory=threading.Event)
+    older: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
 
     @classmethod
     def of_folder(cls, folder: Path, prefix: str = "", **faults: Any) -> Repo:
@@ -44,13 +53,24 @@ class Repo:
             repr(sorted((n, hashlib.sha1(c).hexdigest()) for n, c in self.files.items())).encode()
         ).hexdigest()
 
+    def move(self, files: Mapping[str, bytes]) -> None:
+        """Have the branches go on to another commit; the one before can still be asked for."""
+        self.older[self.commit] = self.files
+        self.files = files
+
 
 class Hub:
-    """The server. `requests` lists (method, path) of all that was asked."""
+    """The server. `requests` lists (method, path) of all that was asked, `ranges` (name, first byte) of all files.
+
+    Weights are sent by `cdn`, another server, where there is one; that one wants no token.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
+        self.ranges: list[tuple[str, int]] = []
+        self.cdn: Hub | None = None
+        self.wants_no_token = False
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -86,49 +106,94 @@ class Hub:
             return _refuse(request, 401 if is_api else 404, "RepoNotFound")
         if repo.broken is not None:
             return _refuse(request, repo.broken, "Broken")
-        if repo.token and request.headers.get("authorization") != f"Bearer {repo.token}":
+        if self.wants_no_token and request.headers.get("authorization"):
+            return _refuse(request, 400, "OneWayOfAuthorization")
+        if repo.token and not self.wants_no_token and request.headers.get("authorization") != f"Bearer {repo.token}":
             return _refuse(request, 403 if repo.gated else 401, "GatedRepo" if repo.gated else "RepoNotFound")
         revision = (parts[5] if len(parts) > 5 else "main") if is_api else parts[3]
-        if revision not in (*repo.branches, repo.commit):
+        if revision not in (*repo.branches, repo.commit, *repo.older):
             return _refuse(request, 404, "RevisionNotFound")
         if is_api:
-            return _describe(request, repo_id, repo, "blobs" in parse_qs(urlsplit(request.path).query))
-        return _send_file(request, repo, "/".join(parts[4:]), with_body)
+            return _describe(request, repo_id, repo, not repo.unsized)
+        name = "/".join(parts[4:])
+        if self.cdn is not None and name.endswith(".safetensors"):
+            return _send_json(request, 302, {}, {"Location": self.cdn.url + request.path})
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range") or "")
+        span = (int(asked[1]), int(asked[2]) + 1 if asked[2] else None) if asked else None
+        if request.command == "GET":
+            self.ranges.append((name, span[0] if span else 0))
+        return _send_file(request, repo, revision, name, span, with_body)
 
 
-def _describe(request: BaseHTTPRequestHandler, repo_id: str, repo: Repo, sizes: bool) -> None:
+def _describe(request: BaseHTTPRequestHandler, repo_id: str, repo: Repo, details: bool) -> None:
     siblings = [
-        {"rfilename": name, **({"size": len(content)} if sizes else {})} for name, content in repo.files.items()
+        {"rfilename": name, **(_details(name, content) if details else {})} for name, content in repo.files.items()
     ]
     _send_json(request, 200, {"id": repo_id, "sha": repo.commit, "siblings": siblings})
 
 
-def _send_file(request: BaseHTTPRequestHandler, repo: Repo, name: str, with_body: bool) -> None:
-    content = repo.files.get(name)
+def _details(name: str, content: bytes) -> dict[str, Any]:
+    """Return what the Hub lists of a file: weights are in LFS, and known by their SHA-256."""
+    size = len(content)
+    details: dict[str, Any] = {"size": size, "blobId": hashlib.sha1(b"blob %d\0" % size + content).hexdigest()}
+    if name.endswith((".safetensors", ".bin")):
+        details["lfs"] = {"size": size, "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 134}
+    return details
+
+
+def _send_file(
+    request: BaseHTTPRequestHandler,
+    repo: Repo,
+    revision: str,
+    name: str,
+    span: tuple[int, int | None] | None,
+    with_body: bool,
+) -> None:
+    content = repo.older.get(revision, repo.files).get(name)
     if content is None:
         return _refuse(request, 404, "EntryNotFound", repo.commit)
-    start = int((request.headers.get("range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-    request.send_response(206 if start else 200)
+    fault = repo.faults[name].pop(0) if repo.faults.get(name) else ""
+    if fault[:3].isdigit():
+        status, _, wait = fault.partition(" ")
+        limit = {"RateLimit": f'"resolvers";r={0 if wait == "limit" else 2900};t=400'}
+        asked = {"Retry-After": wait} if wait.isdigit() else {}
+        return _send_json(request, int(status), {}, {**limit, **asked})
+    if fault == "html":
+        content, span = b"<html>Please log in to this network.</html>", None
+    if fault == "whole":
+        span = None
+    if fault == "short":
+        content = content[:-1000]
+    if fault == "wrong":
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    start, end = (span[0], min(span[1] or len(content), len(content))) if span else (0, len(content))
+    request.send_response(206 if span else 200)
     request.send_header("X-Repo-Commit", repo.commit)
     request.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-    request.send_header("Content-Length", str(len(content) - start))
-    if start:
-        request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    request.send_header("Content-Length", str(end - start))
+    if span:
+        request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
     request.end_headers()
     if not with_body:
         return None
+    half = len(content) // 2
     try:
-        for offset in range(start, len(content), CHUNK):
-            request.wfile.write(content[offset : offset + CHUNK])
-            if name == repo.cut and offset >= len(content) // 2:
+        for offset in range(start, end, CHUNK):
+            if fault in ("cut", "reset") and offset >= half:
+                if fault == "reset":
+                    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 request.close_connection = True
                 return None
-            if name == repo.stall and offset + CHUNK >= len(content) // 2 and not repo.release.is_set():
+            request.wfile.write(content[offset : min(offset + CHUNK, end)])
+            if fault == "slow":
+                repo.release.wait(0.02)
+            if name == repo.stall and offset + CHUNK >= half and not repo.release.is_set():
                 request.wfile.flush()
                 repo.stalled.set()
                 repo.release.wait(60)
     except OSError:
         request.close_connection = True  # the client went away, as a cancelled one does
+        repo.hung_up.set()
 
 
 def _refuse(request: BaseHTTPRequestHandler, status: int, code: str, commit: str | None = None) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from huggingface_hub.utils import WeakFileLock
 from support import archs
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import DownloadError, LoadCancelled, SourceError, _events
+from nbloader import DownloadError, LoadCancelled, LoadError, SourceError, _events
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +36,11 @@ def test_a_repository_is_downloaded_and_loaded(hub: Hub, folder: Path, tmp_path:
     assert archs.differences(model, plain) == []
     state = job.state
     needed = sum(len(content) for name, content in hub.repos["us/llama"].files.items() if name not in junk)
-    config = len(hub.repos["us/llama"].files["config.json"])
-    index = len(hub.repos["us/llama"].files["model.safetensors.index.json"])
-    assert state.bytes_downloaded == state.bytes_to_download == needed - config - index
+    assert state.bytes_downloaded == state.bytes_to_download == needed
+    assert {file.name for file in state.downloads} == hub.repos["us/llama"].files.keys() - junk.keys()
+    assert all(file.bytes_downloaded == file.bytes for file in state.downloads)
+    skipped = next(line for line in state.log if line.code == "skipped")
+    assert (skipped.arguments["count"], skipped.arguments["size"]) == (3, "90.0 kB")
     assert state.commit == hub.repos["us/llama"].commit
     assert (state.name, state.origin) == ("us/llama", "hub")
     assert not any(name in path for name in junk for _, path in hub.requests)
@@ -154,7 +160,7 @@ def test_progress_of_a_download_is_counted_in_bytes(hub: Hub, demo_small: Path, 
     assert counts == sorted(counts)
     assert fractions == sorted(fractions)
     assert (
-        max(f for f, event in zip(fractions, job.events, strict=False) if isinstance(event, _events.Downloaded)) < 0.4
+        max(f for f, event in zip(fractions, job.events, strict=False) if isinstance(event, _events.Downloaded)) < 0.7
     )
 
 
@@ -189,36 +195,6 @@ def test_no_bytes_for_some_seconds_is_said(hub: Hub, demo_small: Path, tmp_path:
     job.result()
 
 
-def test_a_bar_serves_every_way_the_hub_transfers() -> None:
-    from nbloader._hub import _byte_bar
-
-    counted: list[int] = []
-    with _byte_bar(counted.append)(total=10, unit="B") as bar:
-        bar.update(3)
-        bar.update_transfer(5)
-        bar.set_postfix_str("1 MB/s", refresh=False)
-        bar.set_description("a file")
-    assert counted == [3]
-
-
-def test_transfers_are_over_http_and_settings_come_back(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    hub.repos["us/llama"] = Repo.of_folder(demo_small)
-    before = constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET
-    seen = []
-    job = nbloader.LoadJob("us/llama", nbloader.LoadOptions(cache_dir=str(tmp_path)))
-
-    def look(event: _events.Event) -> None:
-        if isinstance(event, _events.Downloaded):
-            seen.append((before[0] > constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET))
-
-    job.subscribe(look)
-    job.start().result()
-    assert (True, True) in seen  # the last portion is told when the settings have come back
-    assert before == (constants.DOWNLOAD_CHUNK_SIZE, constants.HF_HUB_DISABLE_XET)
-
-
 @pytest.mark.parametrize("status", [500, 502, 503])
 def test_a_hub_that_is_broken_is_no_reason_to_fail(hub: Hub, folder: Path, tmp_path: Path, status: int) -> None:
     hub.repos["us/llama"] = Repo.of_folder(folder)
@@ -248,11 +224,268 @@ class Clock:
         return self.seconds
 
 
-def test_a_file_cut_short_is_no_model(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
-    hub.repos["us/demo"] = Repo.of_folder(demo_small, cut="model-00002-of-00004.safetensors")
-    job = nbloader.start("us/demo", cache_dir=tmp_path)
-    with contextlib.suppress(DownloadError):  # what the Hub's own retries do not mend is told
-        job.result(60)
-    hub.repos["us/demo"].cut = None
+SHARD = "model-00002-of-00004.safetensors"
+
+
+@pytest.fixture
+def demo(hub: Hub, demo_small: Path) -> Repo:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small)
+    return hub.repos["us/demo"]
+
+
+def load_demo(cache: Path, **choices: Any) -> nbloader.LoadJob:
+    job = nbloader.start("us/demo", cache_dir=cache, **choices)
+    job.result(60)
+    return job
+
+
+def assert_whole(job: nbloader.LoadJob, demo_small: Path) -> None:
     plain = nbloader.load(demo_small, progress=False).model
-    assert archs.differences(nbloader.load("us/demo", cache_dir=tmp_path, progress=False).model, plain) == []
+    assert archs.differences(job.result().model, plain) == []
+    assert job.state.bytes_downloaded == job.state.bytes_to_download
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (["cut"], "RemoteProtocolError"),
+        (["reset"], "ReadError"),
+        (["cut", "whole"], "RemoteProtocolError"),
+        (["502"], "HTTP 502"),
+        (["503 0"], "HTTP 503"),
+        (["429 0", "503 0", "cut"], "HTTP 429"),
+    ],
+)
+def test_a_download_that_is_disturbed_goes_on(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, faults: list[str], said: str
+) -> None:
+    disturbances = len([fault for fault in faults if fault != "whole"])
+    demo.faults[SHARD] = list(faults)
+    job = load_demo(tmp_path)
+    assert_whole(job, demo_small)
+    waits = [line.arguments for line in job.state.log if line.code == "download_waits"]
+    assert len(waits) == disturbances
+    assert waits[0]["name"] == SHARD
+    assert said in waits[0]["reason"]
+    starts = [start for name, start in hub.ranges if name == SHARD]
+    assert starts[0] == 0
+    assert (starts[-1] > 0) == ("cut" in faults or "reset" in faults)
+    assert max(line.arguments["seconds"] for line in job.state.log if line.code == "download_waits") == "0"
+
+
+@pytest.mark.parametrize(("fault", "seconds"), [("429 3600", 3600), ("429 limit", 401)])
+def test_a_server_that_asks_for_a_long_wait_is_told(demo: Repo, tmp_path: Path, fault: str, seconds: int) -> None:
+    demo.faults[SHARD] = [fault]
+    with pytest.raises(DownloadError, match=f"HTTP 429 and asks to be left alone for {seconds} s") as raised:
+        load_demo(tmp_path)
+    assert "Load again" in raised.value.hint
+
+
+def test_a_connection_that_always_breaks_ends(
+    demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("nbloader._hub._pause", lambda seconds, check: waits.append(seconds))
+    demo.faults[SHARD] = ["503"] * 6
+    with pytest.raises(DownloadError, match=r"The connection .* broke: HTTP 503"):
+        load_demo(tmp_path)
+    assert waits == [0.0, 1.0, 2.0, 4.0, 8.0]
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
+@pytest.mark.parametrize(("fault", "said"), [("wrong", "its hash is"), ("short", "the server has")])
+def test_a_file_that_is_not_what_the_hub_lists_is_refused(
+    demo: Repo, demo_small: Path, tmp_path: Path, fault: str, said: str
+) -> None:
+    demo.faults[SHARD] = [fault]
+    with pytest.raises(DownloadError, match=f"{SHARD} .* did not arrive as it should: {said}") as raised:
+        load_demo(tmp_path)
+    assert "Load again" in raised.value.hint
+    with pytest.raises(LoadError):
+        load_demo(tmp_path, local_files_only=True)
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
+def test_a_part_that_was_spoilt_on_disk_is_brought_anew(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.faults[SHARD] = ["cut", "429 3600"]
+    with pytest.raises(DownloadError):
+        load_demo(tmp_path)
+    part = next(part for part in tmp_path.rglob("*.incomplete") if 0 < part.stat().st_size < len(demo.files[SHARD]))
+    part.write_bytes(bytes(part.stat().st_size))
+    hub.ranges.clear()
+    assert_whole(load_demo(tmp_path), demo_small)
+    starts = [start for name, start in hub.ranges if name == SHARD]
+    assert len(starts) == 2
+    assert starts[0] > 0
+    assert starts[1] == 0
+
+
+def test_a_page_that_stands_between_costs_nothing(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.faults[SHARD] = ["cut", "html"]
+    with pytest.raises(DownloadError, match=f"{SHARD} .* did not arrive as it should: the server has 43 bytes"):
+        load_demo(tmp_path)
+    hub.ranges.clear()
+    assert_whole(load_demo(tmp_path), demo_small)
+    assert min(start for name, start in hub.ranges if name == SHARD) > 0
+
+
+def test_a_large_file_comes_in_several_requests(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbloader._transfer._MOST_AT_ONCE", 1_000_003)
+    assert_whole(load_demo(tmp_path), demo_small)
+    size = len(demo.files[SHARD])
+    assert [start for name, start in hub.ranges if name == SHARD] == list(range(0, size, 1_000_003))
+
+
+def test_a_token_stays_with_the_hub(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.token = "hf_secret"
+    hub.cdn = Hub()
+    hub.cdn.repos, hub.cdn.wants_no_token = hub.repos, True
+    assert_whole(load_demo(tmp_path, token="hf_secret"), demo_small)
+    assert SHARD in [name for name, _ in hub.cdn.ranges]
+    hub.cdn.close()
+
+
+def test_a_hub_that_lists_neither_sizes_nor_hashes(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.unsized = True
+    demo.faults[SHARD] = ["", "cut"]  # the first request asks for the size
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
+def test_a_full_disk(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "models--us--demo" / "blobs"
+    blobs.mkdir(parents=True)
+    part = blobs / f"{hashlib.sha256(demo.files[SHARD]).hexdigest()}.nbloader.incomplete"
+    part.symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match="No space left") as raised:
+        load_demo(tmp_path)
+    assert "cache_dir" in raised.value.hint
+    assert not part.is_symlink()
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(
+    hub: Hub, demo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=50_000))
+    with pytest.raises(DownloadError, match=r"needs .* more on disk, and .* has 50\.0 kB free"):
+        load_demo(tmp_path)
+    assert not any(name.endswith(".safetensors") for name, _ in hub.ranges)
+
+
+def test_a_revision_that_moves_while_it_is_loaded(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    first, files = demo.commit, demo.files
+    demo.stall = SHARD
+    job = nbloader.start("us/demo", cache_dir=tmp_path)
+    assert demo.stalled.wait(30)
+    demo.move({name: content for name, content in files.items() if name != "tokenizer.json"})
+    demo.release.set()
+    job.result(60)
+    assert job.state.commit == first
+    assert_whole(job, demo_small)
+    again = nbloader.start("us/demo", cache_dir=tmp_path, local_files_only=True)
+    again.result(60)
+    assert again.state.commit == first
+
+
+def test_an_interrupted_snapshot_is_never_taken_for_whole(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    whole, files = demo.commit, demo.files
+    load_demo(tmp_path)
+    config = json.loads(files["config.json"])
+    demo.move({**files, SHARD: files[SHARD][:-4] + b"abcd", "config.json": json.dumps({**config, "x": 1}).encode()})
+    demo.faults[SHARD] = ["cut", "429 3600"]
+    with pytest.raises(DownloadError):
+        load_demo(tmp_path)
+    job = load_demo(tmp_path, local_files_only=True)
+    assert job.state.commit == whole
+    assert archs.differences(job.result().model, nbloader.load(demo_small, progress=False).model) == []
+
+
+def test_cancel_stops_the_traffic_and_the_next_load_goes_on(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo.faults[SHARD] = ["slow"]
+    job = nbloader.LoadJob("us/demo", nbloader.LoadOptions(cache_dir=str(tmp_path)))
+    some = threading.Event()
+
+    def look(event: _events.Event) -> None:
+        state = job.state
+        shard = next((file for file in state.downloads if file.name == SHARD), None)
+        if shard is not None and shard.bytes_downloaded > shard.bytes // 8:
+            some.set()
+
+    job.subscribe(look)
+    job.start()
+    assert some.wait(30)
+    job.cancel()
+    assert demo.hung_up.wait(2)
+    with pytest.raises(LoadCancelled):
+        job.result(5)
+    hub.ranges.clear()
+    again = load_demo(tmp_path)
+    assert_whole(again, demo_small)
+    starts = [start for name, start in hub.ranges if name == SHARD]
+    assert len(starts) == 1
+    assert starts[0] > 0
+    kept = next(file for file in again.state.downloads if file.name == SHARD)
+    assert kept.bytes_cached == starts[0]
+    moved = again.state.moves[-1][1]
+    assert moved == again.state.bytes_to_download - sum(file.bytes_cached for file in again.state.downloads)
+
+
+def test_what_has_arrived_is_used_while_the_rest_downloads(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.stall = "model-00004-of-00004.safetensors"
+    job = nbloader.start("us/demo", cache_dir=tmp_path)
+    assert demo.stalled.wait(30)
+    deadline = time.monotonic() + 30
+
+    def is_used() -> bool:
+        stages = {stage.name: stage for stage in job.state.stages}
+        read = [shard.bytes_read == shard.bytes for shard in job.state.shards]
+        return stages["config"].ended is not None and read == [True, True, True, False]
+
+    while not is_used():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+    assert job.state.stage == "download"
+    demo.release.set()
+    job.result(60)
+    assert_whole(job, demo_small)
+
+
+def test_a_file_that_another_process_brings_is_waited_for(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    load_demo(tmp_path / "other")
+    key = hashlib.sha256(demo.files[SHARD]).hexdigest()
+    lock = tmp_path / ".locks" / "models--us--demo" / f"{key}.nbloader.incomplete.lock"
+    lock.parent.mkdir(parents=True)
+    hub.ranges.clear()
+    with WeakFileLock(lock):
+        job = nbloader.start("us/demo", cache_dir=tmp_path)
+        while not any(name == "model-00004-of-00004.safetensors" for name, _ in hub.ranges):
+            threading.Event().wait(0.02)
+        snapshot = tmp_path / "models--us--demo" / "snapshots" / demo.commit
+        while not (snapshot / "model-00004-of-00004.safetensors").exists():
+            threading.Event().wait(0.02)
+        (snapshot / SHARD).write_bytes(demo.files[SHARD])
+    job.result(60)
+    assert_whole(job, demo_small)
+    assert SHARD not in [name for name, _ in hub.ranges]
+
+
+def test_the_same_content_is_not_downloaded_twice(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    load_demo(tmp_path)
+    demo.move({**demo.files, "generation_config.json": b"{}"})
+    hub.ranges.clear()
+    job = load_demo(tmp_path)
+    assert_whole(job, demo_small)
+    assert {name for name, _ in hub.ranges} <= {"generation_config.json"}
+
+
+def test_names_that_leave_the_cache_are_not_followed(hub: Hub, demo: Repo, tmp_path: Path) -> None:
+    demo.files = {**demo.files, "../tokenizer_config.json": b"{}", "../../../../evil.json": b"{}"}
+    load_demo(tmp_path / "cache")
+    assert not any(".." in name for name, _ in hub.ranges)
+    assert not (tmp_path / "evil.json").exists()

@@ -35,9 +35,9 @@ def test_a_new_state_knows_nothing() -> None:
 
 
 def test_fraction_counts_download_read_and_place_together() -> None:
-    state = fold(running(100 * MB), events.DownloadPlanned(0.0, 100 * MB))
-    assert fold(state, events.Downloaded(1.0, 100 * MB)).fraction == pytest.approx(1 / 3)
-    state = folded(events.Downloaded(1.0, 100 * MB), events.Read(2.0, 0, 50 * MB), start=state)
+    state = fold(running(100 * MB), events.DownloadPlanned(0.0, (("a", 100 * MB, 0),)))
+    assert fold(state, events.Downloaded(1.0, 0, 100 * MB)).fraction == pytest.approx(1 / 3)
+    state = folded(events.Downloaded(1.0, 0, 100 * MB), events.Read(2.0, 0, 50 * MB), start=state)
     assert state.fraction == pytest.approx(1 / 2)
     assert (state.bytes_done, state.bytes_to_do) == (150 * MB, 300 * MB)
 
@@ -50,16 +50,20 @@ def test_fraction_is_one_only_when_ready() -> None:
 
 def test_a_download_that_starts_over_does_not_take_the_bar_back() -> None:
     state = folded(
-        events.DownloadPlanned(0.0, 10 * MB), events.Downloaded(1.0, 8 * MB), events.Downloaded(2.0, -8 * MB),
+        events.DownloadPlanned(0.0, (("a", 10 * MB, 0),)),
+        events.Downloaded(1.0, 0, 8 * MB),
+        events.Downloaded(2.0, 0, -8 * MB),
         start=running(10 * MB),
-    )  # fmt: skip
+    )
     assert state.bytes_downloaded == 0
     assert state.fraction == pytest.approx(8 / 30)
 
 
+FILES = st.tuples(st.just("a"), st.integers(0, 20 * MB), st.just(0))
 EVENTS = st.one_of(
-    st.builds(events.Downloaded, st.just(0.0), st.integers(-5 * MB, 5 * MB)),
-    st.builds(events.DownloadPlanned, st.just(0.0), st.integers(0, 20 * MB)),
+    st.builds(events.Downloaded, st.just(0.0), st.integers(0, 1), st.integers(-5 * MB, 5 * MB)),
+    st.builds(events.DownloadPlanned, st.just(0.0), st.tuples(FILES, FILES)),
+    st.builds(events.DownloadEnded, st.just(0.0), st.integers(0, 1)),
     st.builds(events.Read, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
     st.builds(events.Resident, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
     st.builds(events.Placed, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB), st.integers(0, 5 * MB)),
@@ -71,7 +75,8 @@ EVENTS = st.one_of(
 
 @given(st.lists(st.tuples(st.floats(0, 2), EVENTS), max_size=40))
 def test_fraction_never_falls_whatever_happens(steps: list[tuple[float, events.Event]]) -> None:
-    state, now = running(10 * MB, 10 * MB), 0.0
+    planned = events.DownloadPlanned(0.0, (("a", 3 * MB, MB), ("b", 4 * MB, 0)))
+    state, now = fold(running(10 * MB, 10 * MB), planned), 0.0
     for pause, event in steps:
         now += pause
         after = fold(state, replace(event, t=now))
@@ -111,11 +116,42 @@ def test_eta_of_a_load_that_copies_nothing_is_the_time_to_read() -> None:
 
 
 def test_eta_takes_each_phase_at_its_own_rate() -> None:
-    state = fold(running(200 * MB), events.DownloadPlanned(0.0, 200 * MB))
+    state = running(200 * MB)
     for step in range(1, 11):
-        state = folded(events.Downloaded(step / 10, 10 * MB), events.Read(step / 10, 0, 5 * MB), start=state)
-    # 100 MB to download at 100 MB/s, 150 to read at 50, 200 to place at the present rate of 100.
-    assert state.eta == pytest.approx(1 + 3 + 2, rel=0.06)
+        moves = events.Read(step / 10, 0, 10 * MB), events.Placed(step / 10, 0, 5 * MB, 5 * MB)
+        state = folded(*moves, start=state)
+    # 100 MB to read at 100 MB/s, 150 to place at 50.
+    assert state.eta == pytest.approx(1 + 3, rel=0.1)
+
+
+def test_eta_of_a_download_is_its_own() -> None:
+    state = fold(running(200 * MB), events.DownloadPlanned(0.0, (("a", 200 * MB, 0),)))
+    for step in range(0, 11):
+        state = fold(state, events.Downloaded(step / 10, 0, 10 * MB))
+    assert state.eta == pytest.approx(0.9, rel=0.01)
+
+
+def test_what_was_on_disk_is_downloaded_but_is_no_speed() -> None:
+    files = (("a", 100 * MB, 100 * MB), ("b", 100 * MB, 40 * MB))
+    state = folded(events.DownloadPlanned(0.0, files), events.Downloaded(1.0, 1, 0), start=running(200 * MB))
+    assert (state.bytes_downloaded, state.bytes_to_download) == (140 * MB, 200 * MB)
+    state = folded(*(events.Downloaded(1 + step / 10, 1, MB) for step in range(1, 11)), start=state)
+    assert state.rate == pytest.approx(10 * MB)
+    assert [file.bytes_cached for file in state.downloads] == [100 * MB, 40 * MB]
+    assert (state.downloads[1].started, state.downloads[1].ended) == (1.0, None)
+
+
+def test_shards_keep_what_is_known_of_them_when_their_headers_are_read() -> None:
+    state = folded(events.Resident(1.0, 0, 7 * MB), start=running(10 * MB))
+    state = fold(state, events.ShardsFound(2.0, ((state.shards[0].name, 10 * MB, 20 * MB),)))
+    assert (state.bytes_read, state.bytes_to_place) == (7 * MB, 20 * MB)
+
+
+def test_the_stage_is_the_one_that_still_runs() -> None:
+    started = [events.StageStarted(0.0, name) for name in ("download", "tokenizer")]
+    state = folded(*started, start=running(MB))
+    assert state.stage == "tokenizer"
+    assert fold(state, events.StageEnded(1.0, "tokenizer")).stage == "download"
 
 
 def test_the_clock_runs_on_between_events_and_stops_at_the_end() -> None:

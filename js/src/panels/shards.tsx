@@ -7,6 +7,8 @@ import { texts } from "../texts";
 
 const WORDS: Record<Lane["status"], string> = {
   waiting: texts.panel.shard_waiting,
+  downloading: texts.phase.download,
+  downloaded: texts.panel.shard_downloaded,
   reading: texts.phase.read,
   resident: texts.panel.shard_resident,
   read: texts.panel.shard_read,
@@ -14,12 +16,13 @@ const WORDS: Record<Lane["status"], string> = {
   placed: texts.panel.shard_placed,
 };
 
-/** One lane a shard: above when it was read, below when it was placed. */
+/** One lane a shard: above when it was downloaded and read, below when it was placed. */
 export function Shards(props: { state: PanelState; shards: ShardNames; times: readonly ShardTimes[] }) {
   const { state, shards, times } = props;
   const lanes = layout(shards, times, state.elapsed);
   const list = useRef<HTMLOListElement>(null);
-  const active = lanes.findIndex((lane) => lane.status === "reading" || lane.status === "placing");
+  const active = lanes.findIndex((lane) => ["downloading", "reading", "placing"].includes(lane.status));
+  const downloads = lanes.some((lane) => lane.download !== null);
   useEffect(() => {
     const row = list.current?.children[active];
     if (list.current && row instanceof HTMLElement && list.current.scrollHeight > list.current.clientHeight) {
@@ -30,8 +33,13 @@ export function Shards(props: { state: PanelState; shards: ShardNames; times: re
     <section class="nbl-shards">
       <h4>
         {texts.panel.shards}
-        {lanes.length > 0 && ` · ${lanes.length}`}
+        {shards.shards > 0 && ` · ${shards.shards}`}
         <span class="nbl-legend">
+          {downloads && (
+            <>
+              <i class="nbl-key nbl-download" /> {texts.phase.download}
+            </>
+          )}
           <i class="nbl-key nbl-read" /> {texts.phase.read} <i class="nbl-key nbl-place" />{" "}
           {texts.phase.place}
         </span>
@@ -52,8 +60,14 @@ export function Shards(props: { state: PanelState; shards: ShardNames; times: re
 
 function told(lane: Lane): string {
   const parts = [`${lane.name}, ${size(lane.bytes)}`];
-  if (lane.readSeconds !== null && lane.rate !== null) {
-    parts.push(`${texts.phase.read}: ${duration(lane.readSeconds)}, ${size(lane.rate)}/s`);
+  const rate = lane.rate !== null ? `, ${size(lane.rate)}/s` : "";
+  if (lane.downloadSeconds !== null) {
+    parts.push(
+      `${texts.phase.download}: ${duration(lane.downloadSeconds)}${lane.readSeconds === null ? rate : ""}`,
+    );
+  }
+  if (lane.readSeconds !== null) {
+    parts.push(`${texts.phase.read}: ${duration(lane.readSeconds)}${rate}`);
   }
   if (lane.placeSeconds !== null) {
     parts.push(`${texts.phase.place}: ${duration(lane.placeSeconds)}`);
@@ -66,6 +80,12 @@ function Row({ lane }: { lane: Lane }) {
     <li class="nbl-lane" title={told(lane)}>
       <span class="nbl-lane-name">{lane.name.replace(/\.(safetensors|bin)$/, "")}</span>
       <span class="nbl-lane-chart" aria-hidden="true">
+        {lane.download && (
+          <span
+            class="nbl-lane-bar nbl-download"
+            style={{ left: `${lane.download.left}%`, width: `${lane.download.width}%` }}
+          />
+        )}
         {lane.read && (
           <span
             class="nbl-lane-bar nbl-read"

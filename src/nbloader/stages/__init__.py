@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
-from nbloader.stages.download import fetch
+from nbloader.stages.download import fetching
 from nbloader.stages.metadata import describe
 from nbloader.stages.resolve import resolve
 from nbloader.stages.tokenizer import make_tokenizer
@@ -41,11 +41,13 @@ def run(
         Where the load was cancelled.
     """
     source = resolve(model, options, reporter)
-    checkpoint, plan = fetch(source, options, reporter)
-    on_plan(plan)
-    with reading(checkpoint, plan, options, reporter) as supply:
-        tokenizer = make_tokenizer(checkpoint, source, options, reporter)
-        chosen = choose_class(checkpoint, options, reporter)
+    with (
+        fetching(source, options, reporter, on_plan) as fetched,
+        reading(fetched.whole, options, reporter) as supply,
+    ):
+        tokenizer = make_tokenizer(fetched, source, options, reporter)
+        chosen = choose_class(fetched, options, reporter)
+        checkpoint, plan = fetched.wait()
         loaded = place(checkpoint, plan, chosen, options, reporter, supply)
     settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     summary = describe(loaded, tokenizer, source, reporter)

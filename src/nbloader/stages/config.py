@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from nbloader import _transformers
-from nbloader._checkpoint import Checkpoint
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
+from nbloader.stages.download import Fetched
 
 
 class Chosen(NamedTuple):
@@ -17,11 +17,11 @@ class Chosen(NamedTuple):
     config: Any
 
 
-def choose_class(checkpoint: Checkpoint, options: LoadOptions, reporter: Reporter) -> Chosen:
+def choose_class(fetched: Fetched, options: LoadOptions, reporter: Reporter) -> Chosen:
     """Return the class that loads the model, from the config or from ``auto_class``."""
     with reporter.stage("config") as note:
         _transformers.check_device(options.placement if isinstance(options.placement, str) else None)
-        config = _transformers.load_config(checkpoint.folder)
+        config = _transformers.load_config(fetched.folder)
         chosen = Chosen(*_transformers.find_model_class(config, options.auto_class))
         if options.auto_class is None and chosen.model_class.__name__.startswith("Auto"):
             reporter.log("warning", "guessed_class", chosen=chosen.model_class.__name__)

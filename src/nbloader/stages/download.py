@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextvars
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,20 +21,57 @@ from nbloader._checkpoint import (
     read_config,
     read_weight_map,
 )
-from nbloader._errors import CheckpointError
+from nbloader._errors import CheckpointError, LoadCancelled
+from nbloader._locale import size_text
 from nbloader._options import LoadOptions
+from nbloader._page_cache import find_missing
 from nbloader._plan import LoadPlan, make_plan
 from nbloader._reporter import Reporter
 from nbloader._source import Source
+from nbloader._transfer import Expected
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
 _NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", ".py", ".gitattributes")
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = "tokenizer_config.json"
+_TICK = 0.05  # seconds between two looks at whether to go on
 
 
-def fetch(source: Source, options: LoadOptions, reporter: Reporter) -> tuple[Checkpoint, LoadPlan]:
-    """Return the checkpoint, all of it on this machine, and the plan of its load.
+class Fetched:
+    """A checkpoint on its way: its folder and config are there, its weights may still be arriving."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], reporter: Reporter) -> None:
+        self.folder = folder
+        self.config = config
+        self.whole: Future[tuple[Checkpoint, LoadPlan]] = Future()
+        """The checkpoint and the plan of its load, once all of it is on this machine."""
+        self._reporter = reporter
+
+    def wait(self) -> tuple[Checkpoint, LoadPlan]:
+        """Return the checkpoint and the plan of its load, once all of it is on this machine.
+
+        Raises
+        ------
+        DownloadError
+            Where the Hub refuses or the connection fails.
+        CheckpointError
+            Where the files are incomplete or broken.
+        LoadCancelled
+            Once the load is cancelled.
+        """
+        while not self.whole.done():
+            self._reporter.check_cancelled()
+            wait([self.whole], _TICK)
+        return self.whole.result()
+
+
+@contextmanager
+def fetching(
+    source: Source, options: LoadOptions, reporter: Reporter, on_plan: Callable[[LoadPlan], None]
+) -> Iterator[Fetched]:
+    """Bring what the load needs: all but the weights before this returns, the weights behind it.
+
+    Leaving the context ends the download.
 
     Raises
     ------
@@ -39,66 +80,187 @@ def fetch(source: Source, options: LoadOptions, reporter: Reporter) -> tuple[Che
     CheckpointError
         Where the files are incomplete or broken.
     """
-    with reporter.stage("download") as note:
+    ended = threading.Event()
+
+    def check() -> None:
+        reporter.check_cancelled()
+        if ended.is_set():
+            raise LoadCancelled("Nobody waits for this download any more.")
+
+    with ExitStack() as stage:
+        note = stage.enter_context(reporter.stage("download"))
         repository = source.repository
+        download = None
         if repository is not None and repository.files is not None:
-            note.detail = _download(repository, repository.files, options, reporter)
-        checkpoint = read_checkpoint(source.root(options) / options.subfolder)
-        plan = make_plan(checkpoint, options)
-        sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
-        shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
-        reporter.tell(events.ShardsFound, shards, plan.copies)
-    return checkpoint, plan
+            download = _Download(repository, repository.files, options, reporter, check)
+            download.bring_support()
+            note.detail = download.detail
+        folder = source.root(options) / options.subfolder
+        fetched = Fetched(folder, read_config(folder), reporter)
+
+        def finish() -> None:
+            if download is not None:
+                download.bring_weights()
+            checkpoint = read_checkpoint(folder)
+            plan = make_plan(checkpoint, options)
+            sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
+            shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
+            reporter.tell(events.ShardsFound, shards, plan.copies)
+            on_plan(plan)
+            fetched.whole.set_result((checkpoint, plan))
+
+        def finish_behind(stage: ExitStack) -> None:
+            try:
+                with stage:
+                    finish()
+            except BaseException as error:  # noqa: BLE001 - raised by who waits
+                fetched.whole.set_exception(error)
+
+        if download is None or not download.has_more:
+            finish()
+        else:
+            context = contextvars.copy_context()
+            arguments = (finish_behind, stage.pop_all())
+            threading.Thread(target=context.run, args=arguments, name="nbloader-fetch", daemon=True).start()
+    try:
+        yield fetched
+    finally:
+        ended.set()
 
 
-def _download(repository: _hub.Repository, files: Mapping[str, int], options: LoadOptions, reporter: Reporter) -> str:
-    prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
-    config = _check_config(repository, prefix, options, reporter)
-    here = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
-    weights = choose_weights(here, config, Path(repository.repo_id))
-    if weights is None:
-        raise CheckpointError(
-            f"{repository.repo_id} has no weights that transformers can load{f' in {prefix}' if prefix else ''}.",
-            "nbloader loads safetensors and .bin checkpoints; look for another repository of the model.",
+class _Download:
+    """What of a repository a load needs, and bringing it."""
+
+    def __init__(
+        self,
+        repository: _hub.Repository,
+        files: Mapping[str, Expected],
+        options: LoadOptions,
+        reporter: Reporter,
+        check: Callable[[], None],
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._options = options
+        self._reporter = reporter
+        self._check = check
+        self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
+        self.detail = ""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether weights are missing."""
+        return bool(self._missing(self._shards))
+
+    def bring_support(self) -> None:
+        """Bring everything but the weights, and plan for those."""
+        entry, self._shards = self._find_weights()
+        support = [self._prefix + name for name in _support_files(self._here)]
+        if self._prefix:
+            support += [name for name in _support_files(set(self._files)) if name not in support]
+        wanted = list(dict.fromkeys([*support, entry, *self._shards]))
+        self._numbers = {name: number for number, name in enumerate(wanted)}
+        missing = self._missing(wanted)
+        self._log_skipped(set(wanted))
+        if missing:
+            self._plan(wanted)
+        self.detail = f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
+        total = sum(self._files[name].bytes for name in wanted)
+        self._tally = self._reporter.tally(events.Downloaded, total)
+        self._bring(self._missing(support))
+        if not self._missing(self._shards):
+            _hub.remember_revision(self._repository, self._options)
+
+    def bring_weights(self) -> None:
+        """Bring the weights."""
+        self._bring(self._missing(self._shards))
+        _hub.remember_revision(self._repository, self._options)
+
+    def _plan(self, wanted: Sequence[str]) -> None:
+        shards = tuple(
+            (name.removeprefix(self._prefix), self._files[name].bytes, self._files[name].bytes) for name in self._shards
         )
-    _, entry = weights
-    if entry.endswith(".json"):
-        _hub.download(repository, [prefix + entry], options, lambda size: None, reporter.check_cancelled)
-        index = _hub.cached_file(repository.repo_id, repository.commit, prefix + entry, options)
-        shards = sorted(set(read_weight_map(index).values())) if index is not None else []
-    else:
-        shards = [entry]
-    absent = [name for name in shards if name not in here]
-    if absent:
-        raise CheckpointError(
-            f"{repository.repo_id} lacks {len(absent)} file(s) that {entry} names: {', '.join(absent[:3])}.",
-            "The repository is incomplete: tell its authors, or try another revision=.",
+        self._reporter.tell(events.ShardsFound, shards)
+        here = {name: _hub.kept_bytes(self._repository, name, self._options) for name in wanted}
+        files = tuple((name.removeprefix(self._prefix), self._files[name].bytes, here[name]) for name in wanted)
+        self._reporter.tell(events.DownloadPlanned, files)
+        left = sum(self._files[name].bytes - here[name] for name in wanted)
+        self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(sum(here.values())))
+
+    def _find_weights(self) -> tuple[str, list[str]]:
+        """Return what names the weights (an index, or the one file itself), and the files that hold them."""
+        config = self._bring_config()
+        prefix, repo_id = self._prefix, self._repository.repo_id
+        self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
+        weights = choose_weights(self._here, config, Path(repo_id))
+        if weights is None:
+            raise CheckpointError(
+                f"{repo_id} has no weights that transformers can load{f' in {prefix}' if prefix else ''}.",
+                "nbloader loads safetensors and .bin checkpoints; look for another repository of the model.",
+            )
+        entry = prefix + weights[1]
+        if not entry.endswith(".json"):
+            shards = [weights[1]]
+        else:
+            self._bring_untold(entry)
+            index = _hub.cached_file(repo_id, self._repository.commit, entry, self._options)
+            shards = sorted(set(read_weight_map(index).values())) if index is not None else []
+        absent = [name for name in shards if name not in self._here]
+        if absent:
+            raise CheckpointError(
+                f"{repo_id} lacks {len(absent)} file(s) that {entry} names: {', '.join(absent[:3])}.",
+                "The repository is incomplete: tell its authors, or try another revision=.",
+            )
+        return entry, [prefix + name for name in shards]
+
+    def _bring_config(self) -> Mapping[str, Any]:
+        """Return the config, looked at before gigabytes are fetched that would be of no use."""
+        if self._prefix + CONFIG in self._files:
+            self._bring_untold(self._prefix + CONFIG)
+        root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options)
+        config = read_config(root / self._prefix)
+        _transformers.check_architecture(root / self._prefix, config)
+        return config
+
+    def _missing(self, names: Sequence[str]) -> list[str]:
+        repo_id, commit = self._repository.repo_id, self._repository.commit
+        return [name for name in names if _hub.cached_file(repo_id, commit, name, self._options) is None]
+
+    def _bring_untold(self, name: str) -> None:
+        """Bring a file on which the plan depends: it counts as there when all bytes are counted."""
+        watcher = _hub.DownloadWatcher(lambda name, size: None, lambda name: None, self._waited, self._check)
+        _hub.download(self._repository, self._missing([name]), self._options, watcher)
+
+    def _bring(self, names: Sequence[str]) -> None:
+        watcher = _hub.DownloadWatcher(
+            on_bytes=lambda name, size: self._tally.add(self._numbers[name], size),
+            on_file=self._arrived,
+            on_wait=self._waited,
+            check_cancelled=self._check,
         )
-    reporter.tell(events.ShardsFound, tuple((name, files[prefix + name], files[prefix + name]) for name in shards))
-    wanted = [prefix + name for name in (*shards, *_support_files(here))]
-    if prefix:
-        wanted += [name for name in _support_files(set(files)) if name not in wanted]
-    missing = [
-        name for name in wanted if _hub.cached_file(repository.repo_id, repository.commit, name, options) is None
-    ]
-    total = sum(files[name] for name in missing)
-    reporter.tell(events.DownloadPlanned, total)
-    tally = reporter.tally(lambda t, _, size: events.Downloaded(t, size), total)
-    _hub.download(repository, missing, options, lambda size: tally.add(0, size), reporter.check_cancelled)
-    tally.flush()
-    return f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
+        _hub.download(self._repository, names, self._options, watcher)
 
+    def _arrived(self, name: str) -> None:
+        """Tell that a file is there and, of a shard, what is in memory now that it has come through it."""
+        self._tally.flush()
+        self._reporter.tell(events.DownloadEnded, self._numbers[name])
+        if name in self._shards:
+            path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
+            if path is not None:
+                absent = sum(piece.absent for piece in find_missing(path))
+                size = self._files[name].bytes - absent
+                self._reporter.tell(events.Resident, self._shards.index(name), size)
 
-def _check_config(
-    repository: _hub.Repository, prefix: str, options: LoadOptions, reporter: Reporter
-) -> Mapping[str, Any]:
-    """Return the config, looked at before gigabytes are fetched that would be of no use."""
-    if prefix + CONFIG in (repository.files or ()):
-        _hub.download(repository, [prefix + CONFIG], options, lambda size: None, reporter.check_cancelled)
-    folder = _hub.snapshot_folder(repository.repo_id, repository.commit, options) / prefix
-    config = read_config(folder)
-    _transformers.check_architecture(folder, config)
-    return config
+    def _waited(self, name: str, seconds: float, reason: str) -> None:
+        self._reporter.log("warning", "download_waits", name=name, seconds=f"{seconds:.0f}", reason=reason)
+
+    def _log_skipped(self, wanted: Collection[str]) -> None:
+        """Say which weights in other formats are not downloaded, and what that saves."""
+        skipped = [name for name in self._files if name not in wanted and name.lower().endswith(_WEIGHT_ENDINGS)]
+        if skipped:
+            size = size_text(sum(self._files[name].bytes for name in skipped))
+            names = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+            self._reporter.log("info", "skipped", count=len(skipped), size=size, names=names)
 
 
 def _support_files(names: Collection[str]) -> list[str]:

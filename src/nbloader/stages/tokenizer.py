@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from nbloader import _transformers
-from nbloader._checkpoint import Checkpoint
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
 from nbloader._source import Source
+from nbloader.stages.download import Fetched
 
 _WORTH_SAYING = 0.1  # seconds of importing that belong to the libraries and not to the tokenizer
 
 
-def make_tokenizer(checkpoint: Checkpoint, source: Source, options: LoadOptions, reporter: Reporter) -> Any:
+def make_tokenizer(fetched: Fetched, source: Source, options: LoadOptions, reporter: Reporter) -> Any:
     """Return the processor or tokenizer, or None where the checkpoint has neither.
 
     It comes from the model's folder, or from the checkpoint's top where `subfolder` has none of its own.
@@ -24,12 +24,12 @@ def make_tokenizer(checkpoint: Checkpoint, source: Source, options: LoadOptions,
         imports = reporter.now() - began
         reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()
-        _transformers.check_architecture(checkpoint.folder, checkpoint.config)
+        _transformers.check_architecture(fetched.folder, fetched.config)
 
         def warn(text: str) -> None:
             reporter.log("warning", "transformers_says", text=text)
 
-        tokenizer = _transformers.load_tokenizer(checkpoint.folder, warn)
+        tokenizer = _transformers.load_tokenizer(fetched.folder, warn)
         if tokenizer is None and options.subfolder:
             tokenizer = _transformers.load_tokenizer(source.root(options), warn)
         if tokenizer is None:

@@ -34,9 +34,12 @@ _SURVEYED_AT_ONCE = 256 << 20  # bytes; asking what is resident takes the kernel
 
 
 @contextmanager
-def reading(checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> Iterator[Supply]:
-    """Read the shards in the background, in the order in which they will be placed; leaving the context ends it."""
-    supply = Supply(checkpoint, plan, options, reporter)
+def reading(whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, reporter: Reporter) -> Iterator[Supply]:
+    """Read the shards in the background, in the order in which they will be placed; leaving the context ends it.
+
+    Reading begins once the checkpoint is `whole`.
+    """
+    supply = Supply(whole, options, reporter)
     try:
         supply.start()
         yield supply
@@ -52,14 +55,13 @@ class Supply:
     is read no further ahead of placing than it can, or, where nothing is placed elsewhere, not at all.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
-        self._checkpoint = checkpoint
-        self._plan = plan
+    def __init__(self, whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, reporter: Reporter) -> None:
+        self._whole = whole
         self._options = options
         self._reporter = reporter
         self._survey: Future[None] = Future()
         self._stopped = False
-        self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(checkpoint.shards)}
+        self._numbers: dict[str, int] = {}
         self._copies: dict[int, MemoryFile] = {}
         self._readahead: Readahead | None = None
         self.may_be_missing = False
@@ -67,7 +69,7 @@ class Supply:
 
     def start(self) -> None:
         """Begin to find out what is missing, and to read it; returns at once, or soon."""
-        if self._checkpoint.bytes <= _SURVEYED_AT_ONCE:
+        if self._whole.done() and self._whole.result()[0].bytes <= _SURVEYED_AT_ONCE:
             self._look()
         else:
             context = contextvars.copy_context()
@@ -75,7 +77,9 @@ class Supply:
 
     def _look(self) -> None:
         try:
-            self._plan_reading(self._plan, self._options)
+            self._checkpoint, plan = self._whole.result()
+            self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(self._checkpoint.shards)}
+            self._plan_reading(plan, self._options)
             if self._readahead is not None and not self._stopped and not self._readahead.is_little:
                 self._readahead.start()
         except BaseException as error:  # noqa: BLE001 - raised on the thread that waits
