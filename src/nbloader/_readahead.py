@@ -1,13 +1,14 @@
 """Reads parts of files on threads of its own, in the order in which they will be needed, ahead of who needs them.
 
-What is read stays in the page cache, or goes into files in memory. Linux and macOS have preadv, which reads without
-holding the interpreter and without a file position that threads would share; Windows has neither, and there each reader
-opens the file for itself.
+What is read stays in the page cache, or goes into files in memory. Linux sends it on to nowhere (sendfile to the null
+device), which reads without copying a byte. macOS has preadv, which reads without holding the interpreter and without
+a file position that threads would share; Windows has neither, and there each reader opens the file for itself.
 """
 
 from __future__ import annotations
 
 import contextvars
+import errno
 import mmap
 import os
 import sys
@@ -144,7 +145,9 @@ class Readahead:
         self._under_way: dict[int, Part] = {}
         self._counts = [0] * len(paths)
         self._told = [0] * len(paths)
-        self._begun: set[int] = set()
+        self._known: set[int] = set()
+        self._begun: list[int] = []  # not told yet
+        self._telling = threading.Lock()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._teller: threading.Thread | None = None
@@ -259,21 +262,25 @@ class Readahead:
 
     def _tell(self) -> None:
         """Tell what has come in since it was last told, counting what reads under way have brought so far."""
-        with self._lock:
-            if self._ended:
-                return
-            counts = list(self._counts)
-            for part in self._under_way.values():
-                counts[part.file] += self._arrived(part)
-            new = [
-                (file, count - told)
-                for file, (count, told) in enumerate(zip(counts, self._told, strict=True))
-                if count > told
-            ]
+        with self._telling:  # one at a time, so that nothing is told of a file before that it was begun
+            with self._lock:
+                if self._ended:
+                    return
+                begun, self._begun = self._begun, []
+                counts = list(self._counts)
+                for part in self._under_way.values():
+                    counts[part.file] += self._arrived(part)
+                new = [
+                    (file, count - told)
+                    for file, (count, told) in enumerate(zip(counts, self._told, strict=True))
+                    if count > told
+                ]
+                for file, size in new:
+                    self._told[file] += size
+            for file in begun:
+                self._on_read(file, 0)
             for file, size in new:
-                self._told[file] += size
-        for file, size in new:
-            self._on_read(file, size)
+                self._on_read(file, size)
 
     def _arrived(self, part: Part) -> int:
         fd = self._files.get(part.file)
@@ -290,11 +297,11 @@ class Readahead:
         self._work(reader)
 
     def _work(self, reader: int) -> None:
-        buffer = memoryview(bytearray(_BUFFER))
+        sink = _Sink()
         try:
             while taken := self._take(reader):
                 began = time.monotonic()
-                count = self._read_parts([part for _, part in taken], buffer)
+                count = self._read_parts([part for _, part in taken], sink)
                 self._finish(reader, taken, count, time.monotonic() - began)
         except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             with self._lock:
@@ -304,6 +311,7 @@ class Readahead:
                 self._has_come.notify_all()
             self._over.set()
         finally:
+            sink.close()
             with self._lock:
                 self._working -= 1
             self._close()
@@ -328,11 +336,12 @@ class Readahead:
             first = taken[0][1]
             absent = sum(part.absent for _, part in taken)
             self._under_way[reader] = Part(first.file, first.offset, length, absent)
-            begins = first.file not in self._begun
-            self._begun.add(first.file)
+            begins = first.file not in self._known
+            if begins:
+                self._known.add(first.file)
+                self._begun.append(first.file)
         if begins:
             self._tell()  # so that every event is true at its time
-            self._on_read(first.file, 0)
         return taken
 
     def _is_far_ahead(self) -> bool:
@@ -360,7 +369,7 @@ class Readahead:
         if file_ended and self._threads:
             self._tell()  # at the time when it happened
 
-    def _read_parts(self, parts: Sequence[Part], buffer: memoryview) -> int:
+    def _read_parts(self, parts: Sequence[Part], sink: _Sink) -> int:
         file, begin, end = parts[0].file, parts[0].offset, parts[-1].end
         copy = self._copies.get(file)
         offset = begin
@@ -369,9 +378,9 @@ class Readahead:
                 if copy is not None:
                     count = copy.take(self._open(file), offset, end)
                 elif hasattr(os, "preadv"):
-                    count = os.preadv(self._open(file), _repeated(buffer, end - offset), offset)
+                    count = sink.take(self._open(file), offset, end - offset)
                 else:
-                    count = _read_by_seeking(self._paths[file], offset, buffer[: end - offset])
+                    count = sink.take_by_seeking(self._paths[file], offset, end - offset)
             except OSError as error:
                 error.filename = error.filename or os.fspath(self._paths[file])
                 raise
@@ -405,13 +414,38 @@ class Readahead:
                 self._copies = {}
 
 
-def _repeated(buffer: memoryview, length: int) -> list[memoryview]:
-    """Return one buffer as often as it takes for `length` bytes: the bytes are not wanted, only their being read."""
-    whole, rest = divmod(min(length, _MOST_BUFFERS * len(buffer)), len(buffer))
-    return [buffer] * whole + ([buffer[:rest]] if rest else [])
+class _Sink:
+    """Takes what is read, and forgets it: that it is in the page cache then is all that is wanted."""
 
+    def __init__(self) -> None:
+        self._null = os.open(os.devnull, os.O_WRONLY) if sys.platform == "linux" else None
+        self._buffer: memoryview | None = None
 
-def _read_by_seeking(path: Path, offset: int, into: memoryview) -> int:
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        return file.readinto(into) or 0
+    def take(self, fd: int, offset: int, length: int) -> int:
+        """Read a range of an open file, or the beginning of it; returns the bytes read, 0 behind the file's end."""
+        if self._null is not None:
+            try:
+                return os.sendfile(self._null, fd, offset, length)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                self.close()  # storage from which the kernel cannot send
+        whole, rest = divmod(min(length, _MOST_BUFFERS * _BUFFER), _BUFFER)
+        buffer = self._own_buffer()
+        return os.preadv(fd, [buffer] * whole + ([buffer[:rest]] if rest else []), offset)
+
+    def take_by_seeking(self, path: Path, offset: int, length: int) -> int:
+        """Do so where there is no reading at an offset."""
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.readinto(self._own_buffer()[:length]) or 0
+
+    def _own_buffer(self) -> memoryview:
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(_BUFFER))
+        return self._buffer
+
+    def close(self) -> None:
+        if self._null is not None:
+            os.close(self._null)
+        self._null = None

@@ -10,12 +10,25 @@ import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 CHUNK = 64 << 10
+
+
+@cache
+def sha256(content: bytes) -> str:
+    """Return the hash of a file, computed once."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@cache
+def git_id(content: bytes) -> str:
+    """Return the id by which git knows a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass
@@ -49,9 +62,7 @@ class Repo:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(
-            repr(sorted((n, hashlib.sha1(c).hexdigest()) for n, c in self.files.items())).encode()
-        ).hexdigest()
+        return hashlib.sha1(repr(sorted((n, sha256(c)) for n, c in self.files.items())).encode()).hexdigest()
 
     def move(self, files: Mapping[str, bytes]) -> None:
         """Have the branches go on to another commit; the one before can still be asked for."""
@@ -135,9 +146,12 @@ def _describe(request: BaseHTTPRequestHandler, repo_id: str, repo: Repo, details
 def _details(name: str, content: bytes) -> dict[str, Any]:
     """Return what the Hub lists of a file: weights are in LFS, and known by their SHA-256."""
     size = len(content)
-    details: dict[str, Any] = {"size": size, "blobId": hashlib.sha1(b"blob %d\0" % size + content).hexdigest()}
+    details: dict[str, Any] = {
+        "size": size,
+        "blobId": git_id(content),
+    }
     if name.endswith((".safetensors", ".bin")):
-        details["lfs"] = {"size": size, "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 134}
+        details["lfs"] = {"size": size, "sha256": sha256(content), "pointerSize": 134}
     return details
 
 
@@ -169,7 +183,7 @@ def _send_file(
     start, end = (span[0], min(span[1] or len(content), len(content))) if span else (0, len(content))
     request.send_response(206 if span else 200)
     request.send_header("X-Repo-Commit", repo.commit)
-    request.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+    request.send_header("ETag", f'"{sha256(content)}"')
     request.send_header("Content-Length", str(end - start))
     if span:
         request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")

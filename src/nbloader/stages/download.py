@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nbloader import _events as events
-from nbloader import _hub, _transformers
+from nbloader import _hub
 from nbloader._checkpoint import (
     CONFIG,
     OTHER_FORMATS,
@@ -214,13 +214,11 @@ class _Download:
         return entry, [prefix + name for name in shards]
 
     def _bring_config(self) -> Mapping[str, Any]:
-        """Return the config, looked at before gigabytes are fetched that would be of no use."""
+        """Return the config."""
         if self._prefix + CONFIG in self._files:
             self._bring_untold(self._prefix + CONFIG)
         root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options)
-        config = read_config(root / self._prefix)
-        _transformers.check_architecture(root / self._prefix, config)
-        return config
+        return read_config(root / self._prefix)
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         repo_id, commit = self._repository.repo_id, self._repository.commit
