@@ -62,10 +62,11 @@ def take_ready(server: Server, path: Path, checkpoint: Path) -> None:
 
 def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
     """Take every state, wide and narrow."""
-    cache = tempfile.mkdtemp()
+    # A cache of its own for each: one that was released goes on downloading.
+    caches = [tempfile.mkdtemp() for _ in range(2)]
     states = {
-        "loading": (f"LoaderWidget('nbloader/demo-model', cache_dir={cache!r})", ".nbl-panel >> text=no bytes for"),
-        "cancelled": (f"LoaderWidget('nbloader/demo-model', cache_dir={cache!r})", ".nbl-panel .nbl-is-cancelled"),
+        "loading": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[0]!r})", ".nbl-panel >> text=no bytes for"),
+        "cancelled": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[1]!r})", ".nbl-panel .nbl-is-cancelled"),
         "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-outcome.nbl-is-ready"),
         "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ".nbl-outcome.nbl-is-ready"),
         "failed": ("LoaderWidget('./models/no-such-folder')", ".nbl-panel .nbl-outcome.nbl-is-failed"),

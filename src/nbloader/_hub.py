@@ -52,14 +52,14 @@ class Repository:
 
 @dataclass(frozen=True)
 class DownloadWatcher:
-    """Sees a download go on, from its threads.
+    """Sees a download go on, from its threads, several at a time.
 
     Parameters
     ----------
     on_bytes
         Called with a file's name and the bytes that arrived: 0 when its transfer begins, negative where it starts over.
     on_file
-        Called with the name of each file that is whole, whoever brought it. One call at a time, of this and on_bytes.
+        Called with the name of each file that is whole, whoever brought it.
     on_wait
         Called with a file's name, the seconds it waits now, and why.
     check_cancelled
@@ -220,7 +220,6 @@ def download(repo: Repository, names: Sequence[str], options: LoadOptions, watch
     DownloadError
         Where the Hub refuses, the connection fails for good, or there is no room.
     """
-    lock = threading.Lock()
     ended = threading.Event()
 
     def check() -> None:
@@ -230,12 +229,7 @@ def download(repo: Repository, names: Sequence[str], options: LoadOptions, watch
 
     def count(name: str, size: int) -> None:
         check()
-        with lock:
-            watcher.on_bytes(name, size)
-
-    def end(name: str) -> None:
-        with lock:
-            watcher.on_file(name)
+        watcher.on_bytes(name, size)
 
     def pause(name: str, seconds: float, reason: str) -> None:
         watcher.on_wait(name, seconds, reason)
@@ -252,7 +246,7 @@ def download(repo: Repository, names: Sequence[str], options: LoadOptions, watch
                 return
             try:
                 _download_file(repo, name, options, partial(count, name), partial(pause, name), check)
-                end(name)
+                watcher.on_file(name)
                 outcomes.put(None)
             except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
                 outcomes.put(error)

@@ -8,7 +8,8 @@ function movement(state: PanelState): string {
   if (state.status !== "running") {
     return "";
   }
-  if (state.stalled_for >= STALL) {
+  // Before it is known what is to be moved, nothing is missed.
+  if (state.stalled_for >= STALL && state.all[1] > 0) {
     return fill(texts.panel.stalled, { seconds: Math.floor(state.stalled_for) });
   }
   const parts = [];

@@ -145,6 +145,7 @@ class _Download:
         self._reporter = reporter
         self._check = check
         self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
+        self._lock = threading.Lock()
         self.detail = ""
 
     @property
@@ -231,17 +232,22 @@ class _Download:
 
     def _bring(self, names: Sequence[str]) -> None:
         watcher = _hub.DownloadWatcher(
-            on_bytes=lambda name, size: self._tally.add(self._numbers[name], size),
+            on_bytes=self._count,
             on_file=self._arrived,
             on_wait=self._waited,
             check_cancelled=self._check,
         )
         _hub.download(self._repository, names, self._options, watcher)
 
+    def _count(self, name: str, size: int) -> None:
+        with self._lock:
+            self._tally.add(self._numbers[name], size)
+
     def _arrived(self, name: str) -> None:
         """Tell that a file is there and, of a shard, what is in memory now that it has come through it."""
-        self._tally.flush()
-        self._reporter.tell(events.DownloadEnded, self._numbers[name])
+        with self._lock:
+            self._tally.flush()
+            self._reporter.tell(events.DownloadEnded, self._numbers[name])
         if name in self._shards:
             path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
             if path is not None:
