@@ -98,7 +98,7 @@ def fetching(
         folder = source.root(options) / options.subfolder
         fetched = Fetched(folder, read_config(folder), reporter)
 
-        def finish() -> None:
+        def finish() -> tuple[Checkpoint, LoadPlan]:
             if download is not None:
                 download.bring_weights()
             checkpoint = read_checkpoint(folder)
@@ -107,17 +107,19 @@ def fetching(
             shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
             reporter.tell(events.ShardsFound, shards, plan.copies)
             on_plan(plan)
-            fetched.whole.set_result((checkpoint, plan))
+            return checkpoint, plan
 
         def finish_behind(stage: ExitStack) -> None:
             try:
                 with stage:
-                    finish()
+                    found = finish()
             except BaseException as error:  # noqa: BLE001 - raised by who waits
                 fetched.whole.set_exception(error)
+            else:
+                fetched.whole.set_result(found)
 
         if download is None or not download.has_more:
-            finish()
+            fetched.whole.set_result(finish())
         else:
             context = contextvars.copy_context()
             arguments = (finish_behind, stage.pop_all())
