@@ -15,7 +15,7 @@ import pytest
 from support import archs
 
 import nbloader
-from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError, _events
+from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError, _events, _transformers
 from nbloader._page_cache import find_missing
 from nbloader.stages import weights
 
@@ -140,13 +140,21 @@ def test_a_shard_is_placed_while_another_is_read(demo: Path) -> None:
     assert overlapped == [True]
 
 
-def test_reading_begins_before_the_tokenizer_is_made(demo: Path) -> None:
+def test_reading_goes_on_while_the_tokenizer_is_made(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+    in_time: list[bool] = []
+    load_tokenizer = _transformers.load_tokenizer
+
+    def wait_and_load(*args: Any) -> Any:
+        in_time.append(began.wait(30))
+        return load_tokenizer(*args)
+
+    monkeypatch.setattr(_transformers, "load_tokenizer", wait_and_load)
     make_cold(demo)
-    job = nbloader.start(demo)
-    job.result()
-    kinds = [type(event).__name__ for event in job.events]
-    ended = next(i for i, e in enumerate(job.events) if isinstance(e, _events.StageEnded) and e.stage == "tokenizer")
-    assert kinds.index("Read") < ended
+    job = nbloader.LoadJob(demo, LoadOptions())
+    job.subscribe(lambda event: began.set() if isinstance(event, _events.Read) else None)
+    job.start().result()
+    assert in_time == [True]
     assert job.state.readers >= 1
 
 
