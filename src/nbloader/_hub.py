@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import errno
 import hashlib
 import os
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
 from nbloader._locale import size_text
+from nbloader._threads import make_thread
 from nbloader._transfer import BrokenOffError, Expected, Reply, WrongContentError, bring
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class Repository:
     commit: str
     files: Mapping[str, Expected] | None
     note: str = ""
+
+    def expected(self, name: str) -> Expected:
+        """Return what the Hub lists of a file."""
+        assert self.files is not None
+        return self.files[name]
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ def _snapshot_of(path: Path, name: str) -> Path:
 
 def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
     """Return how many bytes of a file have arrived already: all of them, or what an interrupted download left."""
-    expected = (repo.files or {})[name]
+    expected = repo.expected(name)
     if cached_file(repo.repo_id, repo.commit, name, options) is not None or _has_blob(repo, name, options):
         return expected.bytes
     try:
@@ -256,8 +261,7 @@ def download(repo: Repository, names: Sequence[str], options: LoadOptions, watch
         # Threads of our own, not an executor's: those are waited for when Python ends, and a socket that nothing
         # comes from would hold it.
         for _ in range(min(_WORKERS, len(names))):
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(work,), name="nbloader-download", daemon=True).start()
+            make_thread(work, "nbloader-download").start()
         try:
             _wait_for(outcomes, len(names), watcher.check_cancelled)
         finally:
@@ -265,11 +269,11 @@ def download(repo: Repository, names: Sequence[str], options: LoadOptions, watch
 
 
 def _pause(seconds: float, check: Callable[[], None]) -> None:
-    check()
     deadline = time.monotonic() + seconds
+    check()
     while (left := deadline - time.monotonic()) > 0:
-        check()
         time.sleep(min(left, _TICK))
+        check()
 
 
 def _wait_for(
@@ -287,7 +291,7 @@ def _wait_for(
 
 
 def _check_room(repo: Repository, names: Sequence[str], options: LoadOptions) -> None:
-    needed = sum((repo.files or {})[name].bytes - kept_bytes(repo, name, options) for name in names)
+    needed = sum(repo.expected(name).bytes - kept_bytes(repo, name, options) for name in names)
     folder = _cache_folder(repo.repo_id, options)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -312,7 +316,7 @@ def _download_file(
     url = hf_hub_url(repo.repo_id, name, revision=repo.commit)
     # A file that is packed on its way has no parts to go on from.
     headers = {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
-    expected = (repo.files or {})[name]
+    expected = repo.expected(name)
     part = _part_file(repo, name, options)
     part.parent.mkdir(parents=True, exist_ok=True)
     with _locked(part, options, repo, check, lambda: on_wait(0.0, "another process is downloading it")):
@@ -463,7 +467,7 @@ def _cache_folder(repo_id: str, options: LoadOptions) -> Path:
 
 
 def _part_file(repo: Repository, name: str, options: LoadOptions) -> Path:
-    key = (repo.files or {})[name].key or hashlib.sha256(f"{repo.commit}/{name}".encode()).hexdigest()
+    key = repo.expected(name).key or hashlib.sha256(f"{repo.commit}/{name}".encode()).hexdigest()
     return _blobs(repo, options) / f"{key}.nbloader.incomplete"
 
 
@@ -472,7 +476,7 @@ def _blobs(repo: Repository, options: LoadOptions) -> Path:
 
 
 def _has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
-    expected = (repo.files or {})[name]
+    expected = repo.expected(name)
     blob = _blobs(repo, options) / (expected.key or "")
     return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes
 

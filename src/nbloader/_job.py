@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._memory import release_memory, sample_memory
 from nbloader._reporter import Reporter
 from nbloader._state import FINAL, LoadState, fold
+from nbloader._threads import make_thread
 
 if TYPE_CHECKING:
     from nbloader._options import LoadOptions
@@ -70,10 +70,8 @@ class LoadJob:
 
     def start(self) -> LoadJob:
         """Start the load; returns at once, with the job itself."""
-        for target, name in ((self._run, "nbloader-load"), (self._watch, "nbloader-watch")):
-            # A copy of the context pins what the thread prints to the cell that started it.
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(target,), name=name, daemon=True).start()
+        make_thread(self._run, "nbloader-load").start()
+        make_thread(self._watch, "nbloader-watch").start()
         return self
 
     @property

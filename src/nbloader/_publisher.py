@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nbloader import _events as events
 from nbloader._locale import text
 from nbloader._state import FINAL, Download, LoadState
+from nbloader._threads import make_thread
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
@@ -44,8 +44,7 @@ class Publisher:
     def start(self) -> None:
         """Send the present state, and go on in the background until the load has ended."""
         self._publish()
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name="nbloader-publish", daemon=True)
+        self._thread = make_thread(self._run, "nbloader-publish")
         self._thread.start()
 
     def join(self, timeout: float) -> None:

@@ -7,7 +7,6 @@ a file position that threads would share; Windows has neither, and there each re
 
 from __future__ import annotations
 
-import contextvars
 import errno
 import mmap
 import os
@@ -25,6 +24,7 @@ from typing import NamedTuple
 from nbloader._memory_file import MemoryFile, open_direct
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, kernel_readahead, resident_bytes
+from nbloader._threads import make_thread
 
 _BUFFER = 256 << 10  # what a read into the page cache passes through: small enough to stay in the processor's cache
 _MOST_BUFFERS = 1024  # that one call takes
@@ -171,15 +171,10 @@ class Readahead:
 
     def start(self) -> None:
         """Begin to read; returns at once."""
-        self._teller = self._thread(self._keep_telling, "nbloader-progress")
+        self._teller = make_thread(self._keep_telling, "nbloader-progress")
         self._teller.start()
         with self._lock:
             self._add_readers()
-
-    @staticmethod
-    def _thread(target: Callable[..., None], name: str, *args: int) -> threading.Thread:
-        context = contextvars.copy_context()
-        return threading.Thread(target=context.run, args=(target, *args), name=name, daemon=True)
 
     @property
     def is_over(self) -> bool:
@@ -248,7 +243,7 @@ class Readahead:
 
     def _add_readers(self) -> None:
         while len(self._threads) < min(self._pace.readers, len(self._read)):
-            thread = self._thread(self._work_behind, "nbloader-reader", len(self._threads))
+            thread = make_thread(self._work_behind, "nbloader-reader", len(self._threads))
             self._threads.append(thread)
             self._working += 1
             thread.start()
@@ -292,7 +287,7 @@ class Readahead:
     def _work_behind(self, reader: int) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process's priority
             with suppress(OSError):
-                # Copying keeps processors busy that the placing thread needs.
+                # Reading keeps processors busy that the placing thread needs.
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         self._work(reader)
 
@@ -364,7 +359,7 @@ class Readahead:
                 self._add_readers()
                 self._may_go_on.notify_all()
             self._has_come.notify_all()
-            if not any(self._unread):
+            if self.is_over:
                 self._over.set()
         if file_ended and self._threads:
             self._tell()  # at the time when it happened

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled
+
+Result = TypeVar("Result")
+
+_TICK = 0.05  # seconds between two looks at whether to go on
 
 PORTION_SECONDS = 0.05
 """Byte counts are joined for so long before they become an event, …"""
@@ -73,6 +78,13 @@ class Reporter:
         """Raise LoadCancelled once the load should stop."""
         if self._cancelled.is_set():
             raise LoadCancelled("The load was cancelled.")
+
+    def wait(self, future: Future[Result]) -> Result:
+        """Return the result of a future, or raise its error; LoadCancelled once the load should stop before that."""
+        while not future.done():
+            self.check_cancelled()
+            wait([future], _TICK)
+        return future.result()
 
     def tally(self, kind: Callable[..., events.Event], total: int) -> Tally:
         """Return a tally whose portions become events of this kind; `total` is the bytes it will count, about."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
-from typing import Any
+from typing import Any, TypeVar
 
 from nbloader import _events as events
 from nbloader._memory import Memory
 
 RATE_WINDOW = 5.0
 """Seconds over which the rate is taken."""
+
+Item = TypeVar("Item")
 
 _RATE_STEP = 0.1
 _STALL = 1.0
@@ -405,11 +407,15 @@ def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:
 
 
 def _change_download(state: LoadState, index: int, file: Download) -> LoadState:
-    return replace(state, downloads=(*state.downloads[:index], file, *state.downloads[index + 1 :]))
+    return replace(state, downloads=_with(state.downloads, index, file))
 
 
 def _change_shard(state: LoadState, index: int, shard: Shard) -> LoadState:
-    return replace(state, shards=(*state.shards[:index], shard, *state.shards[index + 1 :]))
+    return replace(state, shards=_with(state.shards, index, shard))
+
+
+def _with(items: tuple[Item, ...], index: int, item: Item) -> tuple[Item, ...]:
+    return (*items[:index], item, *items[index + 1 :])
 
 
 def _first(known: float | None, event: events.Event) -> float:

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MOST_WAIT = 300.0
-"""Seconds for which a server may ask to wait; one that asks for more is told to the user."""
-
+_MOST_WAIT = 300.0  # seconds for which a server may ask to wait; one that asks for more is told to the user
 _MOST_FAILURES = 5  # in a row, without a byte between them
 _MOST_AT_ONCE = 32 << 30  # bytes of one request: content networks refuse to send 50 GB in one go
 _CHUNK = 1 << 20  # bytes
@@ -129,7 +127,7 @@ def _bring_rest(
             failures = 1 if transfer.arrived > before else failures + 1
             # At once, then after 1, 2, 4, 8 seconds.
             wait = error.wait if error.wait is not None else 2.0 ** (failures - 2) if failures > 1 else 0.0
-            if failures > _MOST_FAILURES or wait > MOST_WAIT:
+            if failures > _MOST_FAILURES or wait > _MOST_WAIT:
                 raise
             on_wait(wait, str(error))
 

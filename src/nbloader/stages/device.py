@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
         if may_be_missing and _read_again([shard.path for shard in checkpoint.shards], reporter):
             for address, length in _cpu_storages(model):
                 make_resident(address, length, reporter.check_cancelled)
-        devices = sorted(map(str, {parameter.device for parameter in model.parameters()}))
+        devices = devices_of(model.parameters())
         if any(device.startswith("cuda") for device in devices):
             torch.cuda.synchronize()
         if "mps" in devices:
@@ -35,6 +35,11 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
         for index, shard in enumerate(checkpoint.shards):
             reporter.tell(events.ReadEnded, index, shard.bytes)
         note.detail = ", ".join(devices)
+
+
+def devices_of(tensors: Iterable[Any]) -> list[str]:
+    """Return the names of the devices on which tensors are, in order."""
+    return sorted(map(str, {tensor.device for tensor in tensors}))
 
 
 def _read_again(paths: Sequence[Path], reporter: Reporter) -> bool:

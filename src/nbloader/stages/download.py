@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbloader import _events as events
 from nbloader import _hub
@@ -28,41 +27,24 @@ from nbloader._page_cache import find_missing
 from nbloader._plan import LoadPlan, make_plan
 from nbloader._reporter import Reporter
 from nbloader._source import Source
+from nbloader._threads import make_thread
 from nbloader._transfer import Expected
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
 _NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", ".py", ".gitattributes")
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = "tokenizer_config.json"
-_TICK = 0.05  # seconds between two looks at whether to go on
 
 
-class Fetched:
-    """A checkpoint on its way: its folder and config are there, its weights may still be arriving."""
+class Fetched(NamedTuple):
+    """A checkpoint on its way: its folder and config are there, its weights may still be arriving.
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], reporter: Reporter) -> None:
-        self.folder = folder
-        self.config = config
-        self.whole: Future[tuple[Checkpoint, LoadPlan]] = Future()
-        """The checkpoint and the plan of its load, once all of it is on this machine."""
-        self._reporter = reporter
+    `whole` is the checkpoint and the plan of its load, once all of it is on this machine.
+    """
 
-    def wait(self) -> tuple[Checkpoint, LoadPlan]:
-        """Return the checkpoint and the plan of its load, once all of it is on this machine.
-
-        Raises
-        ------
-        DownloadError
-            Where the Hub refuses or the connection fails.
-        CheckpointError
-            Where the files are incomplete or broken.
-        LoadCancelled
-            Once the load is cancelled.
-        """
-        while not self.whole.done():
-            self._reporter.check_cancelled()
-            wait([self.whole], _TICK)
-        return self.whole.result()
+    folder: Path
+    config: Mapping[str, Any]
+    whole: Future[tuple[Checkpoint, LoadPlan]]
 
 
 @contextmanager
@@ -96,7 +78,7 @@ def fetching(
             download.bring_support()
             note.detail = download.detail
         folder = source.root(options) / options.subfolder
-        fetched = Fetched(folder, read_config(folder), reporter)
+        fetched = Fetched(folder, read_config(folder), Future())
 
         def finish() -> tuple[Checkpoint, LoadPlan]:
             if download is not None:
@@ -121,9 +103,7 @@ def fetching(
         if download is None or not download.has_more:
             fetched.whole.set_result(finish())
         else:
-            context = contextvars.copy_context()
-            arguments = (finish_behind, stage.pop_all())
-            threading.Thread(target=context.run, args=arguments, name="nbloader-fetch", daemon=True).start()
+            make_thread(finish_behind, "nbloader-fetch", stage.pop_all()).start()
     try:
         yield fetched
     finally:
@@ -153,7 +133,7 @@ class _Download:
     @property
     def has_more(self) -> bool:
         """Whether weights are missing."""
-        return bool(self._missing(self._shards))
+        return bool(self._missing_shards)
 
     def bring_support(self) -> None:
         """Bring everything but the weights, and plan for those."""
@@ -170,13 +150,12 @@ class _Download:
         self.detail = f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
         total = sum(self._files[name].bytes for name in wanted)
         self._tally = self._reporter.tally(events.Downloaded, total)
-        self._bring(self._missing(support))
-        if not self._missing(self._shards):
-            _hub.remember_revision(self._repository, self._options)
+        self._missing_shards = [name for name in missing if name in self._shards]
+        self._bring([name for name in missing if name not in self._shards])
 
     def bring_weights(self) -> None:
-        """Bring the weights."""
-        self._bring(self._missing(self._shards))
+        """Bring the weights; then all is there."""
+        self._bring(self._missing_shards)
         _hub.remember_revision(self._repository, self._options)
 
     def _plan(self, wanted: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from nbloader import _transformers
 from nbloader._reporter import Reporter
 from nbloader._source import Source
+from nbloader.stages.device import devices_of
 
 
 def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> Mapping[str, Any]:
@@ -22,14 +23,13 @@ def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> 
             _transformers.name_model(model, source.name, source.commit)
         parameters, buffers = list(model.parameters()), list(model.buffers())
         dtypes = Counter(parameter.dtype for parameter in parameters).most_common()
-        devices = sorted(map(str, {parameter.device for parameter in parameters}))
         summary = {
             "model_class": type(model).__name__,
             "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "bytes": sum(tensor.nbytes for tensor in (*parameters, *buffers)),
             "dtype": " + ".join(str(dtype).removeprefix("torch.") for dtype, _ in dtypes),
-            "device": ", ".join(devices),
+            "device": ", ".join(devices_of(parameters)),
         }
         note.detail = f"{summary['parameters']:,} parameters"
     return summary

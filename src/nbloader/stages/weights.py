@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +21,7 @@ from nbloader._page_cache import Missing, drops_cache, find_missing
 from nbloader._plan import LoadPlan, placed_bytes, stays_on_cpu
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
+from nbloader._threads import make_thread
 from nbloader._transformers import PlacedItem
 from nbloader.stages.config import Chosen
 
@@ -72,8 +71,7 @@ class Supply:
         if self._whole.done() and self._whole.result()[0].bytes <= _SURVEYED_AT_ONCE:
             self._look()
         else:
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(self._look,), name="nbloader-survey", daemon=True).start()
+            make_thread(self._look, "nbloader-survey").start()
 
     def _look(self) -> None:
         try:
@@ -94,10 +92,7 @@ class Supply:
 
         A few megabytes are read here and now: another thread would win the interpreter in turns of 5 ms.
         """
-        while not self._survey.done():
-            self._reporter.check_cancelled()
-            wait([self._survey], 0.05)
-        self._survey.result()
+        self._reporter.wait(self._survey)
         if self._readahead is not None and self._readahead.is_little and not self._readahead.is_over:
             self._readahead.run()
         return self._readahead
