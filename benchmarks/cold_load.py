@@ -6,7 +6,8 @@ Each figure is taken in a process of its own in which torch, transformers and th
 already, all ways in turns, so that a machine that gets slower does so for all. "raw read" reads the same bytes in
 parallel, into a buffer that is thrown away, and counts that and the first forward of a model that is in the page cache:
 the limit. Ways that give tensors and no model count what it takes transformers to make one of them. Every way must give
-the same logits; one whose library is not installed is left out (pip install --group benchmark brings them).
+the same logits; one whose library is not installed is left out (pip install --group benchmark brings them), and of a
+checkpoint in .bin files so are those that read safetensors only.
 
 Beneath the table: how far what nbloader told was from what was resident, and its ETA from what was left, in cold loads.
 Where nbloader reads into memory, past the page cache, only the ETA can be held against something.
@@ -24,6 +25,7 @@ import sys
 from pathlib import Path
 
 LIBRARIES = {"fastsafetensors": "fastsafetensors", "run:ai streamer": "runai_model_streamer"}
+FOR_BIN = ("plain from_pretrained", "nbloader", "raw read")
 WAYS = ("plain from_pretrained", "nbloader", "safetensors load_file", *LIBRARIES, "raw read")
 
 _CODE = """
@@ -41,7 +43,7 @@ if way == "fastsafetensors":
 if way == "run:ai streamer":
     from runai_model_streamer import SafetensorsStreamer
 transformers.utils.logging.disable_progress_bar()
-shards = sorted(Path(folder).glob("*.safetensors"))
+shards = sorted(Path(folder).glob("*.safetensors")) or sorted(Path(folder).glob("*.bin"))
 config = AutoConfig.from_pretrained(folder)
 model_class = getattr(transformers, config.architectures[0])
 
@@ -86,11 +88,13 @@ def watch(job):
             seen.append((state.now, state.fraction, abs(state.bytes_read - true) / total, state.eta))
         time.sleep(0.02)
     end = job.state.elapsed
-    late = [abs(eta - (end - now)) / (end - now) for now, share, _, eta in seen
+    late = [(abs(now + eta - end), end - now) for now, share, _, eta in seen
             if share >= 0.2 and eta is not None and end - now > 0.1]
     in_memory = any(line.code == "reading_into_memory" for line in job.state.log)
     off = 0 if in_memory else max(off for *_, off, _ in seen)
-    return [off, statistics.median(late), max(late), len(seen), in_memory] if late else None
+    of_left = [wrong / left for wrong, left in late]
+    of_all = max((wrong for wrong, _ in late), default=0) / end
+    return [off, statistics.median(of_left), max(of_left), of_all, len(seen), in_memory] if late else None
 
 def forward():
     with torch.inference_mode():
@@ -127,6 +131,11 @@ print(json.dumps([passed, cpu, logits.double().sum().item()]))
 """
 
 
+def weights_of(folder: Path) -> list[Path]:
+    """Return the weight files of a checkpoint: safetensors where there are any."""
+    return list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+
+
 def set_cache(folders: list[Path], warm: bool) -> None:
     """Make every file of the folders resident, or drop it from the page cache."""
     for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
@@ -157,7 +166,7 @@ def compare(folder: Path, beneath: list[Path], ways: list[str], rounds: int, war
     sums = {row[2] for found in rows.values() for row in found}
     if len(sums) > 1:
         raise SystemExit(f"The ways do not agree on the logits: {sums}")
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weights_of(folder))
     middles = {way: statistics.median(row[0] for row in found) for way, found in rows.items()}
     plain, raw = middles["plain from_pretrained"], middles["raw read"]
     for way, found in rows.items():
@@ -178,24 +187,27 @@ def watch(folder: Path, beneath: list[Path], rounds: int) -> None:
         set_cache([folder, *beneath], warm=False)
         seen = measure("watched", folder)
         found += [seen] if seen else []
-    for off, middle, most, samples, in_memory in found:
+    for off, middle, most, of_all, samples, in_memory in found:
         truth = "" if in_memory else f"bytes read told and resident differ by at most {off:.1%} of all; "
         print(
             f"{samples:.0f} looks at a load: {truth}"
-            f"ETA from 20 % on is off by {middle:.0%} of what was left in the median, {most:.0%} at most"
+            f"ETA from 20 % on is off by {middle:.0%} of what was left in the median, {most:.0%} at most, "
+            f"{of_all:.0%} of the whole load at most"
         )
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a checkpoint's folder, in safetensors")
+    parser.add_argument("folder", type=Path, help="a checkpoint's folder")
     parser.add_argument("--beneath", type=Path, action="append", default=[], help="a folder that feeds this one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("cold", "warm"), help="one state of the page cache")
     given = parser.parse_args()
     ways = [way for way in WAYS if way not in LIBRARIES or importlib.util.find_spec(LIBRARIES[way])]
-    size = sum(path.stat().st_size for path in given.folder.glob("*.safetensors"))
+    if not any(given.folder.glob("*.safetensors")):
+        ways = [way for way in ways if way in FOR_BIN]
+    size = sum(path.stat().st_size for path in weights_of(given.folder))
     print(f"{given.folder.name}: {size / 1e9:.2f} GB, {given.rounds} rounds, to the end of a first forward\n")
     print("| page cache | way | min | median | max | GB/s | plain / way | way / raw read | CPU |")
     print("|---|---|---|---|---|---|---|---|---|")

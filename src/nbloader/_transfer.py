@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _MOST_WAIT = 300.0  # seconds for which a server may ask to wait; one that asks 
 _MOST_FAILURES = 5  # in a row, without a byte between them
 _MOST_AT_ONCE = 32 << 30  # bytes of one request: content networks refuse to send 50 GB in one go
 _CHUNK = 1 << 20  # bytes
+_STORE_SECONDS = 0.1  # after which less than a chunk is stored and counted
 
 
 class Expected(NamedTuple):
@@ -182,16 +184,28 @@ class _Transfer:
             if reply.begin != 0 or reply.total is None:
                 raise BrokenOffError("the server sent another part than it was asked for")
             self.start_over()  # a server that does not know how to send the rest
-        for chunk in reply.chunks:
-            if self.arrived + len(chunk) > size:
-                self.start_over()
-                raise WrongContentError(f"the server sends more than the {size:,} bytes that the repository lists")
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            self._hasher.update(chunk)
-            self.arrived += len(chunk)
-            self._on_bytes(len(chunk))
+        portion = bytearray()  # small chunks one by one would wait for the interpreter's other threads at each step
+        stored = time.monotonic()
+        try:
+            for chunk in reply.chunks:
+                portion += chunk
+                if self.arrived + len(portion) > size:
+                    portion.clear()
+                    self.start_over()
+                    raise WrongContentError(f"the server sends more than the {size:,} bytes that the repository lists")
+                if len(portion) >= _CHUNK or time.monotonic() - stored >= _STORE_SECONDS:
+                    self._store(portion)
+                    stored = time.monotonic()
+        finally:
+            self._store(portion)
+
+    def _store(self, portion: bytearray) -> None:
+        while portion:
+            count = self._file.write(portion)
+            self._hasher.update(portion[:count])
+            del portion[:count]
+            self.arrived += count
+            self._on_bytes(count)
 
     def close(self) -> None:
         self._file.close()
