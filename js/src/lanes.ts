@@ -24,7 +24,7 @@ export interface Lane {
   download: Bar | null;
   read: Bar | null;
   place: Bar | null;
-  /** Bytes a second while it was read from storage, or else downloaded; null where nothing was. */
+  /** Bytes a second while it was read from storage, or else downloaded; null where next to nothing was. */
   rate: number | null;
   /** Seconds that each took. */
   downloadSeconds: number | null;
@@ -34,6 +34,7 @@ export interface Lane {
 }
 
 const MIN_WIDTH = 0.4; // percent: a shard that took a millisecond is still to be seen
+const LEAST_SHARE = 0.05; // of a file: a few pages that were missing here and there tell no storage's speed
 
 function bar(started: number | null, ended: number | null, now: number, span: number): Bar | null {
   if (started === null || span <= 0) {
@@ -69,8 +70,8 @@ function statusOf(bytes: number, isShard: boolean, times: ShardTimes): LaneStatu
   return "reading";
 }
 
-function rateOf(bytes: number, duration: number | null): number | null {
-  return duration !== null && duration > 0 ? bytes / duration : null;
+function rateOf(moved: number, duration: number | null, bytes: number): number | null {
+  return duration !== null && duration > 0 && moved >= LEAST_SHARE * bytes ? moved / duration : null;
 }
 
 /** Lays out one lane a shard, and one for each other file that is downloaded, over the time from 0 to `now` seconds. */
@@ -95,8 +96,8 @@ export function layout(shards: ShardNames, times: readonly ShardTimes[], now: nu
       place: bar(placeStarted, placeEnded, now, now),
       rate:
         readSeconds === null
-          ? rateOf(downloaded - cached, downloadSeconds)
-          : rateOf(read - resident, readSeconds),
+          ? rateOf(downloaded - cached, downloadSeconds, bytes)
+          : rateOf(read - resident, readSeconds, bytes),
       downloadSeconds,
       readSeconds,
       placeSeconds: seconds(placeStarted, placeEnded, now),

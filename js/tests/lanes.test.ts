@@ -30,6 +30,10 @@ describe("layout", () => {
     });
   });
 
+  it("takes no speed from a few pages that were missing", () => {
+    expect(lane([99 * MB, 100 * MB, 100 * MB, 0, 2, 4, null, null])?.rate).toBeNull();
+  });
+
   it("lets a bar that has not ended grow to now", () => {
     expect(lane([0, 30 * MB, 100 * MB, 0, 5, null, null, null])).toMatchObject({
       read: { left: 50, width: 50 },

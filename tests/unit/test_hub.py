@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import threading
 import time
@@ -15,7 +17,7 @@ from support import archs
 from support.hub import Hub, Repo, sha256
 
 import nbloader
-from nbloader import DownloadError, LoadCancelled, LoadError, SourceError, _events
+from nbloader import DownloadError, LoadCancelled, LoadError, SourceError, _events, _hub, _transfer
 
 
 @pytest.fixture(scope="session")
@@ -364,6 +366,31 @@ def test_a_full_disk(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
     assert_whole(load_demo(tmp_path), demo_small)
 
 
+class FillingFile(io.FileIO):
+    """A file on a disk that is full after the first write."""
+
+    def write(self, content: Any) -> int:
+        if self.tell():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_disk_that_fills_meanwhile_gets_its_room_back(
+    demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "models--us--demo" / "blobs" / f"{sha256(demo.files[SHARD])}.nbloader.incomplete"
+
+    def open_filling(path: Path, mode: str, buffering: int) -> io.FileIO:
+        return FillingFile(path, mode) if path == part else io.FileIO(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_transfer, "open", open_filling, raising=False)
+        with pytest.raises(DownloadError, match="No space left"):
+            load_demo(tmp_path)
+    assert not part.exists()
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
 def test_too_little_room_is_said_before_anything_is_fetched(
     hub: Hub, demo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,6 +460,20 @@ def test_cancel_stops_the_traffic_and_the_next_load_goes_on(
     assert moved == again.state.bytes_to_download - sum(file.bytes_cached for file in again.state.downloads)
 
 
+def test_a_file_that_fails_ends_the_others(demo: Repo, tmp_path: Path) -> None:
+    options = nbloader.LoadOptions(cache_dir=str(tmp_path))
+    demo.faults = {SHARD: ["slow"], "model-00001-of-00004.safetensors": ["wrong"]}
+    watcher = _hub.DownloadWatcher(
+        on_bytes=lambda name, size: None,
+        on_file=lambda name: None,
+        on_wait=lambda name, seconds, reason: None,
+        check_cancelled=lambda: None,
+    )
+    with pytest.raises(DownloadError, match="its hash is"):
+        _hub.download(_hub.find_repository("us/demo", options), list(demo.faults), options, watcher)
+    assert demo.hung_up.wait(2)
+
+
 def test_what_has_arrived_is_used_while_the_rest_downloads(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
     demo.stall = "model-00004-of-00004.safetensors"
     job = nbloader.start("us/demo", cache_dir=tmp_path)
@@ -453,6 +494,10 @@ def test_what_has_arrived_is_used_while_the_rest_downloads(demo: Repo, demo_smal
     assert_whole(job, demo_small)
 
 
+def waits_of(job: nbloader.LoadJob) -> list[str]:
+    return [line.arguments["reason"] for line in job.state.log if line.code == "download_waits"]
+
+
 def test_a_file_that_another_process_brings_is_waited_for(
     hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
 ) -> None:
@@ -466,12 +511,13 @@ def test_a_file_that_another_process_brings_is_waited_for(
         while not any(name == "model-00004-of-00004.safetensors" for name, _ in hub.ranges):
             threading.Event().wait(0.02)
         snapshot = tmp_path / "models--us--demo" / "snapshots" / demo.commit
-        while not (snapshot / "model-00004-of-00004.safetensors").exists():
+        while not (snapshot / "model-00004-of-00004.safetensors").exists() or not waits_of(job):
             threading.Event().wait(0.02)
         (snapshot / SHARD).write_bytes(demo.files[SHARD])
     job.result(60)
     assert_whole(job, demo_small)
     assert SHARD not in [name for name, _ in hub.ranges]
+    assert waits_of(job) == ["another process is downloading it"]
 
 
 def test_the_same_content_is_not_downloaded_twice(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:

@@ -141,6 +141,17 @@ def test_what_was_on_disk_is_downloaded_but_is_no_speed() -> None:
     assert (state.downloads[1].started, state.downloads[1].ended) == (1.0, None)
 
 
+def test_what_somebody_else_downloaded_counts_as_there() -> None:
+    state = folded(
+        events.DownloadPlanned(0.0, (("a", 100 * MB, 10 * MB),)),
+        events.Downloaded(1.0, 0, 20 * MB),
+        events.DownloadEnded(2.0, 0),
+        start=running(100 * MB),
+    )
+    assert (state.downloads[0].bytes_downloaded, state.downloads[0].bytes_cached) == (100 * MB, 80 * MB)
+    assert state.downloads[0].ended == 2.0
+
+
 def test_shards_keep_what_is_known_of_them_when_their_headers_are_read() -> None:
     state = folded(events.Resident(1.0, 0, 7 * MB), start=running(10 * MB))
     state = fold(state, events.ShardsFound(2.0, ((state.shards[0].name, 10 * MB, 20 * MB),)))
