@@ -102,8 +102,10 @@ class Checkpoint:
         return sum(shard.bytes for shard in self.shards)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> Checkpoint:
     """Return what the checkpoint in `folder` holds, reading headers only.
+
+    `variant` and `use_safetensors` say which weights, where there are several: see `choose_weights`.
 
     Raises
     ------
@@ -111,8 +113,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         For a folder without config or weights, a file that is missing, cut short or lies about itself.
     """
     config = read_config(folder)
-    kind, entry = find_weights(folder, config)
-    is_sharded = entry.endswith(".index.json")
+    kind, entry = find_weights(folder, config, variant, use_safetensors)
+    is_sharded = entry.endswith(".json")
     names = sorted(set(_read_index(folder, entry).values())) if is_sharded else [entry]
     shards = tuple(_shard_file(folder, name, entry) for name in names)
     tensors: dict[str, Tensor] = {}
@@ -163,18 +165,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def find_weights(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+def find_weights(
+    folder: Path, config: Mapping[str, Any], variant: str | None = None, use_safetensors: bool | None = None
+) -> tuple[str, str]:
     """Return (format, file name) of the weights, or of their index, that transformers would load.
 
     Raises
     ------
     CheckpointError
-        Where the folder has none, saying which other formats lie there.
+        Where the folder has none, saying which others lie there.
     """
     names = {path.name for path in folder.iterdir()}
-    chosen = choose_weights(names, config, folder)
+    chosen = choose_weights(names, config, folder, variant, use_safetensors)
     if chosen is not None:
         return chosen
+    refuse_choice(names, str(folder), variant, use_safetensors)
     others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards"
@@ -185,8 +190,21 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def choose_weights(names: Collection[str], config: Mapping[str, Any], folder: Path) -> tuple[str, str] | None:
+def choose_weights(
+    names: Collection[str],
+    config: Mapping[str, Any],
+    folder: Path,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+) -> tuple[str, str] | None:
     """Return (format, file name) of the weights, or of their index, among a folder's file names; None if none are.
+
+    Parameters
+    ----------
+    variant
+        Those of this name only, such as ``"fp16"``.
+    use_safetensors
+        True for safetensors only, False for ``.bin`` only.
 
     Raises
     ------
@@ -196,7 +214,33 @@ def choose_weights(names: Collection[str], config: Mapping[str, Any], folder: Pa
     named = config.get("transformers_weights")
     if isinstance(named, str):
         return "safetensors", _inside(folder / CONFIG, named)
-    return next(((kind, name) for kind, name in WEIGHT_FILES if name in names), None)
+    formats = {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]
+    candidates = ((kind, _with_variant(name, variant)) for kind, name in WEIGHT_FILES if kind in formats)
+    return next(((kind, name) for kind, name in candidates if name in names), None)
+
+
+def refuse_choice(names: Collection[str], where: str, variant: str | None, use_safetensors: bool | None) -> None:
+    """Refuse a choice of weights that leaves none, where there are others.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the weights that there are.
+    """
+    others = sorted(name for name in names if name.endswith((".safetensors", ".bin")))
+    if others and (variant is not None or use_safetensors is not None):
+        wanted = [f"variant={variant!r}"] if variant is not None else []
+        wanted += [f"use_safetensors={use_safetensors}"] if use_safetensors is not None else []
+        raise CheckpointError(
+            f"{where} has no weights for {' and '.join(wanted)}; it has {', '.join(others[:3])}"
+            + (", …" if len(others) > 3 else "."),
+            "Leave that option out, or name weights that are there.",
+        )
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    stem, _, ending = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{ending}"
 
 
 def read_weight_map(path: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = vars(_parser().parse_args(arguments))
     parsed.pop("command")
     model, quiet = parsed.pop("model"), parsed.pop("quiet")
-    choices = {name: value for name, value in parsed.items() if value not in (None, False)}
+    choices = {name: value for name, value in parsed.items() if value is not None}
     try:
         return _load(model, quiet, choices)
     except LoadError as error:
@@ -71,10 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--dtype", choices=DTYPES, help="the parameters' type in memory")
     load.add_argument("--device", help="cpu, cuda, cuda:1 or mps")
     load.add_argument("--device-map", help="auto, balanced, balanced_low_0 or sequential")
+    load.add_argument("--max-memory", help="of each device, such as 8GB; for --device-map")
+    load.add_argument("--offload-folder", help="for weights that fit on no device")
+    load.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, …")
+    load.add_argument("--variant", help="the weights of this name, such as fp16")
+    load.add_argument("--use-safetensors", action=argparse.BooleanOptionalAction, help="safetensors only, or .bin only")
     load.add_argument("--revision", help="branch, tag or commit hash")
     load.add_argument("--token", help="access token for the Hub")
     load.add_argument("--cache-dir", help="the Hub cache's folder")
     load.add_argument("--subfolder", help="the folder inside the checkpoint that holds the model")
     load.add_argument("--auto-class", help="the class that loads the model, such as AutoModelForCausalLM")
-    load.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+    load.add_argument("--local-files-only", action="store_true", default=None, help="do not ask the Hub")
     return parser

@@ -67,6 +67,8 @@ class LoadJob:
         self._plan: LoadPlan | None = None
         self._finisher: int | None = None
         self._reporter = Reporter(self._add, self._now, self._cancelled)
+        for notice in options.notices:
+            self._reporter.log("info", notice.code, name=notice.name, value=notice.value)
 
     def start(self) -> LoadJob:
         """Start the load; returns at once, with the job itself."""

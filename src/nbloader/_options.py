@@ -1,25 +1,72 @@
-"""Everything a user may choose about a load, and its validation."""
+"""Everything a user may choose about a load: its defaults from the environment, and its validation."""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NamedTuple, TypeVar
 
 from nbloader._errors import OptionError, did_you_mean
 from nbloader._pace import MOST_READERS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+PREFIX = "NBLOADER_"
+
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b", re.IGNORECASE)
+_LIMITED = re.compile(r"cpu|disk|mps|((cuda|xpu):)?(\d+)")
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+Made = TypeVar("Made", bound=type)
 
 
+class Notice(NamedTuple):
+    """What the log should say of a choice: a key of the locale files' ``log``, and what fills it."""
+
+    code: str
+    name: str
+    value: str
+
+
+def _listening(made: Made) -> Made:
+    """Let a class of options take its defaults from the environment, and names that are out of use."""
+    generated: Callable[..., None] = made.__init__  # type: ignore[misc]
+
+    @functools.wraps(generated)
+    def init(self: Any, **choices: Any) -> None:
+        notices: list[Notice] = list(choices.pop("notices", ()))
+        choices = _renamed(choices, notices)
+        for name in choices:
+            if name not in OPTION_NAMES:
+                raise OptionError(f"There is no option {name!r}.", did_you_mean(name, OPTION_NAMES))
+        found = _from_environment(choices, notices)
+        try:
+            values = {name: value for name, (_, value) in found.items()}
+            generated(self, **values, **choices, notices=tuple(dict.fromkeys(notices)))
+        except OptionError as error:
+            variable = next((source for name, (source, _) in found.items() if error.message.startswith(f"{name}=")), "")
+            if not variable:
+                raise
+            raise OptionError(error.message, f"{error.hint} It is the environment variable {variable}.") from None
+
+    made.__init__ = init  # type: ignore[misc]
+    return made
+
+
+@_listening
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """The choices of one load. Unset choices are what ``from_pretrained`` does.
+    """The choices of one load. What is not chosen is what the environment says, else what ``from_pretrained`` does.
+
+    An option's environment variable is its name in capitals behind ``NBLOADER_``: ``NBLOADER_DTYPE=bfloat16``; a dict
+    is given as JSON. ``USE_SAFETENSORS``, ``MAX_MEMORY_GB`` and ``TRANSFORMERS_CACHE`` are understood too.
 
     Parameters
     ----------
@@ -31,6 +78,15 @@ class LoadOptions:
     device_map
         ``"auto"``, ``"balanced"``, ``"balanced_low_0"``, ``"sequential"``, a device, or a dict from module name to
         device, as accelerate takes them.
+    max_memory
+        How much the weights may take of each device: bytes, or text such as ``"8GB"`` (10^9) and ``"8GiB"`` (2^30);
+        or a dict from device (``0``, ``"cpu"``) to that. A `device_map` that accelerate works out keeps to it.
+    offload_folder
+        The folder for weights that fit on no device.
+    attn_implementation
+        ``"eager"``, ``"sdpa"``, ``"flash_attention_2"``, or another that transformers knows.
+    auto_class
+        The class that loads the model, by name (``"AutoModelForCausalLM"``) or itself; None takes it from the config.
     revision
         Branch, tag or commit hash on the Hub.
     token
@@ -39,8 +95,10 @@ class LoadOptions:
         The Hub cache's folder.
     subfolder
         The folder inside the checkpoint that holds the model.
-    auto_class
-        The class that loads the model, by name (``"AutoModelForCausalLM"``) or itself; None takes it from the config.
+    variant
+        Take the weights of this name: ``"fp16"`` for ``model.fp16.safetensors``.
+    use_safetensors
+        True for safetensors only, False for ``.bin`` only, None for safetensors where there are any.
     local_files_only
         Do not ask the Hub: what is not in the cache is an error.
     readahead
@@ -48,35 +106,46 @@ class LoadOptions:
         storage does not keep it, into this process's memory; True into the page cache in any case; False not at all.
     readers
         How many reads are under way at once, 1 to 64; None finds the number by measuring.
+    extra
+        Anything else that ``from_pretrained`` takes, by name.
 
     Raises
     ------
     OptionError
-        For a value that the option cannot take.
+        For an option that does not exist, or a value that it cannot take.
     """
 
     dtype: str = "auto"
     device: str | None = None
     device_map: str | Mapping[str, Any] | None = None
+    max_memory: int | Mapping[int | str, int] | str | None = None
+    offload_folder: str | None = None
+    attn_implementation: str | None = None
+    auto_class: str | type | None = None
     revision: str | None = None
     token: str | bool | None = field(default=None, repr=False)
     cache_dir: str | None = None
     subfolder: str = ""
-    auto_class: str | type | None = None
+    variant: str | None = None
+    use_safetensors: bool | None = None
     local_files_only: bool = False
     readahead: bool | str = "auto"
     readers: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        set_field = object.__setattr__
-        set_field(self, "dtype", _dtype_name(self.dtype))
-        set_field(self, "device", None if self.device is None else str(self.device))
-        if isinstance(self.cache_dir, os.PathLike):
-            set_field(self, "cache_dir", os.fspath(self.cache_dir))
+        for name, taken in _TAKEN.items():
+            object.__setattr__(self, name, taken(getattr(self, name)))
+        for name, types in _TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, types):
+                shown = "a value of type " + type(value).__name__ if name == "token" else repr(value)
+                raise OptionError(f"{name}={shown} has the wrong type.", f"See help(LoadOptions) for {name}.")
         self._check_placement()
-        self._check_texts()
-        _check_subfolder(self.subfolder)
         self._check_reading()
+        self._check_files()
+        _check_extra(self.extra)
 
     def _check_placement(self) -> None:
         if self.device is not None and self.device_map is not None:
@@ -102,21 +171,16 @@ class LoadOptions:
                 f"readers={self.readers!r} is no number of readers.", f"Give 1 to {MOST_READERS}, or leave it out."
             )
 
-    def _check_texts(self) -> None:
-        expected: dict[str, Any] = {
-            "revision": (str, type(None)),
-            "cache_dir": (str, type(None)),
-            "token": (str, bool, type(None)),
-            "subfolder": str,
-            "auto_class": (str, type, type(None)),
-            "local_files_only": bool,
-            "device_map": (str, Mapping, type(None)),
-        }
-        for name, types in expected.items():
-            value = getattr(self, name)
-            if not isinstance(value, types):
-                shown = "a value of type " + type(value).__name__ if name == "token" else repr(value)
-                raise OptionError(f"{name}={shown} has the wrong type.", f"See help(LoadOptions) for {name}.")
+    def _check_files(self) -> None:
+        if os.path.isabs(self.subfolder) or ".." in re.split(r"[/\\]", self.subfolder):
+            raise OptionError(
+                f"subfolder={self.subfolder!r} leaves the checkpoint.",
+                "Name a folder inside it, such as 'text_encoder'.",
+            )
+        if self.variant is not None and not re.fullmatch(r"[\w-]+", self.variant):
+            raise OptionError(
+                f"variant={self.variant!r} is no part of a file's name.", "Give 'fp16' for model.fp16.safetensors."
+            )
 
     @property
     def placement(self) -> str | Mapping[str, Any] | None:
@@ -124,7 +188,7 @@ class LoadOptions:
         return self.device if self.device is not None else self.device_map
 
 
-OPTION_NAMES = tuple(option.name for option in fields(LoadOptions))
+OPTION_NAMES = tuple(option.name for option in fields(LoadOptions) if option.name != "notices")
 
 
 def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> LoadOptions:
@@ -135,15 +199,72 @@ def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> Lo
     OptionError
         For a choice that is no option, naming the nearest one.
     """
-    if options is not None and not isinstance(options, LoadOptions):
+    if options is None:
+        return LoadOptions(**choices)
+    if not isinstance(options, LoadOptions):
         raise OptionError(
             f"options= got a {type(options).__name__}, not a LoadOptions.",
             "Pass LoadOptions(...), or the choices as keyword arguments.",
         )
-    for name in choices:
-        if name not in OPTION_NAMES:
-            raise OptionError(f"There is no option {name!r}.", did_you_mean(name, OPTION_NAMES))
-    return replace(options or LoadOptions(), **choices)
+    notices = list(options.notices)
+    changes = _renamed(choices, notices)
+    if _PLACEMENT & changes.keys():  # one of them is said anew, and what the other said is over
+        changes = {**dict.fromkeys(_PLACEMENT), **changes}
+    return replace(options, **changes, notices=tuple(notices))
+
+
+def _renamed(choices: Mapping[str, Any], notices: list[Notice]) -> dict[str, Any]:
+    """Return the choices under the names in use, and note which had others."""
+    renamed = dict(choices)
+    for old, new in (("torch_dtype", "dtype"), ("use_auth_token", "token")):
+        if old in renamed:
+            renamed.setdefault(new, renamed.pop(old))
+            notices.append(Notice("renamed_option", old, new))
+    if "low_cpu_mem_usage" in renamed:
+        notices.append(Notice("always_on", "low_cpu_mem_usage", str(renamed.pop("low_cpu_mem_usage"))))
+    return renamed
+
+
+def _from_environment(choices: Mapping[str, Any], notices: list[Notice]) -> dict[str, tuple[str, Any]]:
+    """Return what the environment chooses where the caller does not: (variable, value) by option."""
+    given = {variable: text for variable, text in os.environ.items() if text}
+    found: dict[str, tuple[str, Any]] = {}
+    for name in OPTION_NAMES:
+        variable = PREFIX + name.upper()
+        if variable in given:
+            found[name] = variable, _read(variable, given[variable], name)
+    if "USE_SAFETENSORS" in given:
+        value = _read("USE_SAFETENSORS", given["USE_SAFETENSORS"], "use_safetensors")
+        found.setdefault("use_safetensors", ("USE_SAFETENSORS", value))
+    if "MAX_MEMORY_GB" in given:
+        found.setdefault("max_memory", ("MAX_MEMORY_GB", f"{given['MAX_MEMORY_GB']}GB"))
+    if "TRANSFORMERS_CACHE" in given and not {"HF_HOME", "HF_HUB_CACHE"} & given.keys():
+        found.setdefault("cache_dir", ("TRANSFORMERS_CACHE", given["TRANSFORMERS_CACHE"]))
+        notices.append(Notice("old_cache", "TRANSFORMERS_CACHE", given["TRANSFORMERS_CACHE"]))
+    if "LOW_CPU_MEM_USAGE" in given:
+        notices.append(Notice("always_on", "LOW_CPU_MEM_USAGE", given["LOW_CPU_MEM_USAGE"]))
+    for variable in given:
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and name not in OPTION_NAMES:
+            notices += [
+                Notice("misspelt", variable, PREFIX + near.upper())
+                for near in get_close_matches(name, OPTION_NAMES, 1, 0.75)
+            ]
+    # What the caller says about devices stands for both of the options that speak of them.
+    said = choices.keys() | (_PLACEMENT if _PLACEMENT & choices.keys() else set())
+    return {name: value for name, value in found.items() if name not in said}
+
+
+def _read(variable: str, text: str, name: str) -> Any:
+    """Return what an environment variable's text means for an option."""
+    if bool in _TYPES.get(name, ()) and text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise OptionError(f"{variable} is no JSON: {error}.", 'Write it like {"cpu": "8GB"}.') from None
+    return int(text) if name in ("readers", "max_memory") and text.isdigit() else text
 
 
 def _dtype_name(dtype: object) -> str:
@@ -154,8 +275,66 @@ def _dtype_name(dtype: object) -> str:
     return name
 
 
-def _check_subfolder(subfolder: str) -> None:
-    if os.path.isabs(subfolder) or ".." in re.split(r"[/\\]", subfolder):
-        raise OptionError(
-            f"subfolder={subfolder!r} leaves the checkpoint.", "Name a folder inside it, such as 'text_encoder'."
-        )
+def _device_name(device: object) -> str | None:
+    return None if device is None else str(device)
+
+
+def _limits(value: Any) -> Any:
+    """Return limits of memory in bytes: of each device, or by device as accelerate names it."""
+    if not isinstance(value, Mapping):
+        return None if value is None else _bytes_of(value, value)
+    limits: dict[int | str, int] = {}
+    for device, limit in value.items():
+        named = _LIMITED.fullmatch(str(device))
+        if named is None:
+            raise OptionError(
+                f"max_memory={value!r} names no device: {device!r}.", "Use 0, 1, … for GPUs, 'cpu', 'disk'."
+            )
+        limits[int(named[3]) if named[3] else str(device)] = _bytes_of(limit, value)
+    return limits
+
+
+def _bytes_of(limit: Any, whole: Any) -> int:
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+        return limit
+    found = _SIZE.fullmatch(limit.strip()) if isinstance(limit, str) else None
+    if found is None:
+        raise OptionError(f"max_memory={whole!r} holds no size: {limit!r}.", "Give bytes, or text such as '8GB'.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
+
+
+def _path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    for name in extra:
+        if name in OPTION_NAMES or name in _OURS:
+            raise OptionError(f"extra={{{name!r}: …}} is not for extra=.", _OURS.get(name, f"Give {name}= itself."))
+
+
+_TAKEN: dict[str, Callable[[Any], Any]] = {
+    "dtype": _dtype_name, "device": _device_name, "max_memory": _limits,
+    "cache_dir": _path, "offload_folder": _path,
+}  # fmt: skip
+_TYPES: dict[str, tuple[type, ...]] = {
+    "device_map": (str, Mapping, type(None)),
+    "offload_folder": (str, type(None)),
+    "attn_implementation": (str, type(None)),
+    "auto_class": (str, type, type(None)),
+    "revision": (str, type(None)),
+    "token": (str, bool, type(None)),
+    "cache_dir": (str, type(None)),
+    "subfolder": (str,),
+    "variant": (str, type(None)),
+    "use_safetensors": (bool, type(None)),
+    "local_files_only": (bool,),
+    "readahead": (bool, str),
+    "extra": (Mapping,),
+}
+_PLACEMENT = {"device", "device_map"}
+_OURS = {
+    "config": "The checkpoint's own config is loaded.",
+    "output_loading_info": "The log says what did not fit.",
+    "state_dict": "The checkpoint's own weights are loaded.",
+}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbloader._errors import (
     CheckpointError,
@@ -26,6 +26,9 @@ from nbloader._errors import (
     did_you_mean,
 )
 from nbloader._page_cache import map_pages
+
+if TYPE_CHECKING:
+    from nbloader._options import LoadOptions
 
 # Tokenizers warns at every fork after its threads have run; it reads this when it first works, so before any import.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -330,12 +333,15 @@ def check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
     )
 
 
-def load_config(folder: Path) -> Any:
-    """Return the checkpoint's config, as ``AutoConfig`` gives it."""
+def load_config(folder: Path, extra: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the checkpoint's config, as ``AutoConfig`` gives it, and what of `extra` is not the config's."""
     from transformers import AutoConfig
 
     with _told(folder):
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        config, rest = AutoConfig.from_pretrained(
+            str(folder), trust_remote_code=False, return_unused_kwargs=True, **extra
+        )
+    return config, {name: value for name, value in rest.items() if name in extra}
 
 
 def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, Any]:
@@ -423,10 +429,31 @@ def _named_class(auto_class: str | type) -> Any:
     return found
 
 
+def model_arguments(options: LoadOptions) -> dict[str, Any]:
+    """Return what ``from_pretrained`` is to be told of the options: what is not chosen is left to it."""
+    placement = options.placement
+    limits = options.max_memory
+    if isinstance(limits, int):
+        import torch
+
+        limits = {**dict.fromkeys(range(torch.accelerator.device_count()), limits), "cpu": limits}
+    chosen = {
+        "device_map": dict(placement) if isinstance(placement, Mapping) else placement,
+        "max_memory": dict(limits) if isinstance(limits, Mapping) else None,
+        "offload_folder": options.offload_folder,
+        "attn_implementation": options.attn_implementation,
+        "variant": options.variant,
+        "use_safetensors": options.use_safetensors,
+    }
+    return {"dtype": options.dtype, **{name: value for name, value in chosen.items() if value is not None}}
+
+
 def load_model(
-    folder: Path, model_class: Any, config: Any, dtype: str, device_map: Any, watcher: Watcher
+    folder: Path, model_class: Any, config: Any, arguments: Mapping[str, Any], watcher: Watcher
 ) -> tuple[Any, dict[str, Any]]:
     """Return the model, placed, and transformers' account of it (missing, unexpected, mismatched keys).
+
+    `arguments` are those of ``from_pretrained`` beside the ones that are ours.
 
     Raises
     ------
@@ -439,10 +466,9 @@ def load_model(
         model, info = model_class.from_pretrained(
             str(folder),
             config=config,
-            dtype=dtype,
-            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
             output_loading_info=True,
             trust_remote_code=False,
+            **arguments,
         )
     for text in warnings:
         # What the report says in a table, the caller gets as data.
@@ -534,6 +560,11 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
         )
     if isinstance(error, SafetensorError):
         return CheckpointError(f"{folder} has a broken safetensors file: {first}", "Download the checkpoint again.")
+    if "attn_implementation" in text:
+        return OptionError(first, "Choose another attn_implementation=, or leave it to transformers.")
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if unknown:
+        return OptionError(f"{folder} cannot be loaded with {unknown[1]}=: {first}", "Take it out of extra=.")
     if "Weights only load failed" in text or "UnpicklingError" in type(error).__name__:
         return CheckpointError(
             f"{folder} holds a pickle that is more than tensors, and was refused: {_refused(text)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nbloader import _transformers
@@ -11,18 +12,20 @@ from nbloader.stages.download import Fetched
 
 
 class Chosen(NamedTuple):
-    """The class that loads the model, and the config to give it."""
+    """The class that loads the model, the config to give it, and the arguments beside that."""
 
     model_class: Any
     config: Any
+    arguments: Mapping[str, Any]
 
 
 def choose_class(fetched: Fetched, options: LoadOptions, reporter: Reporter) -> Chosen:
     """Return the class that loads the model, from the config or from ``auto_class``."""
     with reporter.stage("config") as note:
         _transformers.check_device(options.placement if isinstance(options.placement, str) else None)
-        config = _transformers.load_config(fetched.folder)
-        chosen = Chosen(*_transformers.find_model_class(config, options.auto_class))
+        config, rest = _transformers.load_config(fetched.folder, options.extra)
+        model_class, config = _transformers.find_model_class(config, options.auto_class)
+        chosen = Chosen(model_class, config, {**_transformers.model_arguments(options), **rest})
         if options.auto_class is None and chosen.model_class.__name__.startswith("Auto"):
             reporter.log("warning", "guessed_class", chosen=chosen.model_class.__name__)
         note.detail = chosen.model_class.__name__

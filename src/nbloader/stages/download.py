@@ -19,6 +19,7 @@ from nbloader._checkpoint import (
     read_checkpoint,
     read_config,
     read_weight_map,
+    refuse_choice,
 )
 from nbloader._errors import CheckpointError, LoadCancelled
 from nbloader._locale import size_text
@@ -83,7 +84,7 @@ def fetching(
         def finish() -> tuple[Checkpoint, LoadPlan]:
             if download is not None:
                 download.bring_weights()
-            checkpoint = read_checkpoint(folder)
+            checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
             plan = make_plan(checkpoint, options)
             sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
             shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
@@ -174,8 +175,10 @@ class _Download:
         config = self._bring_config()
         prefix, repo_id = self._prefix, self._repository.repo_id
         self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
-        weights = choose_weights(self._here, config, Path(repo_id))
+        wanted = self._options.variant, self._options.use_safetensors
+        weights = choose_weights(self._here, config, Path(repo_id), *wanted)
         if weights is None:
+            refuse_choice(self._here, repo_id, *wanted)
             raise CheckpointError(
                 f"{repo_id} has no weights that transformers can load{f' in {prefix}' if prefix else ''}.",
                 "nbloader loads safetensors and .bin checkpoints; look for another repository of the model.",

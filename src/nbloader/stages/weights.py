@@ -251,8 +251,7 @@ def place(
             checkpoint.folder,
             chosen.model_class,
             chosen.config,
-            options.dtype,
-            options.placement,
+            chosen.arguments,
             tracker.watcher(supply),
         )
         tracker.finish()
