@@ -12,7 +12,7 @@ from nbloader._errors import (
     SourceError,
 )
 from nbloader._job import Loaded, LoadJob
-from nbloader._load import load, start
+from nbloader._load import load, plan, start
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
 from nbloader._state import LoadState
@@ -48,5 +48,6 @@ __all__ = [
     "SourceError",
     "demo_checkpoint",
     "load",
+    "plan",
     "start",
 ]

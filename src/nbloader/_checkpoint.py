@@ -15,10 +15,10 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 from nbloader._errors import CheckpointError
 
@@ -117,11 +117,29 @@ def read_checkpoint(folder: Path, variant: str | None = None, use_safetensors: b
     is_sharded = entry.endswith(".json")
     names = sorted(set(_read_index(folder, entry).values())) if is_sharded else [entry]
     shards = tuple(_shard_file(folder, name, entry) for name in names)
+    return Checkpoint(folder, kind, config, shards, read_tensors(kind, shards))
+
+
+def read_tensors(
+    kind: str,
+    shards: Sequence[ShardFile],
+    open_shard: Callable[[ShardFile], BinaryIO] = lambda shard: open(shard.path, "rb"),  # noqa: SIM115
+) -> dict[str, Tensor]:
+    """Return the tensors that the headers of shards describe, by name.
+
+    `open_shard` returns a shard's file to read and to seek in; only the headers are read of it.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is cut short or lies about itself.
+    """
     tensors: dict[str, Tensor] = {}
     read_header = _safetensors_header if kind == "safetensors" else _bin_header
     for index, shard in enumerate(shards):
-        tensors.update(read_header(index, shard))
-    return Checkpoint(folder, kind, config, shards, tensors)
+        with open_shard(shard) as file:
+            tensors.update(read_header(index, shard, file))
+    return tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -289,19 +307,18 @@ def _shard_file(folder: Path, name: str, entry: str) -> ShardFile:
     return ShardFile(name, path, os.path.getsize(path))
 
 
-def _safetensors_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
-    with open(shard.path, "rb") as file:
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > shard.bytes - 8:
-            raise CheckpointError(
-                f"{shard.path} is cut short or no safetensors file: its header takes {length:,} bytes by its own "
-                f"account, the file has {shard.bytes:,}.",
-                _AGAIN,
-            )
-        if length > _MAX_HEADER:
-            raise CheckpointError(f"{shard.path} has a header of {length:,} bytes; 100 MB is the most.", _AGAIN)
-        text = file.read(length)
+def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > shard.bytes - 8:
+        raise CheckpointError(
+            f"{shard.path} is cut short or no safetensors file: its header takes {length:,} bytes by its own "
+            f"account, the file has {shard.bytes:,}.",
+            _AGAIN,
+        )
+    if length > _MAX_HEADER:
+        raise CheckpointError(f"{shard.path} has a header of {length:,} bytes; 100 MB is the most.", _AGAIN)
+    text = file.read(length)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
@@ -364,19 +381,19 @@ def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], st
     return Tensor(index, str(dtype), tuple(shape), end - begin, start + begin, start + end)
 
 
-def _bin_header(index: int, shard: ShardFile) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(shard.path):
-        with open(shard.path, "rb") as file:
-            if file.read(4) == b"PK\3\4":
-                raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing.", _AGAIN)
+def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        if file.read(4) == b"PK\3\4":
+            raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing.", _AGAIN)
         return {}
     try:
-        with zipfile.ZipFile(shard.path) as archive:
+        with zipfile.ZipFile(file) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             if archive.getinfo(entry).file_size > _MAX_HEADER:
                 raise CheckpointError(f"{shard.path} has a pickle of more than 100 MB beside its tensors.", _AGAIN)
-            with archive.open(entry) as file:
-                content = _HeaderUnpickler(file).load()
+            with archive.open(entry) as pickled:
+                content = _HeaderUnpickler(pickled).load()
             storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
     except (zipfile.BadZipFile, StopIteration, OSError) as error:
         raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
 from nbloader._locale import size_text
+from nbloader._remote_file import open_remote
 from nbloader._threads import make_thread
 from nbloader._transfer import BrokenOffError, Expected, Reply, WrongContentError, bring
 
@@ -33,6 +34,8 @@ _WORKERS = 8  # as many as snapshot_download takes
 _TIMEOUT = 10.0  # seconds without an answer
 _TICK = 0.05  # seconds between two looks at whether to go on
 _LOCK_SECONDS = 0.5
+_ATTEMPTS = 3
+_MOST_SKIPPED = 1 << 20  # bytes that came before those that were asked for
 _COME_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -214,6 +217,43 @@ def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
     return size if size <= expected.bytes else 0
 
 
+def open_file(repo: Repository, name: str, options: LoadOptions) -> BinaryIO:
+    """Return a file of the repository to read and to seek in; only what is read of it is downloaded, and not kept.
+
+    Reading raises DownloadError where the Hub refuses or the connection fails.
+    """
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(repo.repo_id, name, revision=repo.commit)
+
+    def ask(begin: int, end: int) -> bytes:
+        with _opened(url, _headers(options), begin, end) as reply:
+            return _taken(reply, begin, end)
+
+    def fetch(begin: int, end: int) -> bytes:
+        with _told(repo.repo_id, options):
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(BrokenOffError):
+                    return ask(begin, end)
+            return ask(begin, end)
+
+    return open_remote(fetch, repo.expected(name).bytes)
+
+
+def _taken(reply: Reply, begin: int, end: int) -> bytes:
+    """Return the bytes that were asked for, and leave the rest of a reply that ignores what was asked."""
+    if begin - reply.begin > _MOST_SKIPPED or reply.begin > begin:
+        raise BrokenOffError("the server does not send parts of files")
+    content = bytearray()
+    for chunk in reply.chunks:
+        content += chunk
+        if len(content) >= end - reply.begin:
+            break
+    if len(content) < end - reply.begin:
+        raise BrokenOffError("the file broke off")
+    return bytes(content[begin - reply.begin : end - reply.begin])
+
+
 def download(repo: Repository, names: Sequence[str], options: LoadOptions, watcher: DownloadWatcher) -> None:
     """Bring files of the repository into the cache, several at a time, beginning with the first.
 
@@ -311,11 +351,9 @@ def _download_file(
     check: Callable[[], None],
 ) -> None:
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(repo.repo_id, name, revision=repo.commit)
-    # A file that is packed on its way has no parts to go on from.
-    headers = {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
+    headers = _headers(options)
     expected = repo.expected(name)
     part = _part_file(repo, name, options)
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -344,6 +382,13 @@ def _download_file(
             if not blob.is_file():  # on a file system whose locks are none, somebody else may have been quicker
                 raise
         _link(repo, name, blob, options, is_new=True)
+
+
+def _headers(options: LoadOptions) -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    # A file that is packed on its way has no parts to go on from.
+    return {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
 
 
 def _link(repo: Repository, name: str, blob: Path, options: LoadOptions, *, is_new: bool) -> None:

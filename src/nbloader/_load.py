@@ -1,4 +1,4 @@
-"""Loading without a notebook: start() returns at once, load() blocks."""
+"""Loading without a notebook: start() returns at once, load() blocks, plan() only looks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 from nbloader._callback import ProgressCallback, follow
 from nbloader._job import Loaded, LoadJob
+from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions, merge_options
+from nbloader._plan import LoadPlan, make_plan
+from nbloader._source import find_source
+from nbloader.stages.download import look
 
 
 def start(
@@ -41,6 +45,22 @@ def start(
     if progress_callback is not None:
         follow(job, progress_callback)
     return job.start()
+
+
+def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:
+    """Return what loading a checkpoint will move and hold, without loading it.
+
+    Of a repository, the config, the index and the headers of the weights are fetched, and no weights. Neither torch
+    nor transformers is imported.
+
+    Raises
+    ------
+    LoadError
+        Where there is no such checkpoint, or its headers cannot be read.
+    """
+    merged = merge_options(options, choices)
+    checkpoint, bytes_to_download = look(find_source(model, merged), merged)
+    return make_plan(checkpoint, merged, bytes_to_download, sample_memory().available)
 
 
 def load(

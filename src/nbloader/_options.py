@@ -19,7 +19,7 @@ PREFIX = "NBLOADER_"
 
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
-_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b", re.IGNORECASE)
 _LIMITED = re.compile(r"cpu|disk|mps|((cuda|xpu):)?(\d+)")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -156,10 +156,10 @@ class LoadOptions:
         if self.device is not None and not _DEVICE.fullmatch(self.device):
             raise OptionError(f"device={self.device!r} is not a device.", "Use 'cpu', 'cuda', 'cuda:0' or 'mps'.")
         if isinstance(self.device_map, str) and not (
-            self.device_map in _DEVICE_MAPS or _DEVICE.fullmatch(self.device_map)
+            self.device_map in DEVICE_MAPS or _DEVICE.fullmatch(self.device_map)
         ):
             raise OptionError(
-                f"device_map={self.device_map!r} is not a device map.", did_you_mean(self.device_map, _DEVICE_MAPS)
+                f"device_map={self.device_map!r} is not a device map.", did_you_mean(self.device_map, DEVICE_MAPS)
             )
 
     def _check_reading(self) -> None:

@@ -1,20 +1,41 @@
-"""LoadPlan: what a load will move and hold, from the headers and the options alone."""
+"""LoadPlan: what a load will move and hold, from the headers, the options and what is free."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
-from nbloader._options import LoadOptions
+from nbloader._options import DEVICE_MAPS, LoadOptions
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
+_FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_TIGHT = 0.9  # share of what is free
+
+
+class KVCache(NamedTuple):
+    """How the cache of keys and values grows: `layer_bytes` for each token and layer, of one sequence.
+
+    Layers whose attention slides keep `window` tokens at most.
+    """
+
+    full_layers: int
+    sliding_layers: int
+    window: int
+    layer_bytes: int
+
+    def bytes(self, context_length: int) -> int:
+        """Return what the cache takes at so many tokens."""
+        tokens = self.full_layers * context_length + self.sliding_layers * min(context_length, self.window)
+        return tokens * self.layer_bytes
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What a load will move. Sizes in bytes; the tuples have one entry a shard.
+    """What a load will move and hold. Sizes in bytes; the tuples have one entry a shard.
 
     Parameters
     ----------
@@ -22,6 +43,10 @@ class LoadPlan:
         ``"safetensors"`` or ``"bin"``.
     tensors, parameters
         How many of each the headers describe.
+    bytes_by_dtype
+        What the tensors take in the files, by type.
+    bytes_to_download
+        What is not on this machine yet, tokenizer and config included.
     bytes_to_read
         Sizes of the weight files.
     bytes_to_place
@@ -30,38 +55,120 @@ class LoadPlan:
         The type that floating-point weights get, by torch's name; None where they keep their own.
     copies
         Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
+    host_memory
+        What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
+        placed, and are the first to go where memory gets short.
+    device_memory
+        What the weights take on each device, by its name; empty where all is on the host, None where a device map
+        decides it only when the libraries are there.
+    available
+        What was free on the host when the plan was made (a container's limit and ``max_memory`` counted); None where
+        nobody looked.
+    kv_cache
+        What generating takes beside the weights; None where the config does not tell.
     """
 
     format: str
     tensors: int
     parameters: int
+    bytes_by_dtype: Mapping[str, int]
+    bytes_to_download: int
     bytes_to_read: tuple[int, ...]
     bytes_to_place: tuple[int, ...]
     dtype: str | None
     copies: bool
+    host_memory: Mapping[str, int]
+    device_memory: Mapping[str, int] | None
+    available: int | None = None
+    kv_cache: KVCache | None = None
 
-    def peak_memory(self, on_cpu: bool) -> int:
-        """Return the bytes that the load adds to this process at most: mapped files, and copies that stay here."""
-        return sum(self.bytes_to_read) + (sum(self.bytes_to_place) if self.copies and on_cpu else 0)
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that the load adds to this process at most."""
+        return sum(self.host_memory.values())
+
+    @property
+    def verdict(self) -> str | None:
+        """``"fits"``, ``"tight"`` or ``"wont_fit"`` on the host; None where that is not known."""
+        if self.available is None or self.device_memory is None:
+            return None
+        needed = self.host_memory["weights"]
+        if needed > self.available:
+            return "wont_fit"
+        return "fits" if needed <= _TIGHT * self.available else "tight"
 
 
-def make_plan(checkpoint: Checkpoint, options: LoadOptions) -> LoadPlan:
-    """Return what loading `checkpoint` with `options` will move."""
+def make_plan(
+    checkpoint: Checkpoint, options: LoadOptions, bytes_to_download: int = 0, available: int | None = None
+) -> LoadPlan:
+    """Return what loading `checkpoint` with `options` will move and hold."""
     dtype = target_dtype(checkpoint.config, options)
     to_place = [0] * len(checkpoint.shards)
+    by_dtype: Counter[str] = Counter()
     casts = False
     for tensor in checkpoint.tensors.values():
-        placed = placed_bytes(tensor, dtype)
         casts = casts or (dtype is not None and _is_cast(tensor, dtype))
-        to_place[tensor.shard] += placed
+        to_place[tensor.shard] += placed_bytes(tensor, dtype)
+        by_dtype[_FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
+    on_cpu = stays_on_cpu(options)
+    limit = options.max_memory.get("cpu") if isinstance(options.max_memory, Mapping) else options.max_memory
+    if available is not None and isinstance(limit, int):
+        available = min(available, limit)
+    copies = casts or not on_cpu
     return LoadPlan(
         format=checkpoint.format,
         tensors=len(checkpoint.tensors),
         parameters=sum(tensor.elements for tensor in checkpoint.tensors.values()),
+        bytes_by_dtype=dict(by_dtype.most_common()),
+        bytes_to_download=bytes_to_download,
         bytes_to_read=tuple(shard.bytes for shard in checkpoint.shards),
         bytes_to_place=tuple(to_place),
         dtype=dtype,
-        copies=casts or not stays_on_cpu(options),
+        copies=copies,
+        host_memory=_host_memory(checkpoint.bytes, sum(to_place), copies, on_cpu),
+        device_memory={} if on_cpu else _device_memory(options, sum(to_place)),
+        available=available,
+        kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
+    )
+
+
+def _host_memory(to_read: int, to_place: int, copies: bool, on_cpu: bool) -> dict[str, int]:
+    if not copies:
+        return {"weights": to_read}
+    return {"weights": to_place if on_cpu else 0, "files": to_read}
+
+
+def _device_memory(options: LoadOptions, to_place: int) -> dict[str, int] | None:
+    is_one = isinstance(options.placement, str) and options.placement not in DEVICE_MAPS
+    return {str(options.placement): to_place} if is_one else None
+
+
+def _kv_cache(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
+    """Return how the cache grows, by the names that configs of transformers use; None where they tell too little."""
+    architectures = config.get("architectures")
+    named = architectures if isinstance(architectures, list) else []
+    if dtype is None or not any(str(name).endswith(_GENERATES) for name in named):
+        return None
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+
+    def number(*names: str) -> int | None:
+        found = next((text[name] for name in names if text.get(name) is not None), None)
+        return found if type(found) is int and found > 0 else None
+
+    layers, heads = number("num_hidden_layers", "n_layer"), number("num_attention_heads", "n_head")
+    width = number("hidden_size", "n_embd")
+    if layers is None or heads is None or width is None or config.get("is_encoder_decoder") or "kv_lora_rank" in text:
+        return None
+    kv_heads, head_dim = number("num_key_value_heads") or heads, number("head_dim") or width // heads
+    kinds = text.get("layer_types")
+    kinds = kinds if isinstance(kinds, list) and len(kinds) == layers else ["full_attention"] * layers
+    window = number("sliding_window") or 0
+    return KVCache(
+        full_layers=kinds.count("full_attention"),
+        sliding_layers=kinds.count("sliding_attention"),
+        window=window,
+        layer_bytes=2 * kv_heads * head_dim * FLOATS[dtype][1],
     )
 
 

@@ -12,6 +12,7 @@ from nbloader._locale import size_text, text
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
+    from nbloader._plan import LoadPlan
     from nbloader._state import LoadState
 
 _STEP = 0.1  # seconds
@@ -56,6 +57,41 @@ def _draw(bar: tqdm[Any], state: LoadState) -> None:
     told += [text("panel", "eta", time=f"{eta:.0f} s")] if eta else []
     bar.set_postfix_str(", ".join(told), refresh=False)
     bar.refresh()
+
+
+def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
+    """Return what a plan says, a line a figure; the KV cache is that of one sequence of `context_length` tokens."""
+    host = ", ".join(
+        f"{text('memory_part', part)} {size_text(size)}" for part, size in plan.host_memory.items() if size
+    )
+    lines = {
+        "weights": text(
+            "plan",
+            "counts",
+            format=plan.format,
+            shards=len(plan.bytes_to_read),
+            tensors=plan.tensors,
+            parameters=f"{plan.parameters:,}",
+        ),
+        "files": ", ".join(f"{dtype} {size_text(size)}" for dtype, size in plan.bytes_by_dtype.items()),
+        "download": size_text(plan.bytes_to_download),
+        "read": size_text(sum(plan.bytes_to_read)),
+        "place": f"{plan.dtype or ''} {size_text(sum(plan.bytes_to_place))}".strip(),
+        "host": f"{size_text(plan.peak_memory)} ({host})",
+    }
+    if plan.available is not None:
+        verdict = "" if plan.verdict is None else f": {text('verdict', plan.verdict)}"
+        lines["free"] = size_text(plan.available) + verdict
+    if plan.device_memory is None:
+        lines["devices"] = text("plan", "unknown")
+    elif plan.device_memory:
+        lines["devices"] = ", ".join(f"{device} {size_text(size)}" for device, size in plan.device_memory.items())
+    if plan.kv_cache is not None:
+        cache = size_text(plan.kv_cache.bytes(context_length))
+        lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
+    labels = {key: text("plan_line", key) for key in lines}
+    width = max(map(len, labels.values()))
+    return "\n".join([name, *(f"  {labels[key]:{width}}  {line}" for key, line in lines.items())])
 
 
 def result_line(state: LoadState) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
 import struct
@@ -71,7 +72,8 @@ class Repo:
 
 
 class Hub:
-    """The server. `requests` lists (method, path) of all that was asked, `ranges` (name, first byte) of all files.
+    """The server. `requests` lists (method, path) of all that was asked, and of all files that were, `ranges` lists
+    (name, first byte) and `asked` (name, bytes).
 
     Weights are sent by `cdn`, another server, where there is one; that one wants no token.
     """
@@ -80,6 +82,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[tuple[str, int]] = []
+        self.asked: list[tuple[str, int]] = []
         self.cdn: Hub | None = None
         self.wants_no_token = False
         hub = self
@@ -133,6 +136,7 @@ class Hub:
         span = (int(asked[1]), int(asked[2]) + 1 if asked[2] else None) if asked else None
         if request.command == "GET":
             self.ranges.append((name, span[0] if span else 0))
+            self.asked.append((name, span[1] - span[0] if span and span[1] else len(repo.files.get(name, b""))))
         return _send_file(request, repo, revision, name, span, with_body)
 
 
@@ -196,6 +200,7 @@ def _send_file(
             if fault in ("cut", "reset") and offset >= half:
                 if fault == "reset":
                     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    os.close(request.connection.detach())  # at once: a shutdown before it would end the stream in order
                 request.close_connection = True
                 return None
             request.wfile.write(content[offset : min(offset + CHUNK, end)])

@@ -51,7 +51,7 @@ def test_the_plan_counts_what_a_cast_places(demo_small: Path) -> None:
     assert cast.copies
     assert sum(cast.bytes_to_place) == 2 * sum(plain.bytes_to_place) == 4 * plain.parameters
     assert plain.bytes_to_read == tuple(shard.bytes for shard in checkpoint.shards)
-    assert cast.peak_memory(on_cpu=True) > plain.peak_memory(on_cpu=True)
+    assert cast.peak_memory > plain.peak_memory
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

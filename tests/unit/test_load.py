@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -13,20 +12,12 @@ from pathlib import Path
 
 import pytest
 from support import archs
+from support.page_cache import make_cold
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, _events, _pace, _readahead
 from nbloader._memory import sample_memory
 from nbloader._page_cache import resident_bytes
-
-
-def make_cold(folder: Path) -> None:
-    gc.collect()  # pages that a former model still maps would stay
-    for path in folder.rglob("*.*"):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert resident_share(folder) < 0.01
 
 
 def resident_share(folder: Path) -> float:

@@ -176,10 +176,12 @@ def test_a_limit_and_a_folder_for_the_rest(demo_small: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """One model three times: as safetensors, as .bin, and as safetensors in a variant."""
+    """Three models in one folder: as safetensors, as .bin, and as safetensors in a variant."""
     model = archs.build("llama")
     model.save_pretrained(tmp_path, variant="fp16")
+    model.lm_head.weight.data += 1
     archs.save_bin(model, tmp_path, shards=1)
+    model.lm_head.weight.data += 1
     archs.save(model, tmp_path, shards=3)
     return tmp_path
 

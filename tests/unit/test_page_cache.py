@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.page_cache import make_cold
 
 from nbloader import _page_cache
 from nbloader._page_cache import drops_cache, find_missing, make_resident, resident_bytes
@@ -21,12 +22,6 @@ def file(tmp_path: Path) -> Path:
     path.write_bytes(os.urandom(3 * CHUNK + 12_345))
     make_cold(path)
     return path
-
-
-def make_cold(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def share(path: Path) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.page_cache import are_resident, make_cold
 
 from nbloader import LoadCancelled, _pace, _readahead
 from nbloader._memory_file import MemoryFile
@@ -34,9 +35,7 @@ def files(tmp_path: Path) -> list[Path]:
     for number, size in enumerate((9 * MB + 123, 1, 4 * MB)):
         path = tmp_path / str(number)
         path.write_bytes(os.urandom(size))
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        make_cold(path)
         paths.append(path)
     return paths
 
@@ -50,12 +49,6 @@ def reading(paths: Sequence[Path], counts: list[tuple[int, int]], readers: int |
     parts = more.pop("parts", None) or make_parts(all_of(paths))
     on_read = more.pop("on_read", lambda file, size: counts.append((file, size)))
     return Readahead(paths, parts, Pace(sum(part.length for part in parts), readers), on_read, **more)
-
-
-def are_resident(paths: Sequence[Path]) -> bool:
-    """Tell whether the page cache has them, but for a page that the system may have taken back at once."""
-    absent = sum(piece.absent for path in paths for piece in find_missing(path))
-    return absent < 0.02 * sum(path.stat().st_size for path in paths)
 
 
 def test_parts_cover_what_is_missing_once() -> None:

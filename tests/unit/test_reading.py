@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import os
 import threading
 from dataclasses import replace
@@ -13,19 +12,11 @@ from typing import Any
 
 import pytest
 from support import archs
+from support.page_cache import are_resident, make_cold
 
 import nbloader
 from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError, _events, _transformers
-from nbloader._page_cache import find_missing
 from nbloader.stages import weights
-
-
-def make_cold(folder: Path) -> None:
-    gc.collect()  # pages that a former model still maps would stay
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +99,7 @@ def test_a_cold_bin_is_read_ahead_and_the_same(shards: int, tmp_path: Path) -> N
     make_cold(folder)
     job = nbloader.start(folder)
     assert archs.differences(job.result().model, model) == []
-    assert all(find_missing(path) == [] for path in folder.glob("*.bin"))
+    assert are_resident(folder.glob("*.bin"))
     assert any(isinstance(event, _events.Read) for event in job.events)
 
 
@@ -163,7 +154,7 @@ def test_without_readahead_ready_means_read_all_the_same(demo: Path) -> None:
     job = nbloader.start(demo, readahead=False)
     job.result()
     assert "ReadersChanged" not in {type(event).__name__ for event in job.events}
-    assert all(find_missing(path) == [] for path in demo.glob("*.safetensors"))
+    assert are_resident(demo.glob("*.safetensors"))
 
 
 def test_what_memory_cannot_hold_is_read_in_a_window(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def run(
         tokenizer = make_tokenizer(fetched, source, options, reporter)
         chosen = choose_class(fetched, options, reporter)
         checkpoint, plan = reporter.wait(fetched.whole)
-        loaded = place(checkpoint, plan, chosen, options, reporter, supply)
+        loaded = place(checkpoint, plan, chosen, reporter, supply)
     settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     summary = describe(loaded, tokenizer, source, reporter)
     return Outcome(loaded, tokenizer, summary)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from nbloader import _events as events
 from nbloader import _hub
@@ -15,9 +15,11 @@ from nbloader._checkpoint import (
     CONFIG,
     OTHER_FORMATS,
     Checkpoint,
+    ShardFile,
     choose_weights,
     read_checkpoint,
     read_config,
+    read_tensors,
     read_weight_map,
     refuse_choice,
 )
@@ -34,6 +36,7 @@ from nbloader._transfer import Expected
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
 _NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", ".py", ".gitattributes")
 _TEMPLATES = "additional_chat_templates"
+_LOOKERS = 8  # headers that are fetched at once
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -111,6 +114,27 @@ def fetching(
         ended.set()
 
 
+def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
+    """Return what a checkpoint holds, and the bytes that loading it would download, without bringing its weights.
+
+    Of a repository, the config and the index are brought, and the headers of weights that are not cached.
+
+    Raises
+    ------
+    DownloadError
+        Where the Hub refuses or the connection fails.
+    CheckpointError
+        Where the files are incomplete or broken.
+    """
+    repository = source.repository
+    if repository is None or repository.files is None:
+        folder = source.root(options) / options.subfolder
+        return read_checkpoint(folder, options.variant, options.use_safetensors), 0
+    reporter = Reporter(lambda event: None, lambda: 0.0, threading.Event())
+    download = _Download(repository, repository.files, options, reporter, lambda: None)
+    return download.look()
+
+
 class _Download:
     """What of a repository a load needs, and bringing it."""
 
@@ -136,13 +160,34 @@ class _Download:
         """Whether weights are missing."""
         return bool(self._missing_shards)
 
+    def look(self) -> tuple[Checkpoint, int]:
+        """Return what the checkpoint holds, and the bytes of it that are not on this machine."""
+        config = self._bring_config()
+        kind, wanted = self._choose(config)
+        kept = (_hub.kept_bytes(self._repository, name, self._options) for name in wanted)
+        left = sum(self._files[name].bytes for name in wanted) - sum(kept)
+        top = Path(self._repository.repo_id)
+        shards = tuple(
+            ShardFile(name.removeprefix(self._prefix), top / name, self._files[name].bytes) for name in self._shards
+        )
+        with ExitStack() as stack, ThreadPoolExecutor(_LOOKERS) as pool:
+            files = [stack.enter_context(file) for file in pool.map(self._open, self._shards)]
+            opened = dict(zip(shards, files, strict=True))
+            tensors = read_tensors(kind, shards, opened.__getitem__)
+        return Checkpoint(top / self._prefix, kind, config, shards, tensors), left
+
+    def _open(self, name: str) -> BinaryIO:
+        path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
+        if path is not None:
+            return open(path, "rb")
+        file = _hub.open_file(self._repository, name, self._options)
+        file.read(1)  # fetches the beginning, where headers are, while others do
+        file.seek(0)
+        return file
+
     def bring_support(self) -> None:
         """Bring everything but the weights, and plan for those."""
-        entry, self._shards = self._find_weights()
-        support = [self._prefix + name for name in _support_files(self._here)]
-        if self._prefix:
-            support += [name for name in _support_files(set(self._files)) if name not in support]
-        wanted = list(dict.fromkeys([*support, entry, *self._shards]))
+        _, wanted = self._choose(self._bring_config())
         self._numbers = {name: number for number, name in enumerate(wanted)}
         missing = self._missing(wanted)
         self._log_skipped(set(wanted))
@@ -170,9 +215,16 @@ class _Download:
         left = sum(self._files[name].bytes - here[name] for name in wanted)
         self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(sum(here.values())))
 
-    def _find_weights(self) -> tuple[str, list[str]]:
-        """Return what names the weights (an index, or the one file itself), and the files that hold them."""
-        config = self._bring_config()
+    def _choose(self, config: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """Return the weights' format, and the names of all files that are wanted; from then on the shards are known."""
+        kind, entry, self._shards = self._find_weights(config)
+        support = [self._prefix + name for name in _support_files(self._here)]
+        if self._prefix:
+            support += [name for name in _support_files(set(self._files)) if name not in support]
+        return kind, list(dict.fromkeys([*support, entry, *self._shards]))
+
+    def _find_weights(self, config: Mapping[str, Any]) -> tuple[str, str, list[str]]:
+        """Return the format, the file that names the weights (an index, or the one itself), and the shards."""
         prefix, repo_id = self._prefix, self._repository.repo_id
         self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
         wanted = self._options.variant, self._options.use_safetensors
@@ -196,7 +248,7 @@ class _Download:
                 f"{repo_id} lacks {len(absent)} file(s) that {entry} names: {', '.join(absent[:3])}.",
                 "The repository is incomplete: tell its authors, or try another revision=.",
             )
-        return entry, [prefix + name for name in shards]
+        return weights[0], entry, [prefix + name for name in shards]
 
     def _bring_config(self) -> Mapping[str, Any]:
         """Return the config."""

@@ -18,7 +18,7 @@ from nbloader._memory_file import MemoryFile
 from nbloader._options import LoadOptions
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, drops_cache, find_missing
-from nbloader._plan import LoadPlan, placed_bytes, stays_on_cpu
+from nbloader._plan import LoadPlan, placed_bytes
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
 from nbloader._threads import make_thread
@@ -113,7 +113,7 @@ class Supply:
         self.may_be_missing = True
         if options.readahead is False:
             return
-        copied = sum(plan.bytes_to_place) if plan.copies and stays_on_cpu(options) else 0
+        copied = plan.host_memory["weights"] if plan.copies else 0
         window = None if to_read + copied <= room else max(_LEAST_WINDOW, room - copied)
         if window is not None and not plan.copies:
             self._reporter.log("warning", "too_large_to_read_ahead", size=size_text(self._checkpoint.bytes))
@@ -236,14 +236,12 @@ def place(
     checkpoint: Checkpoint,
     plan: LoadPlan,
     chosen: Chosen,
-    options: LoadOptions,
     reporter: Reporter,
     supply: Supply,
 ) -> Any:
     """Return the model with every tensor in its place."""
     with reporter.stage("weights") as note:
-        on_cpu = stays_on_cpu(options)
-        reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory(on_cpu))
+        reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory)
         if not _transformers.can_wait():
             supply.wait()
         tracker = _PlaceTracker(checkpoint, plan, reporter)

@@ -1,0 +1,188 @@
+"""What a load will move and hold, said before it: from folders, and from a Hub without downloading weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import archs
+from support.hub import Hub, Repo
+
+import nbloader
+from nbloader import DownloadError, LoadOptions, LoadPlan
+from nbloader._checkpoint import read_checkpoint
+from nbloader._cli import main
+from nbloader._plan import make_plan
+
+MB = 1_000_000
+SHARD = "model-00002-of-00004.safetensors"
+
+
+@pytest.fixture
+def demo(hub: Hub, demo_small: Path) -> Repo:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small)
+    return hub.repos["us/demo"]
+
+
+def without_place(plan: LoadPlan) -> LoadPlan:
+    """Return what a plan says of the checkpoint, wherever that is."""
+    return replace(plan, bytes_to_download=0, available=None)
+
+
+def test_a_plan_counts_what_is_in_the_files(demo_small: Path) -> None:
+    plan = nbloader.plan(demo_small)
+    model = nbloader.load(demo_small, progress=False).model
+    assert plan.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert plan.bytes_by_dtype == {"bfloat16": 2 * plan.parameters}
+    assert (plan.bytes_to_download, sum(plan.bytes_to_place)) == (0, 2 * plan.parameters)
+    assert plan.verdict == "fits"
+
+
+def test_planning_imports_neither_torch_nor_transformers(demo_small: Path) -> None:
+    code = (
+        "import sys, nbloader; nbloader.plan(sys.argv[1]);"
+        "sys.exit(bool({'torch', 'transformers', 'IPython'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(demo_small)], check=False).returncode == 0
+
+
+def test_a_repository_is_planned_without_its_weights(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.files = {**demo.files, "pytorch_model.bin": bytes(MB), "README.md": b"Hello."}
+    hub.asked.clear()
+    plan = nbloader.plan("us/demo", cache_dir=tmp_path)
+    assert without_place(plan) == without_place(nbloader.plan(demo_small))
+    needed = sum(len(content) for name, content in demo.files.items() if name not in ("pytorch_model.bin", "README.md"))
+    brought = {"config.json", "model.safetensors.index.json"}
+    assert plan.bytes_to_download == needed - sum(len(demo.files[name]) for name in brought)
+    fetched = sum(size for name, size in hub.asked if name.endswith(".safetensors"))
+    assert fetched <= 4 * (256 << 10)
+    assert {name for name, _ in hub.asked} - brought == {name for name in demo.files if name.endswith(".safetensors")}
+
+
+def test_what_is_cached_is_not_downloaded_and_not_asked_for(hub: Hub, demo: Repo, tmp_path: Path) -> None:
+    nbloader.load("us/demo", progress=False, cache_dir=tmp_path)
+    hub.asked.clear()
+    assert nbloader.plan("us/demo", cache_dir=tmp_path).bytes_to_download == 0
+    assert hub.asked == []
+    snapshot = tmp_path / "models--us--demo" / "snapshots" / demo.commit
+    (snapshot / SHARD).resolve().unlink()
+    (snapshot / SHARD).unlink()
+    assert nbloader.plan("us/demo", cache_dir=tmp_path).bytes_to_download == len(demo.files[SHARD])
+
+
+def test_bin_files_are_planned_from_both_of_their_ends(hub: Hub, tmp_path: Path) -> None:
+    folder = archs.save_bin(archs.build("llama"), tmp_path / "bin", shards=2)
+    hub.repos["us/bin"] = Repo.of_folder(folder)
+    plan = nbloader.plan("us/bin", cache_dir=tmp_path / "cache")
+    assert plan.format == "bin"
+    assert without_place(plan) == without_place(nbloader.plan(folder))
+
+
+@pytest.mark.parametrize("faults", [["whole"], ["cut", "reset"], ["503 1"]])
+def test_a_disturbed_plan_is_made_all_the_same(demo: Repo, demo_small: Path, tmp_path: Path, faults: list[str]) -> None:
+    demo.faults[SHARD] = faults
+    assert without_place(nbloader.plan("us/demo", cache_dir=tmp_path)) == without_place(nbloader.plan(demo_small))
+
+
+def test_a_plan_that_cannot_be_made_says_why(demo: Repo, tmp_path: Path) -> None:
+    demo.faults[SHARD] = ["503 1"] * 9
+    with pytest.raises(DownloadError, match="503"):
+        nbloader.plan("us/demo", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("choices", "host", "devices"),
+    [
+        ({}, {"weights": 1}, {}),
+        ({"dtype": "float32"}, {"weights": 2, "files": 1}, {}),
+        ({"device": "cuda:1"}, {"weights": 0, "files": 1}, {"cuda:1": 1}),
+        ({"device_map": "auto"}, {"weights": 0, "files": 1}, None),
+    ],
+)
+def test_what_is_held_where(
+    demo_small: Path, choices: dict[str, Any], host: dict[str, int], devices: dict[str, int] | None
+) -> None:
+    checkpoint = read_checkpoint(demo_small)
+    plan = make_plan(checkpoint, LoadOptions(**choices))
+    unit = checkpoint.bytes
+    assert {part: round(size / unit) for part, size in plan.host_memory.items()} == host
+    held = plan.device_memory
+    assert (held if held is None else {device: round(size / unit) for device, size in held.items()}) == devices
+
+
+def test_the_verdict_follows_from_what_is_free(demo_small: Path) -> None:
+    checkpoint = read_checkpoint(demo_small)
+
+    def verdict(available: int | None, **choices: Any) -> str | None:
+        return make_plan(checkpoint, LoadOptions(**choices), available=available).verdict
+
+    size = checkpoint.bytes
+    assert [verdict(free) for free in (2 * size, int(1.05 * size), size - 1)] == ["fits", "tight", "wont_fit"]
+    assert verdict(2 * size, dtype="float32") == "tight"
+    assert verdict(2 * size, max_memory={"cpu": size // 2}) == "wont_fit"
+    assert verdict(2 * size, max_memory=size // 2) == "wont_fit"
+    assert verdict(size - 1, device="cuda") == "fits"
+    assert (verdict(None), verdict(size, device_map="auto")) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2 (tied)", "mixtral (MoE)", "gpt_neox"])
+def test_the_kv_cache_takes_what_is_said(tmp_path: Path, name: str) -> None:
+    import torch
+
+    model = archs.build(name)
+    plan = nbloader.plan(archs.save(model, tmp_path))
+    with torch.inference_mode():
+        cache = model(input_ids=torch.ones((1, 17), dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert plan.kv_cache is not None
+    assert plan.kv_cache.bytes(17) == held
+
+
+def test_layers_that_slide_keep_their_window(tmp_path: Path) -> None:
+    config = {"architectures": ["Gemma3ForCausalLM"], "hidden_size": 8, "num_attention_heads": 2, "head_dim": 4}
+    config |= {"num_hidden_layers": 3, "sliding_window": 10}
+    config |= {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
+    checkpoint = replace(read_checkpoint(archs.save(archs.build("llama"), tmp_path)), config=config)
+    cache = make_plan(checkpoint, LoadOptions(dtype="float16")).kv_cache
+    assert cache is not None
+    assert cache.bytes(100) == (100 + 2 * 10) * 2 * 2 * 4 * 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["architectures", "hidden_size", "num_attention_heads", "num_hidden_layers", "layer_types"])
+        | st.sampled_from(["text_config", "num_key_value_heads", "head_dim", "sliding_window", "dtype"]),
+        st.none()
+        | st.booleans()
+        | st.integers(-5, 5)
+        | st.text(max_size=3)
+        | st.lists(st.integers(), max_size=3)
+        | st.just(["LlamaForCausalLM"])
+        | st.dictionaries(st.just("hidden_size"), st.integers(), max_size=1),
+    )
+)
+def test_a_config_that_makes_no_sense_breaks_no_plan(demo_small: Path, config: dict[str, Any]) -> None:
+    make_plan(replace(read_checkpoint(demo_small), config=config), LoadOptions())
+
+
+@pytest.mark.parametrize("name", ["bert", "mamba (state space)", "t5 (encoder-decoder)"])
+def test_no_cache_is_made_up(tmp_path: Path, name: str) -> None:
+    assert nbloader.plan(archs.save(archs.build(name), tmp_path)).kv_cache is None
+
+
+def test_the_command_prints_it(demo_small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
+    told = capsys.readouterr().out
+    assert "safetensors, 4 shards" in told
+    assert "float32 38" in told
+    assert "it fits" in told
+    assert "1,000 tokens" in told
+    assert main(["plan", str(demo_small), "--device-map", "auto"]) == 0
+    assert "not known before the load" in capsys.readouterr().out
