@@ -10,6 +10,7 @@ from nbloader._errors import (
     OptionError,
     RemoteCodeError,
     SourceError,
+    WontFitError,
 )
 from nbloader._job import Loaded, LoadJob
 from nbloader._load import load, plan, start
@@ -46,6 +47,7 @@ __all__ = [
     "OptionError",
     "RemoteCodeError",
     "SourceError",
+    "WontFitError",
     "demo_checkpoint",
     "load",
     "plan",

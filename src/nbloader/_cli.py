@@ -91,6 +91,7 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, …")
     command.add_argument("--variant", help="the weights of this name, such as fp16")
     command.add_argument("--use-safetensors", action=argparse.BooleanOptionalAction, help="only these, or only .bin")
+    command.add_argument("--force", action="store_true", default=None, help="load what takes more memory than is free")
     command.add_argument("--revision", help="branch, tag or commit hash")
     command.add_argument("--token", help="access token for the Hub")
     command.add_argument("--cache-dir", help="the Hub cache's folder")

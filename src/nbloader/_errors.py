@@ -8,6 +8,7 @@ Exception tree::
     ├── DownloadError         the Hub, or the way to it, failed
     ├── CheckpointError       the files are there and are broken, or not what they claim
     │   └── RemoteCodeError   the checkpoint brings Python code that would have to run
+    ├── WontFitError          the checkpoint needs more memory than is free
     └── DependencyError       an optional package that this checkpoint needs is missing
     LoadCancelled             somebody cancelled the load
 """
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import copy
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class LoadError(Exception):
@@ -67,6 +68,17 @@ class CheckpointError(LoadError):
 
 class RemoteCodeError(CheckpointError):
     """The checkpoint brings Python code of its own, which nbloader does not run."""
+
+
+class WontFitError(LoadError):
+    """The weights take more memory than is free. ``force=True`` loads them all the same.
+
+    `suggestions` are choices that would fit, as keyword arguments.
+    """
+
+    def __init__(self, message: str, hint: str = "", suggestions: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message, hint)
+        self.suggestions = tuple(suggestions)
 
 
 class DependencyError(LoadError):

@@ -80,7 +80,8 @@ class LoadOptions:
         device, as accelerate takes them.
     max_memory
         How much the weights may take of each device: bytes, or text such as ``"8GB"`` (10^9) and ``"8GiB"`` (2^30);
-        or a dict from device (``0``, ``"cpu"``) to that. A `device_map` that accelerate works out keeps to it.
+        or a dict from device (``0``, ``"cpu"``) to that. A `device_map` that accelerate works out keeps to it; a load
+        that would need more on the CPU is refused.
     offload_folder
         The folder for weights that fit on no device.
     attn_implementation
@@ -106,6 +107,8 @@ class LoadOptions:
         storage does not keep it, into this process's memory; True into the page cache in any case; False not at all.
     readers
         How many reads are under way at once, 1 to 64; None finds the number by measuring.
+    force
+        Load although the weights take more memory than is free.
     extra
         Anything else that ``from_pretrained`` takes, by name.
 
@@ -131,6 +134,7 @@ class LoadOptions:
     local_files_only: bool = False
     readahead: bool | str = "auto"
     readers: int | None = None
+    force: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[Notice, ...] = field(default=(), repr=False, compare=False)
 
@@ -330,6 +334,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "use_safetensors": (bool, type(None)),
     "local_files_only": (bool,),
     "readahead": (bool, str),
+    "force": (bool,),
     "extra": (Mapping,),
 }
 _PLACEMENT = {"device", "device_map"}

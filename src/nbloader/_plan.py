@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
+from nbloader._errors import WontFitError
+from nbloader._locale import size_text
 from nbloader._options import DEVICE_MAPS, LoadOptions
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
@@ -129,6 +131,27 @@ def make_plan(
         device_memory={} if on_cpu else _device_memory(options, sum(to_place)),
         available=available,
         kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
+    )
+
+
+def check_fit(name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions) -> None:
+    """Refuse a load whose weights take more of the host's memory than is free, unless the options force it.
+
+    Raises
+    ------
+    WontFitError
+        Saying what it takes, what is free, and which choices would fit.
+    """
+    if plan.verdict != "wont_fit" or options.force:
+        return
+    needed, free = size_text(plan.host_memory["weights"]), size_text(plan.available or 0)
+    smaller = make_plan(checkpoint, replace(options, dtype="bfloat16"), available=plan.available)
+    suggestions = [{"dtype": "bfloat16"}] if smaller.verdict != "wont_fit" else []
+    would = f"dtype='bfloat16' would fit: it takes {size_text(smaller.host_memory['weights'])}. " if suggestions else ""
+    raise WontFitError(
+        f"{name} takes {needed} of memory, and {free} is free.",
+        f"{would}Free memory, or load it all the same with force=True.",
+        suggestions,
     )
 
 

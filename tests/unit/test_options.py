@@ -45,6 +45,7 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("readahead", "auto", "auto"),
         ("readahead", "off", False),
         ("readers", "4", 4),
+        ("force", "yes", True),
         ("extra", '{"num_labels": 3}', {"num_labels": 3}),
     ],
 )

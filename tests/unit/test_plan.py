@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +16,12 @@ from support import archs
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import DownloadError, LoadOptions, LoadPlan
+from nbloader import DownloadError, LoadOptions, LoadPlan, WontFitError, _hub
 from nbloader._checkpoint import read_checkpoint
 from nbloader._cli import main
 from nbloader._plan import make_plan
+from nbloader._remote_file import open_remote
+from nbloader._transfer import BrokenOffError, Reply
 
 MB = 1_000_000
 SHARD = "model-00002-of-00004.safetensors"
@@ -76,12 +79,40 @@ def test_what_is_cached_is_not_downloaded_and_not_asked_for(hub: Hub, demo: Repo
     assert nbloader.plan("us/demo", cache_dir=tmp_path).bytes_to_download == len(demo.files[SHARD])
 
 
-def test_bin_files_are_planned_from_both_of_their_ends(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["", "whole"])
+def test_bin_files_are_planned_from_both_of_their_ends(hub: Hub, tmp_path: Path, fault: str) -> None:
     folder = archs.save_bin(archs.build("llama"), tmp_path / "bin", shards=2)
     hub.repos["us/bin"] = Repo.of_folder(folder)
+    hub.repos["us/bin"].faults = {path.name: [fault] * 9 for path in folder.glob("*.bin")}
     plan = nbloader.plan("us/bin", cache_dir=tmp_path / "cache")
     assert plan.format == "bin"
     assert without_place(plan) == without_place(nbloader.plan(folder))
+
+
+def test_a_part_is_cut_out_of_what_a_server_sends() -> None:
+    reply = Reply(0, 10, iter([b"0123", b"4567", b"89"]))
+    assert _hub._taken(reply, 3, 6) == b"345"
+    assert next(reply.chunks) == b"89"
+    with pytest.raises(BrokenOffError, match="parts of files"):
+        _hub._taken(Reply(0, 9 * MB, iter([])), 8 * MB, 9 * MB)
+    with pytest.raises(BrokenOffError, match="broke off"):
+        _hub._taken(Reply(0, 10, iter([b"0123"])), 3, 6)
+
+
+def test_a_remote_file_fetches_nothing_twice() -> None:
+    content = bytes(range(256)) * 4000
+    fetched: list[tuple[int, int]] = []
+
+    def fetch(begin: int, end: int) -> bytes:
+        fetched.append((begin, end))
+        return content[begin:end]
+
+    with open_remote(fetch, len(content)) as file:
+        for _ in range(2):
+            assert (file.seek(-22, io.SEEK_END), file.read()) == (len(content) - 22, content[-22:])
+            assert (file.seek(5), file.read(10)) == (5, content[5:15])
+        assert file.read() == content[15:]
+    assert len(fetched) == 5
 
 
 @pytest.mark.parametrize("faults", [["whole"], ["cut", "reset"], ["503 1"]])
@@ -131,6 +162,22 @@ def test_the_verdict_follows_from_what_is_free(demo_small: Path) -> None:
     assert (verdict(None), verdict(size, device_map="auto")) == (None, None)
 
 
+def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
+    size = read_checkpoint(demo_small).bytes
+    job = nbloader.start(demo_small, dtype="float32", max_memory=int(1.5 * size))
+    with pytest.raises(WontFitError, match=r"takes 38\.8 MB of memory, and 29\.1 MB is free") as raised:
+        job.result()
+    assert raised.value.suggestions == ({"dtype": "bfloat16"},)
+    assert "dtype='bfloat16' would fit: it takes 19.4 MB" in raised.value.hint
+    assert "Placed" not in {type(event).__name__ for event in job.events}
+    again = nbloader.start(demo_small, max_memory=int(1.5 * size), **raised.value.suggestions[0])
+    assert str(again.result().model.dtype) == "torch.bfloat16"
+    with pytest.raises(WontFitError, match="force=True") as raised:
+        nbloader.load(demo_small, progress=False, max_memory=size // 2)
+    assert raised.value.suggestions == ()
+    assert nbloader.load(demo_small, progress=False, max_memory=size // 2, force=True).model is not None
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2 (tied)", "mixtral (MoE)", "gpt_neox"])
 def test_the_kv_cache_takes_what_is_said(tmp_path: Path, name: str) -> None:
     import torch
@@ -152,6 +199,9 @@ def test_layers_that_slide_keep_their_window(tmp_path: Path) -> None:
     cache = make_plan(checkpoint, LoadOptions(dtype="float16")).kv_cache
     assert cache is not None
     assert cache.bytes(100) == (100 + 2 * 10) * 2 * 2 * 4 * 2
+    # What attention through a latent keeps is not told by heads.
+    latent = replace(checkpoint, config={**config, "kv_lora_rank": 4})
+    assert make_plan(latent, LoadOptions(dtype="float16")).kv_cache is None
 
 
 @settings(max_examples=100, deadline=None)

@@ -25,9 +25,10 @@ from nbloader._checkpoint import (
 )
 from nbloader._errors import CheckpointError, LoadCancelled
 from nbloader._locale import size_text
+from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
-from nbloader._plan import LoadPlan, make_plan
+from nbloader._plan import LoadPlan, check_fit, make_plan
 from nbloader._reporter import Reporter
 from nbloader._source import Source
 from nbloader._threads import make_thread
@@ -88,7 +89,8 @@ def fetching(
             if download is not None:
                 download.bring_weights()
             checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
-            plan = make_plan(checkpoint, options)
+            plan = make_plan(checkpoint, options, available=sample_memory().available)
+            check_fit(source.name, checkpoint, plan, options)
             sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
             shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
             reporter.tell(events.ShardsFound, shards, plan.copies)
