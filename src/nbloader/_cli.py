@@ -86,7 +86,7 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=DTYPES, help="the parameters' type in memory")
     command.add_argument("--device", help="cpu, cuda, cuda:1 or mps")
     command.add_argument("--device-map", help="auto, balanced, balanced_low_0 or sequential")
-    command.add_argument("--max-memory", help="of each device, such as 8GB; for --device-map")
+    command.add_argument("--max-memory", help="what the weights may take of each device, such as 8GB")
     command.add_argument("--offload-folder", help="for weights that fit on no device")
     command.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, …")
     command.add_argument("--variant", help="the weights of this name, such as fp16")

@@ -340,6 +340,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _PLACEMENT = {"device", "device_map"}
 _OURS = {
     "config": "The checkpoint's own config is loaded.",
+    "trust_remote_code": "nbloader does not run a checkpoint's code.",
+    "weights_only": "Pickles are loaded in no other way than safely.",
     "output_loading_info": "The log says what did not fit.",
     "state_dict": "The checkpoint's own weights are loaded.",
 }

@@ -133,6 +133,8 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         ({"use_safetensors": "maybe"}, "wrong type"),
         ({"extra": {"dtype": "float16"}}, "dtype"),
         ({"extra": {"config": {}}}, "config"),
+        ({"extra": {"trust_remote_code": True}}, "does not run a checkpoint's code"),
+        ({"extra": {"weights_only": False}}, "no other way than safely"),
         ({"extra": [1]}, "wrong type"),
         ({"device": "cpu", "device_map": "auto"}, "both given"),
         ({"token": 5}, "a value of type int"),
