@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 CHUNK = 64 << 10
+LOOK = 256 << 10  # bytes that are asked for to see a header
 
 
 @cache
@@ -40,7 +41,8 @@ class Repo:
     every request gets. `faults` lists, by file, what befalls the requests for it, one after the other: "cut" ends
     half-way, "reset" breaks the connection there, "whole" ignores the range asked for, "wrong" changes a byte,
     "short" serves a shorter file, "html" another page altogether, "slow" takes its time, "503 7" is a status with
-    Retry-After, and "429 limit" one with the Hub's own header. `unsized` leaves sizes and hashes out of the list.
+    Retry-After, and "429 limit" one with the Hub's own header; those of "NAME head" befall looks at a file's header.
+    `unsized` leaves sizes and hashes out of the list.
     """
 
     files: Mapping[str, bytes]
@@ -73,7 +75,7 @@ class Repo:
 
 class Hub:
     """The server. `requests` lists (method, path) of all that was asked, and of all files that were, `ranges` lists
-    (name, first byte) and `asked` (name, bytes).
+    (name, first byte), those for headers left out, and `asked` (name, bytes).
 
     Weights are sent by `cdn`, another server, where there is one; that one wants no token.
     """
@@ -134,9 +136,11 @@ class Hub:
             return _send_json(request, 302, {}, {"Location": self.cdn.url + request.path})
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range") or "")
         span = (int(asked[1]), int(asked[2]) + 1 if asked[2] else None) if asked else None
+        size = len(repo.files.get(name, b""))
         if request.command == "GET":
-            self.ranges.append((name, span[0] if span else 0))
-            self.asked.append((name, span[1] - span[0] if span and span[1] else len(repo.files.get(name, b""))))
+            self.asked.append((name, span[1] - span[0] if span and span[1] else size))
+            if not _looks(span, size):
+                self.ranges.append((name, span[0] if span else 0))
         return _send_file(request, repo, revision, name, span, with_body)
 
 
@@ -159,6 +163,11 @@ def _details(name: str, content: bytes) -> dict[str, Any]:
     return details
 
 
+def _looks(span: tuple[int, int | None] | None, size: int) -> bool:
+    """Tell whether a request is for a file's header, not for the file."""
+    return span is not None and span[1] is not None and span[1] - span[0] == LOOK and span[1] < size
+
+
 def _send_file(
     request: BaseHTTPRequestHandler,
     repo: Repo,
@@ -170,7 +179,8 @@ def _send_file(
     content = repo.older.get(revision, repo.files).get(name)
     if content is None:
         return _refuse(request, 404, "EntryNotFound", repo.commit)
-    fault = repo.faults[name].pop(0) if repo.faults.get(name) else ""
+    faults = repo.faults.get(f"{name} head" if _looks(span, len(content)) else name)
+    fault = faults.pop(0) if faults else ""
     if fault[:3].isdigit():
         status, _, wait = fault.partition(" ")
         limit = {"RateLimit": f'"resolvers";r={0 if wait == "limit" else 2900};t=400'}

@@ -117,12 +117,12 @@ def test_a_remote_file_fetches_nothing_twice() -> None:
 
 @pytest.mark.parametrize("faults", [["whole"], ["cut", "reset"], ["503 1"]])
 def test_a_disturbed_plan_is_made_all_the_same(demo: Repo, demo_small: Path, tmp_path: Path, faults: list[str]) -> None:
-    demo.faults[SHARD] = faults
+    demo.faults[f"{SHARD} head"] = faults
     assert without_place(nbloader.plan("us/demo", cache_dir=tmp_path)) == without_place(nbloader.plan(demo_small))
 
 
 def test_a_plan_that_cannot_be_made_says_why(demo: Repo, tmp_path: Path) -> None:
-    demo.faults[SHARD] = ["503 1"] * 9
+    demo.faults[f"{SHARD} head"] = ["503 1"] * 9
     with pytest.raises(DownloadError, match="503"):
         nbloader.plan("us/demo", cache_dir=tmp_path)
 
@@ -176,6 +176,34 @@ def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
         nbloader.load(demo_small, progress=False, max_memory=size // 2)
     assert raised.value.suggestions == ()
     assert nbloader.load(demo_small, progress=False, max_memory=size // 2, force=True).model is not None
+
+
+def test_a_repository_that_will_not_fit_is_not_downloaded(hub: Hub, demo: Repo, tmp_path: Path) -> None:
+    hub.ranges.clear()
+    with pytest.raises(WontFitError):
+        nbloader.load("us/demo", progress=False, cache_dir=tmp_path, max_memory="1MB")
+    assert not [name for name, _ in hub.ranges if name.endswith(".safetensors")]
+
+
+def test_the_plan_is_known_while_the_weights_arrive(demo: Repo, tmp_path: Path) -> None:
+    demo.stall = SHARD
+    job = nbloader.start("us/demo", cache_dir=tmp_path, dtype="float32")
+    assert demo.stalled.wait(30)
+    plan = job.plan
+    assert plan is not None
+    assert job.state.bytes_to_place == sum(plan.bytes_to_place) == 4 * plan.parameters
+    demo.release.set()
+    job.result()
+    assert job.plan is not None
+    assert without_place(job.plan) == without_place(plan)
+
+
+def test_headers_that_cannot_be_had_before_are_read_after(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.faults[f"{SHARD} head"] = ["html"] * 9
+    job = nbloader.start("us/demo", cache_dir=tmp_path)
+    job.result()
+    assert job.plan is not None
+    assert without_place(job.plan) == without_place(nbloader.plan(demo_small))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2 (tied)", "mixtral (MoE)", "gpt_neox"])

@@ -23,7 +23,7 @@ from nbloader._checkpoint import (
     read_weight_map,
     refuse_choice,
 )
-from nbloader._errors import CheckpointError, LoadCancelled
+from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
 from nbloader._locale import size_text
 from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions
@@ -85,17 +85,23 @@ def fetching(
         folder = source.root(options) / options.subfolder
         fetched = Fetched(folder, read_config(folder), Future())
 
-        def finish() -> tuple[Checkpoint, LoadPlan]:
-            if download is not None:
-                download.bring_weights()
-            checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
-            plan = make_plan(checkpoint, options, available=sample_memory().available)
+        def make_known(checkpoint: Checkpoint, bytes_to_download: int = 0) -> LoadPlan:
+            plan = make_plan(checkpoint, options, bytes_to_download, sample_memory().available)
             check_fit(source.name, checkpoint, plan, options)
             sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
             shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
             reporter.tell(events.ShardsFound, shards, plan.copies)
             on_plan(plan)
-            return checkpoint, plan
+            return plan
+
+        def finish() -> tuple[Checkpoint, LoadPlan]:
+            if download is not None:
+                ahead = download.look_ahead(fetched.config) if download.has_more else None
+                if ahead is not None:
+                    make_known(*ahead)
+                download.bring_weights()
+            checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
+            return checkpoint, make_known(checkpoint)
 
         def finish_behind(stage: ExitStack) -> None:
             try:
@@ -165,9 +171,21 @@ class _Download:
     def look(self) -> tuple[Checkpoint, int]:
         """Return what the checkpoint holds, and the bytes of it that are not on this machine."""
         config = self._bring_config()
-        kind, wanted = self._choose(config)
+        wanted = self._choose(config)
         kept = (_hub.kept_bytes(self._repository, name, self._options) for name in wanted)
         left = sum(self._files[name].bytes for name in wanted) - sum(kept)
+        return self._read_headers(config), left
+
+    def look_ahead(self, config: Mapping[str, Any]) -> tuple[Checkpoint, int] | None:
+        """Return the same, once all but the weights is here; None where it cannot be told before the download."""
+        kept = (_hub.kept_bytes(self._repository, name, self._options) for name in self._missing_shards)
+        left = sum(self._files[name].bytes for name in self._missing_shards) - sum(kept)
+        try:
+            return self._read_headers(config), left
+        except (CheckpointError, DownloadError):
+            return None  # the download asks again, goes on where it breaks, and says what is wrong
+
+    def _read_headers(self, config: Mapping[str, Any]) -> Checkpoint:
         top = Path(self._repository.repo_id)
         shards = tuple(
             ShardFile(name.removeprefix(self._prefix), top / name, self._files[name].bytes) for name in self._shards
@@ -175,8 +193,8 @@ class _Download:
         with ExitStack() as stack, ThreadPoolExecutor(_LOOKERS) as pool:
             files = [stack.enter_context(file) for file in pool.map(self._open, self._shards)]
             opened = dict(zip(shards, files, strict=True))
-            tensors = read_tensors(kind, shards, opened.__getitem__)
-        return Checkpoint(top / self._prefix, kind, config, shards, tensors), left
+            tensors = read_tensors(self._kind, shards, opened.__getitem__)
+        return Checkpoint(top / self._prefix, self._kind, config, shards, tensors)
 
     def _open(self, name: str) -> BinaryIO:
         path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
@@ -189,7 +207,7 @@ class _Download:
 
     def bring_support(self) -> None:
         """Bring everything but the weights, and plan for those."""
-        _, wanted = self._choose(self._bring_config())
+        wanted = self._choose(self._bring_config())
         self._numbers = {name: number for number, name in enumerate(wanted)}
         missing = self._missing(wanted)
         self._log_skipped(set(wanted))
@@ -217,13 +235,13 @@ class _Download:
         left = sum(self._files[name].bytes - here[name] for name in wanted)
         self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(sum(here.values())))
 
-    def _choose(self, config: Mapping[str, Any]) -> tuple[str, list[str]]:
-        """Return the weights' format, and the names of all files that are wanted; from then on the shards are known."""
-        kind, entry, self._shards = self._find_weights(config)
+    def _choose(self, config: Mapping[str, Any]) -> list[str]:
+        """Return the names of all files that are wanted; from then on the weights' format and shards are known."""
+        self._kind, entry, self._shards = self._find_weights(config)
         support = [self._prefix + name for name in _support_files(self._here)]
         if self._prefix:
             support += [name for name in _support_files(set(self._files)) if name not in support]
-        return kind, list(dict.fromkeys([*support, entry, *self._shards]))
+        return list(dict.fromkeys([*support, entry, *self._shards]))
 
     def _find_weights(self, config: Mapping[str, Any]) -> tuple[str, str, list[str]]:
         """Return the format, the file that names the weights (an index, or the one itself), and the shards."""
