@@ -197,7 +197,6 @@ def find_weights(
     chosen = choose_weights(names, config, folder, variant, use_safetensors)
     if chosen is not None:
         return chosen
-    refuse_choice(names, str(folder), variant, use_safetensors)
     others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards"
@@ -227,33 +226,24 @@ def choose_weights(
     Raises
     ------
     CheckpointError
-        Where the config names weights outside the folder.
+        Where the config names weights outside the folder, or the choice leaves none of those that there are.
     """
     named = config.get("transformers_weights")
     if isinstance(named, str):
         return "safetensors", _inside(folder / CONFIG, named)
     formats = {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]
     candidates = ((kind, _with_variant(name, variant)) for kind, name in WEIGHT_FILES if kind in formats)
-    return next(((kind, name) for kind, name in candidates if name in names), None)
-
-
-def refuse_choice(names: Collection[str], where: str, variant: str | None, use_safetensors: bool | None) -> None:
-    """Refuse a choice of weights that leaves none, where there are others.
-
-    Raises
-    ------
-    CheckpointError
-        Naming the weights that there are.
-    """
+    chosen = next(((kind, name) for kind, name in candidates if name in names), None)
     others = sorted(name for name in names if name.endswith((".safetensors", ".bin")))
-    if others and (variant is not None or use_safetensors is not None):
+    if chosen is None and others and (variant is not None or use_safetensors is not None):
         wanted = [f"variant={variant!r}"] if variant is not None else []
         wanted += [f"use_safetensors={use_safetensors}"] if use_safetensors is not None else []
         raise CheckpointError(
-            f"{where} has no weights for {' and '.join(wanted)}; it has {', '.join(others[:3])}"
+            f"{folder} has no weights for {' and '.join(wanted)}; it has {', '.join(others[:3])}"
             + (", …" if len(others) > 3 else "."),
             "Leave that option out, or name weights that are there.",
         )
+    return chosen
 
 
 def _with_variant(name: str, variant: str | None) -> str:

@@ -217,16 +217,18 @@ def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
     return size if size <= expected.bytes else 0
 
 
-def open_file(repo: Repository, name: str, options: LoadOptions) -> BinaryIO:
+def open_file(repo: Repository, name: str, options: LoadOptions, check_cancelled: Callable[[], None]) -> BinaryIO:
     """Return a file of the repository to read and to seek in; only what is read of it is downloaded, and not kept.
 
-    Reading raises DownloadError where the Hub refuses or the connection fails.
+    Reading raises DownloadError where the Hub refuses or the connection fails, and what `check_cancelled` raises before
+    a request.
     """
     from huggingface_hub import hf_hub_url
 
     url = hf_hub_url(repo.repo_id, name, revision=repo.commit)
 
     def ask(begin: int, end: int) -> bytes:
+        check_cancelled()
         with _opened(url, _headers(options), begin, end) as reply:
             return _taken(reply, begin, end)
 

@@ -21,7 +21,6 @@ from nbloader._checkpoint import (
     read_config,
     read_tensors,
     read_weight_map,
-    refuse_choice,
 )
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
 from nbloader._locale import size_text
@@ -172,14 +171,12 @@ class _Download:
         """Return what the checkpoint holds, and the bytes of it that are not on this machine."""
         config = self._bring_config()
         wanted = self._choose(config)
-        kept = (_hub.kept_bytes(self._repository, name, self._options) for name in wanted)
-        left = sum(self._files[name].bytes for name in wanted) - sum(kept)
+        left = self._bytes(wanted) - sum(self._kept(wanted).values())
         return self._read_headers(config), left
 
     def look_ahead(self, config: Mapping[str, Any]) -> tuple[Checkpoint, int] | None:
         """Return the same, once all but the weights is here; None where it cannot be told before the download."""
-        kept = (_hub.kept_bytes(self._repository, name, self._options) for name in self._missing_shards)
-        left = sum(self._files[name].bytes for name in self._missing_shards) - sum(kept)
+        left = self._bytes(self._missing_shards) - sum(self._kept(self._missing_shards).values())
         try:
             return self._read_headers(config), left
         except (CheckpointError, DownloadError):
@@ -200,7 +197,7 @@ class _Download:
         path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
         if path is not None:
             return open(path, "rb")
-        file = _hub.open_file(self._repository, name, self._options)
+        file = _hub.open_file(self._repository, name, self._options, self._check)
         file.read(1)  # fetches the beginning, where headers are, while others do
         file.seek(0)
         return file
@@ -214,8 +211,7 @@ class _Download:
         if missing:
             self._plan(wanted)
         self.detail = f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
-        total = sum(self._files[name].bytes for name in wanted)
-        self._tally = self._reporter.tally(events.Downloaded, total)
+        self._tally = self._reporter.tally(events.Downloaded, self._bytes(wanted))
         self._missing_shards = [name for name in missing if name in self._shards]
         self._bring([name for name in missing if name not in self._shards])
 
@@ -229,11 +225,18 @@ class _Download:
             (name.removeprefix(self._prefix), self._files[name].bytes, self._files[name].bytes) for name in self._shards
         )
         self._reporter.tell(events.ShardsFound, shards)
-        here = {name: _hub.kept_bytes(self._repository, name, self._options) for name in wanted}
+        here = self._kept(wanted)
         files = tuple((name.removeprefix(self._prefix), self._files[name].bytes, here[name]) for name in wanted)
         self._reporter.tell(events.DownloadPlanned, files)
-        left = sum(self._files[name].bytes - here[name] for name in wanted)
-        self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(sum(here.values())))
+        cached = sum(here.values())
+        left = self._bytes(wanted) - cached
+        self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(cached))
+
+    def _bytes(self, names: Sequence[str]) -> int:
+        return sum(self._files[name].bytes for name in names)
+
+    def _kept(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: _hub.kept_bytes(self._repository, name, self._options) for name in names}
 
     def _choose(self, config: Mapping[str, Any]) -> list[str]:
         """Return the names of all files that are wanted; from then on the weights' format and shards are known."""
@@ -247,10 +250,9 @@ class _Download:
         """Return the format, the file that names the weights (an index, or the one itself), and the shards."""
         prefix, repo_id = self._prefix, self._repository.repo_id
         self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
-        wanted = self._options.variant, self._options.use_safetensors
-        weights = choose_weights(self._here, config, Path(repo_id), *wanted)
+        options = self._options
+        weights = choose_weights(self._here, config, Path(repo_id), options.variant, options.use_safetensors)
         if weights is None:
-            refuse_choice(self._here, repo_id, *wanted)
             raise CheckpointError(
                 f"{repo_id} has no weights that transformers can load{f' in {prefix}' if prefix else ''}.",
                 "nbloader loads safetensors and .bin checkpoints; look for another repository of the model.",
@@ -318,7 +320,7 @@ class _Download:
         """Say which weights in other formats are not downloaded, and what that saves."""
         skipped = [name for name in self._files if name not in wanted and name.lower().endswith(_WEIGHT_ENDINGS)]
         if skipped:
-            size = size_text(sum(self._files[name].bytes for name in skipped))
+            size = size_text(self._bytes(skipped))
             names = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
             self._reporter.log("info", "skipped", count=len(skipped), size=size, names=names)
 
