@@ -92,6 +92,13 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--variant", help="the weights of this name, such as fp16")
     command.add_argument("--use-safetensors", action=argparse.BooleanOptionalAction, help="only these, or only .bin")
     command.add_argument("--force", action="store_true", default=None, help="load what takes more memory than is free")
+    command.add_argument(
+        "--trust-remote-code",
+        nargs="?",
+        const=True,
+        metavar="COMMIT",
+        help="run the checkpoint's own code, of a commit",
+    )
     command.add_argument("--revision", help="branch, tag or commit hash")
     command.add_argument("--token", help="access token for the Hub")
     command.add_argument("--cache-dir", help="the Hub cache's folder")

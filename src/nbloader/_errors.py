@@ -34,7 +34,14 @@ class LoadError(Exception):
         What to do about it, as a whole sentence.
     details
         The technical cause (a formatted traceback), kept as text so that no frame keeps tensors alive.
+
+    Attributes
+    ----------
+    suggestions
+        Choices with which the load would go on, as keyword arguments; empty where no choice helps.
     """
+
+    suggestions: tuple[Mapping[str, Any], ...] = ()
 
     def __init__(self, message: str, hint: str = "", details: str = "") -> None:
         super().__init__(message)
@@ -67,18 +74,36 @@ class CheckpointError(LoadError):
 
 
 class RemoteCodeError(CheckpointError):
-    """The checkpoint brings Python code of its own, which nbloader does not run."""
+    """The checkpoint brings Python code of its own that would have to run, and nobody has allowed it.
+
+    Parameters
+    ----------
+    files
+        The code's files: addresses on the Hub at the commit, or paths.
+    commit
+        What a consent is for: the commit, or of a folder the digest of its code. None where no consent helps.
+    """
+
+    def __init__(self, message: str, hint: str = "", files: Sequence[str] = (), commit: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.files = tuple(files)
+        self.commit = commit
+        self.suggestions = ({"trust_remote_code": commit},) if commit is not None else ()
 
 
 class WontFitError(LoadError):
-    """The weights take more memory than is free. ``force=True`` loads them all the same.
+    """The weights take more memory than is free.
 
-    `suggestions` are choices that would fit, as keyword arguments.
+    `suggestions` are choices that would fit and, at last, ``{"force": True}``, which loads them all the same;
+    `needed` is what the weights take with each, in bytes.
     """
 
-    def __init__(self, message: str, hint: str = "", suggestions: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, message: str, hint: str = "", suggestions: Sequence[Mapping[str, Any]] = (), needed: Sequence[int] = ()
+    ) -> None:
         super().__init__(message, hint)
         self.suggestions = tuple(suggestions)
+        self.needed = tuple(needed)
 
 
 class DependencyError(LoadError):

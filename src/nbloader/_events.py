@@ -160,6 +160,26 @@ class Logged(Event):
 
 
 @dataclass(frozen=True)
+class Asked(Event):
+    """The load waits for somebody to choose how it goes on: an index into `choices`.
+
+    Each of `choices` is (options as keyword arguments, bytes that the weights take with them or None).
+    """
+
+    kind: str
+    message: str
+    choices: tuple[tuple[Mapping[str, Any], int | None], ...]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answered(Event):
+    """Somebody chose; the load begins anew with these options changed."""
+
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Ready(Event):
     """Every weight byte the model uses is in memory or on its device."""
 
@@ -173,6 +193,8 @@ class Failed(Event):
     kind: str
     message: str
     hint: str
+    choices: tuple[tuple[Mapping[str, Any], int | None], ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,13 @@ def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
     return size if size <= expected.bytes else 0
 
 
+def address(repo: Repository, name: str) -> str:
+    """Return the page on the Hub that shows a file at the repository's commit."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo.repo_id}/blob/{repo.commit}/{name}"
+
+
 def open_file(repo: Repository, name: str, options: LoadOptions, check_cancelled: Callable[[], None]) -> BinaryIO:
     """Return a file of the repository to read and to seek in; only what is read of it is downloaded, and not kept.
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _transformers, stages
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._memory import release_memory, sample_memory
+from nbloader._options import LoadOptions, merge_options
 from nbloader._reporter import Reporter
 from nbloader._state import FINAL, LoadState, fold
 from nbloader._threads import make_thread
 
 if TYPE_CHECKING:
-    from nbloader._options import LoadOptions
     from nbloader._plan import LoadPlan
 
 _SAMPLE_SECONDS = 0.25
+_TICK = 0.05  # seconds between two looks at whether to go on
 _CANCEL_SECONDS = 0.8
 """A cancelled load that is inside a call which cannot be stopped (an import) is left behind after so long."""
 
@@ -41,6 +44,9 @@ class LoadJob:
         A folder, the id of a repository on the Hub, or ``"demo"``.
     options
         The load's options.
+    can_ask
+        Tells whether somebody is there who can answer a question; it may take seconds to find out. Where nobody is,
+        what would have been asked ends the load as an error.
     clock
         Seconds, monotonic.
     """
@@ -50,10 +56,13 @@ class LoadJob:
         model: str | os.PathLike[str],
         options: LoadOptions,
         *,
+        can_ask: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.options = options
+        self._can_ask = can_ask
+        self._answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._clock = clock
         self._began = clock()
         self._lock = threading.RLock()
@@ -105,6 +114,18 @@ class LoadJob:
         if not self._cancelled.is_set():
             self._cancelled.set()
             self._reporter.tell(_events.CancelRequested)
+
+    def answer(self, changes: Mapping[str, Any]) -> None:
+        """Answer the question in `state`, if there is one: the load goes on with these options changed.
+
+        Raises
+        ------
+        OptionError
+            For an option that does not exist or a value it cannot take.
+        """
+        merge_options(self.options, changes)
+        if self.state.question is not None:
+            self._answer.put(changes)
 
     def result(self, timeout: float | None = None) -> Loaded:
         """Wait for the load and return what it made.
@@ -182,11 +203,8 @@ class LoadJob:
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
         try:
-            waiting = lambda: reporter.tell(_events.Queued)  # noqa: E731
-            with _transformers.exclusive(waiting, reporter.check_cancelled):
-                reporter.tell(_events.Started)
-                reporter.tell(_events.MemorySampled, sample_memory())
-                outcome = stages.run(self.model, self.options, reporter, self._keep_plan)
+            while outcome is None:
+                outcome = self._load_or_ask()
         except BaseException as error:  # noqa: BLE001 - nothing may end this thread unseen
             failure = self._failure(error)
         if failure is not None or self._cancelled.is_set():
@@ -194,6 +212,36 @@ class LoadJob:
             release_memory()
         reporter.tell(_events.MemorySampled, sample_memory())
         self._finish(outcome, failure)
+
+    def _load_or_ask(self) -> stages.Outcome | None:
+        """Return what the load made; None where somebody has chosen how it goes on."""
+        try:
+            return self._load()
+        except LoadError as error:
+            told = error.fresh()
+        # Asked outside of the turn: others may load while somebody thinks.
+        changes = self._ask(told)
+        self.options = merge_options(self.options, changes)
+        self._reporter.tell(_events.Answered, changes)
+        return None
+
+    def _load(self) -> stages.Outcome:
+        reporter = self._reporter
+        with _transformers.exclusive(lambda: reporter.tell(_events.Queued), reporter.check_cancelled):
+            reporter.tell(_events.Started)
+            reporter.tell(_events.MemorySampled, sample_memory())
+            return stages.run(self.model, self.options, reporter, self._keep_plan)
+
+    def _ask(self, error: LoadError) -> Mapping[str, Any]:
+        """Return the choice of somebody who was asked how to go on after `error`; raise it where nobody can choose."""
+        if not error.suggestions or self._cancelled.is_set() or not self._can_ask():
+            raise error
+        reporter = self._reporter
+        reporter.tell(_events.Asked, type(error).__name__, error.message, _choices(error), _files(error))
+        while True:
+            reporter.check_cancelled()
+            with suppress(queue.Empty):
+                return self._answer.get(timeout=_TICK)
 
     def _keep_plan(self, plan: LoadPlan) -> None:
         self._plan = plan
@@ -223,9 +271,8 @@ class LoadJob:
                 return
             if isinstance(failure, LoadError):
                 self._error = failure
-                event: _events.Event = _events.Failed(
-                    self._now(), type(failure).__name__, failure.message, failure.hint
-                )
+                told = (type(failure).__name__, failure.message, failure.hint, _choices(failure), _files(failure))
+                event: _events.Event = _events.Failed(self._now(), *told)
             elif outcome is None:
                 self._error = failure or LoadCancelled("The load was cancelled.")
                 event = _events.Cancelled(self._now())
@@ -246,3 +293,12 @@ class LoadJob:
             if self._cancelled.is_set() and not self._done.wait(_CANCEL_SECONDS - _SAMPLE_SECONDS):
                 self._reporter.log("warning", "left_behind", stage=self._state.stage or "")
                 self._finish(None, None)
+
+
+def _choices(error: LoadError) -> tuple[tuple[Mapping[str, Any], int | None], ...]:
+    needed = getattr(error, "needed", ()) or (None,) * len(error.suggestions)
+    return tuple(zip(error.suggestions, needed, strict=True))
+
+
+def _files(error: LoadError) -> tuple[str, ...]:
+    return tuple(getattr(error, "files", ()))

@@ -88,6 +88,9 @@ class LoadOptions:
         ``"eager"``, ``"sdpa"``, ``"flash_attention_2"``, or another that transformers knows.
     auto_class
         The class that loads the model, by name (``"AutoModelForCausalLM"``) or itself; None takes it from the config.
+    trust_remote_code
+        Whether Python code that the checkpoint brings may run: True for whatever it brings, a commit hash for the code
+        of that commit only (of a folder, the digest that RemoteCodeError names).
     revision
         Branch, tag or commit hash on the Hub.
     token
@@ -125,6 +128,7 @@ class LoadOptions:
     offload_folder: str | None = None
     attn_implementation: str | None = None
     auto_class: str | type | None = None
+    trust_remote_code: bool | str = False
     revision: str | None = None
     token: str | bool | None = field(default=None, repr=False)
     cache_dir: str | None = None
@@ -181,10 +185,19 @@ class LoadOptions:
                 f"subfolder={self.subfolder!r} leaves the checkpoint.",
                 "Name a folder inside it, such as 'text_encoder'.",
             )
+        consent = self.trust_remote_code
+        if isinstance(consent, str) and not re.fullmatch("[0-9a-f]{40}", consent):
+            raise OptionError(
+                f"trust_remote_code={consent!r} is no commit.", "Give its hash of 40 digits, True or False."
+            )
         if self.variant is not None and not re.fullmatch(r"[\w-]+", self.variant):
             raise OptionError(
                 f"variant={self.variant!r} is no part of a file's name.", "Give 'fp16' for model.fp16.safetensors."
             )
+
+    def allows_code(self, commit: str | None) -> bool:
+        """Tell whether Python code of this commit (or digest) may run."""
+        return self.trust_remote_code is True or (commit is not None and self.trust_remote_code == commit)
 
     @property
     def placement(self) -> str | Mapping[str, Any] | None:
@@ -326,6 +339,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "offload_folder": (str, type(None)),
     "attn_implementation": (str, type(None)),
     "auto_class": (str, type, type(None)),
+    "trust_remote_code": (bool, str),
     "revision": (str, type(None)),
     "token": (str, bool, type(None)),
     "cache_dir": (str, type(None)),
@@ -340,7 +354,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _PLACEMENT = {"device", "device_map"}
 _OURS = {
     "config": "The checkpoint's own config is loaded.",
-    "trust_remote_code": "nbloader does not run a checkpoint's code.",
     "weights_only": "Pickles are loaded in no other way than safely.",
     "output_loading_info": "The log says what did not fit.",
     "state_dict": "The checkpoint's own weights are loaded.",

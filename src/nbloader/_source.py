@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 """The name that stands for the demo checkpoint. A folder of that name is ``./demo``."""
+
+CODE = ".py"
+"""Ending of the files whose code a checkpoint may bring."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -42,6 +46,28 @@ class Source:
         parts = self.folder.resolve().parts if self.folder is not None else ()
         snapshot = parts[parts.index("snapshots") + 1 :][:1] if "snapshots" in parts else ()
         return next((part for part in snapshot if _COMMIT.fullmatch(part)), None)
+
+    def code(self, options: LoadOptions) -> tuple[tuple[str, ...], str]:
+        """Return where the Python files that the checkpoint brings can be read, and what a consent to them is for.
+
+        The latter is the commit or, of a folder, a digest of the files.
+        """
+        repository = self.repository
+        if repository is not None and repository.files is not None:
+            names = sorted(name for name in repository.files if name.endswith(CODE))
+            return tuple(_hub.address(repository, name) for name in names), repository.commit
+        paths = sorted(self.root(options).rglob(f"*{CODE}"))
+        if repository is not None:
+            return tuple(map(str, paths)), repository.commit
+        digest = hashlib.sha256()
+        for path in paths:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(self.root(options))} {len(content)}\n".encode() + content)
+        return tuple(map(str, paths)), digest.hexdigest()[:40]
+
+    def allows_code(self, options: LoadOptions) -> bool:
+        """Tell whether the options allow the checkpoint's own Python code to run."""
+        return options.trust_remote_code is not False and options.allows_code(self.code(options)[1])
 
     def root(self, options: LoadOptions) -> Path:
         """Return the checkpoint's top folder on this machine.

@@ -82,11 +82,26 @@ class LogLine:
 
 @dataclass(frozen=True)
 class ErrorInfo:
-    """Why a load failed, and what to do."""
+    """Why a load failed, and what to do. `choices` and `files` as in a `Question`."""
 
     kind: str
     message: str
     hint: str
+    choices: tuple[tuple[Mapping[str, Any], int | None], ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a load waits for: one of `choices`, each (options, bytes that the weights take with them or None).
+
+    `kind` is the name of the error that it would be if nobody could be asked; `files` are what a consent is for.
+    """
+
+    kind: str
+    message: str
+    choices: tuple[tuple[Mapping[str, Any], int | None], ...]
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,7 @@ class LoadState:
     observed_peak: int | None = None
     log: tuple[LogLine, ...] = ()
     error: ErrorInfo | None = None
+    question: Question | None = None
     summary: Mapping[str, Any] | None = None
     now: float = 0.0
     ended: float | None = None
@@ -216,7 +232,7 @@ class LoadState:
     @property
     def stalled_for(self) -> float:
         """Seconds since the last byte moved (or since the load began)."""
-        if self.ended is not None or self.status != "running":
+        if self.ended is not None or self.status != "running" or self.question is not None:
             return 0.0
         return self.now - (self.moves[-1][0] if self.moves else 0.0)
 
@@ -382,13 +398,26 @@ def _(event: events.Logged, state: LoadState) -> LoadState:
 
 
 @_apply.register
+def _(event: events.Asked, state: LoadState) -> LoadState:
+    return replace(state, question=Question(event.kind, event.message, event.choices, event.files))
+
+
+@_apply.register
+def _(event: events.Answered, state: LoadState) -> LoadState:
+    return replace(
+        state, question=None, stage=None, stages=LoadState().stages, shards=(), downloads=(), moves=(), readers=0
+    )
+
+
+@_apply.register
 def _(event: events.Ready, state: LoadState) -> LoadState:
     return replace(state, status="ready", stage=None, ended=event.t, summary=event.summary)
 
 
 @_apply.register
 def _(event: events.Failed, state: LoadState) -> LoadState:
-    return replace(state, status="failed", ended=event.t, error=ErrorInfo(event.kind, event.message, event.hint))
+    error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files)
+    return replace(state, status="failed", question=None, ended=event.t, error=error)
 
 
 @_apply.register
@@ -398,7 +427,7 @@ def _(event: events.CancelRequested, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Cancelled, state: LoadState) -> LoadState:
-    return replace(state, status="cancelled", ended=event.t)
+    return replace(state, status="cancelled", question=None, ended=event.t)
 
 
 def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:

@@ -300,13 +300,13 @@ def _bytes_of(tensors: Iterable[Any]) -> int | None:
     return total
 
 
-def check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
+def check_architecture(folder: Path, config: Mapping[str, Any], allows_code: bool) -> None:
     """Refuse a checkpoint whose architecture this transformers does not know.
 
     Raises
     ------
     RemoteCodeError
-        Where the checkpoint would bring the architecture's code itself.
+        Where the checkpoint brings the architecture's code itself, and that is not allowed to run.
     CheckpointError
         Where the model type is missing or unknown.
     """
@@ -314,14 +314,21 @@ def check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     model_type = config.get("model_type")
-    if isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES:
+    is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES
+    if is_known and not allows_code:
         return
     where = f"{folder / 'config.json'} names the model type {model_type!r}"
-    if config.get("auto_map"):
-        raise RemoteCodeError(
-            f"{where}, whose code lies in the checkpoint itself; nbloader does not run a checkpoint's code.",
-            "Load it with from_pretrained(..., trust_remote_code=True) if you trust its authors.",
+    elsewhere = [name for name in _code_names(config) if "--" in name]
+    if elsewhere:
+        raise CheckpointError(
+            f"{where}, whose code lies in another repository: {elsewhere[0].partition('--')[0]}.",
+            "nbloader runs a checkpoint's own code only: use from_pretrained(..., trust_remote_code=True) if you trust "
+            "its authors.",
         )
+    if is_known or (_code_names(config) and allows_code):
+        return
+    if _code_names(config):
+        raise RemoteCodeError(f"{where}, whose code lies in the checkpoint itself and would have to run.")
     if model_type is None:
         raise CheckpointError(
             f"{folder / 'config.json'} names no model type.", "Add the key model_type, for instance 'llama'."
@@ -333,20 +340,28 @@ def check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
     )
 
 
-def load_config(folder: Path, extra: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _code_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a config names in code of the checkpoint's own: "modeling_x.Class"."""
+    named = config.get("auto_map")
+    values = named.values() if isinstance(named, Mapping) else ()
+    return [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
+
+
+def load_config(folder: Path, extra: Mapping[str, Any], allows_code: bool) -> tuple[Any, dict[str, Any]]:
     """Return the checkpoint's config, as ``AutoConfig`` gives it, and what of `extra` is not the config's."""
     from transformers import AutoConfig
 
     with _told(folder):
         config, rest = AutoConfig.from_pretrained(
-            str(folder), trust_remote_code=False, return_unused_kwargs=True, **extra
+            str(folder), trust_remote_code=allows_code, return_unused_kwargs=True, **extra
         )
     return config, {name: value for name, value in rest.items() if name in extra}
 
 
-def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, Any]:
+def find_model_class(config: Any, auto_class: str | type | None, allows_code: bool) -> tuple[Any, Any]:
     """Return the class that loads the model, and the config to give it.
 
+    Where the checkpoint brings code that is allowed to run, it is the auto class that the config names for that code.
     Without `auto_class` it is the class that the config names as its architecture, which is what the matching auto
     class would choose. For a config that names none, or one that transformers does not have, it is an auto class that
     fits the model type: the one for sequence to sequence, for causal LM, or the bare ``AutoModel``.
@@ -361,6 +376,10 @@ def find_model_class(config: Any, auto_class: str | type | None) -> tuple[Any, A
     if auto_class is not None:
         return _named_class(auto_class), config
     named = config.architectures if isinstance(config.architectures, (list, tuple)) else ()
+    own = {auto: name for auto, name in (getattr(config, "auto_map", None) or {}).items() if "Model" in auto}
+    if allows_code and own:
+        built = (auto for auto, name in own.items() if str(name).rpartition(".")[2] in named)
+        return getattr(transformers, next(built, min(own))), config
     for name in named:
         found: Any = getattr(transformers, str(name), None)
         if _is_model_class(found):
@@ -429,7 +448,7 @@ def _named_class(auto_class: str | type) -> Any:
     return found
 
 
-def model_arguments(options: LoadOptions) -> dict[str, Any]:
+def model_arguments(options: LoadOptions, allows_code: bool) -> dict[str, Any]:
     """Return what ``from_pretrained`` is to be told of the options: what is not chosen is left to it."""
     placement = options.placement
     limits = options.max_memory
@@ -444,6 +463,7 @@ def model_arguments(options: LoadOptions) -> dict[str, Any]:
         "attn_implementation": options.attn_implementation,
         "variant": options.variant,
         "use_safetensors": options.use_safetensors,
+        "trust_remote_code": allows_code,
     }
     return {"dtype": options.dtype, **{name: value for name, value in chosen.items() if value is not None}}
 
@@ -467,7 +487,6 @@ def load_model(
             str(folder),
             config=config,
             output_loading_info=True,
-            trust_remote_code=False,
             **arguments,
         )
     for text in warnings:
@@ -497,7 +516,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def load_tokenizer(folder: Path, on_warning: Callable[[str], None]) -> Any:
+def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code: bool) -> Any:
     """Return the checkpoint's processor where it has one, else its tokenizer, else None.
 
     Raises
@@ -514,7 +533,9 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None]) -> Any:
     for kind in kinds:
         try:
             with _told(folder):
-                made = getattr(transformers, kind).from_pretrained(str(folder), trust_remote_code=False)
+                made = getattr(transformers, kind).from_pretrained(str(folder), trust_remote_code=allows_code)
+        except RemoteCodeError:
+            raise
         except LoadError as error:
             errors.append(error)
             continue
@@ -560,6 +581,8 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
         )
     if isinstance(error, SafetensorError):
         return CheckpointError(f"{folder} has a broken safetensors file: {first}", "Download the checkpoint again.")
+    if isinstance(error, ValueError) and "trust_remote_code=True" in text:
+        return RemoteCodeError(f"{folder} brings Python code of its own that would have to run.")
     if "attn_implementation" in text:
         return OptionError(first, "Choose another attn_implementation=, or leave it to transformers.")
     unknown = re.search(r"unexpected keyword argument '(\w+)'", text)

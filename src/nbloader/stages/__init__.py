@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbloader._errors import RemoteCodeError
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
 from nbloader.stages.download import fetching
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from nbloader._options import LoadOptions
     from nbloader._plan import LoadPlan
     from nbloader._reporter import Reporter
+    from nbloader._source import Source
 
 
 class Outcome(NamedTuple):
@@ -45,10 +48,27 @@ def run(
         fetching(source, options, reporter, on_plan) as fetched,
         reading(fetched.whole, options, reporter) as supply,
     ):
-        tokenizer = make_tokenizer(fetched, source, options, reporter)
-        chosen = choose_class(fetched, options, reporter)
+        with _consenting(source, options) as allows_code:
+            tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
+            chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
         checkpoint, plan = reporter.wait(fetched.whole)
         loaded = place(checkpoint, plan, chosen, reporter, supply)
     settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     summary = describe(loaded, tokenizer, source, reporter)
     return Outcome(loaded, tokenizer, summary)
+
+
+@contextmanager
+def _consenting(source: Source, options: LoadOptions) -> Iterator[bool]:
+    """Give whether the checkpoint's own code may run, and say of code that may not where it is and how to allow it."""
+    try:
+        yield source.allows_code(options)
+    except RemoteCodeError as error:
+        files, commit = source.code(options)
+        was = f" What was allowed is {options.trust_remote_code}." if options.trust_remote_code else ""
+        raise RemoteCodeError(
+            f"{error.message} Its files: {', '.join(files) or 'none were found'}.{was}",
+            f"Read them. If you trust them, allow this state of them with trust_remote_code={commit!r}.",
+            files,
+            commit,
+        ) from None

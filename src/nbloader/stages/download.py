@@ -29,12 +29,12 @@ from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
 from nbloader._plan import LoadPlan, check_fit, make_plan
 from nbloader._reporter import Reporter
-from nbloader._source import Source
+from nbloader._source import CODE, Source
 from nbloader._threads import make_thread
 from nbloader._transfer import Expected
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
-_NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", ".py", ".gitattributes")
+_NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", CODE, ".gitattributes")
 _TEMPLATES = "additional_chat_templates"
 _LOOKERS = 8  # headers that are fetched at once
 _TOKENIZER = "tokenizer_config.json"
@@ -244,6 +244,8 @@ class _Download:
         support = [self._prefix + name for name in _support_files(self._here)]
         if self._prefix:
             support += [name for name in _support_files(set(self._files)) if name not in support]
+        if self._options.allows_code(self._repository.commit):
+            support += sorted(name for name in self._files if name.endswith(CODE))
         return list(dict.fromkeys([*support, entry, *self._shards]))
 
     def _find_weights(self, config: Mapping[str, Any]) -> tuple[str, str, list[str]]:

@@ -13,7 +13,9 @@ from nbloader.stages.download import Fetched
 _WORTH_SAYING = 0.1  # seconds of importing that belong to the libraries and not to the tokenizer
 
 
-def make_tokenizer(fetched: Fetched, source: Source, options: LoadOptions, reporter: Reporter) -> Any:
+def make_tokenizer(
+    fetched: Fetched, source: Source, options: LoadOptions, reporter: Reporter, *, allows_code: bool
+) -> Any:
     """Return the processor or tokenizer, or None where the checkpoint has neither.
 
     It comes from the model's folder, or from the checkpoint's top where `subfolder` has none of its own.
@@ -24,14 +26,14 @@ def make_tokenizer(fetched: Fetched, source: Source, options: LoadOptions, repor
         imports = reporter.now() - began
         reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()
-        _transformers.check_architecture(fetched.folder, fetched.config)
+        _transformers.check_architecture(fetched.folder, fetched.config, allows_code)
 
         def warn(text: str) -> None:
             reporter.log("warning", "transformers_says", text=text)
 
-        tokenizer = _transformers.load_tokenizer(fetched.folder, warn)
+        tokenizer = _transformers.load_tokenizer(fetched.folder, warn, allows_code)
         if tokenizer is None and options.subfolder:
-            tokenizer = _transformers.load_tokenizer(source.root(options), warn)
+            tokenizer = _transformers.load_tokenizer(source.root(options), warn, allows_code)
         if tokenizer is None:
             reporter.log("info", "no_tokenizer")
         elif source.repository is not None:

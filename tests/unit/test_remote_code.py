@@ -1,0 +1,131 @@
+"""Python code that a checkpoint brings: it runs where somebody has allowed it, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import archs
+from support.hub import Hub, Repo
+
+import nbloader
+from nbloader import LoadJob, LoadOptions, RemoteCodeError
+from nbloader._errors import CheckpointError, LoadCancelled
+from nbloader._events import Asked
+
+CONFIGURATION = """
+from transformers import LlamaConfig
+
+class MineConfig(LlamaConfig):
+    model_type = "mine-{name}"
+"""
+MODELING = """
+from transformers import LlamaForCausalLM
+from .configuration_mine import MineConfig
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+    ran = True
+"""
+AUTO_MAP = {
+    "AutoConfig": "configuration_mine.MineConfig",
+    "AutoModelForCausalLM": "modeling_mine.MineForCausalLM",
+}
+
+
+def make_folder(folder: Path, name: str, auto_map: dict[str, str] | None = None) -> Path:
+    archs.save(archs.build("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": f"mine-{name}", "architectures": ["MineForCausalLM"], "auto_map": auto_map or AUTO_MAP}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "configuration_mine.py").write_text(CONFIGURATION.format(name=name))
+    (folder / "modeling_mine.py").write_text(MODELING)
+    return folder
+
+
+def load(model: object, **choices: Any) -> Any:
+    return nbloader.load(model, progress=False, **choices).model  # type: ignore[arg-type]
+
+
+def test_it_is_refused_with_its_files_and_how_to_allow_it(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", "refused")
+    with pytest.raises(RemoteCodeError, match="would have to run") as raised:
+        load(folder)
+    error = raised.value
+    assert error.files == (str(folder / "configuration_mine.py"), str(folder / "modeling_mine.py"))
+    assert error.files[1] in error.message
+    assert f"trust_remote_code={error.commit!r}" in error.hint
+    assert load(folder, trust_remote_code=True).ran
+    assert load(folder, **error.suggestions[0]).ran
+    (folder / "modeling_mine.py").write_text(MODELING + "# changed")
+    with pytest.raises(RemoteCodeError, match=f"What was allowed is {error.commit}"):
+        load(folder, **error.suggestions[0])
+
+
+def test_a_repository_s_code_is_allowed_for_one_commit(hub: Hub, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", "repository")
+    repo = hub.repos["us/mine"] = Repo.of_folder(folder)
+    choices = {"cache_dir": tmp_path / "cache"}
+    with pytest.raises(RemoteCodeError) as raised:
+        load("us/mine", **choices)
+    error = raised.value
+    assert error.commit == repo.commit
+    assert error.files[1] == f"{hub.url}/us/mine/blob/{repo.commit}/modeling_mine.py"
+    assert not list((tmp_path / "cache").rglob("*.py"))
+    assert load("us/mine", **choices, trust_remote_code=repo.commit).ran
+    assert load("us/mine", **choices, trust_remote_code=repo.commit, local_files_only=True).ran
+    repo.files = {**repo.files, "modeling_mine.py": MODELING.encode() + b"# changed"}
+    with pytest.raises(RemoteCodeError, match="What was allowed"):
+        load("us/mine", **choices, trust_remote_code=error.commit)
+    assert load("us/mine", **choices, trust_remote_code=repo.commit).ran
+
+
+def test_code_in_another_repository_never_runs(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", "elsewhere", {"AutoConfig": "they/code--configuration_mine.MineConfig"})
+    for choices in ({}, {"trust_remote_code": True}):
+        with pytest.raises(CheckpointError, match="lies in another repository: they/code"):
+            load(folder, **choices)
+
+
+def test_a_tokenizer_s_code_is_asked_for_too(tmp_path: Path) -> None:
+    folder = archs.save(archs.build("llama"), tmp_path / "mine")
+    (folder / "tokenization_mine.py").write_text("raise SystemExit('ran')")
+    settings = {"tokenizer_class": "MineTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_mine.Mine", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(RemoteCodeError, match=r"tokenization_mine\.py"):
+        load(folder)
+
+
+def test_code_of_a_known_architecture_is_left_alone(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", "known")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert type(load(folder)).__name__ == "LlamaForCausalLM"
+
+
+def test_somebody_who_is_there_is_asked(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", "asked")
+    job = LoadJob(folder, LoadOptions(), can_ask=lambda: True)
+    asked: list[Asked] = []
+
+    def answer(event: object) -> None:
+        if isinstance(event, Asked):
+            asked.append(event)
+            job.answer(event.choices[0][0])
+
+    job.subscribe(answer)
+    assert job.start().result().model.ran
+    assert [event.kind for event in asked] == ["RemoteCodeError"]
+    assert asked[0].files[1].endswith("modeling_mine.py")
+    assert job.state.question is None
+    assert job.options.trust_remote_code == asked[0].choices[0][0]["trust_remote_code"]
+
+
+def test_a_question_can_be_cancelled(tmp_path: Path) -> None:
+    job = LoadJob(make_folder(tmp_path / "mine", "cancelled"), LoadOptions(), can_ask=lambda: True)
+    job.subscribe(lambda event: job.cancel() if isinstance(event, Asked) else None)
+    with pytest.raises(LoadCancelled):
+        job.start().result()
+    assert job.state.question is None
