@@ -17,6 +17,7 @@ _home = tempfile.TemporaryDirectory(prefix="nbloader-tests-", ignore_cleanup_err
 os.environ["HF_ENDPOINT"] = _hub.url
 os.environ["HF_HOME"] = _home.name
 os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["XDG_STATE_HOME"] = f"{_home.name}/state"
 os.environ["XDG_CACHE_HOME"] = os.environ.get("NBLOADER_TEST_CACHE", _home.name)
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
     os.environ.pop(name, None)

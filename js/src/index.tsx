@@ -1,14 +1,20 @@
 // The widget's front end: draws what Python sends, and sends back what is clicked.
 
 import { render as draw } from "preact";
+import { useState } from "preact/hooks";
+import type { Edits } from "./panels/form";
+import { Form, said } from "./panels/form";
 import { Header } from "./panels/header";
 import { Log } from "./panels/log";
 import { Memory } from "./panels/memory";
 import { Outcome } from "./panels/outcome";
+import { PlanView } from "./panels/plan";
 import { Progress } from "./panels/progress";
+import { Runs } from "./panels/runs";
 import { Shards } from "./panels/shards";
 import { Stages } from "./panels/stages";
-import type { PanelState, ShardNames, ShardTimes } from "./state";
+import type { FormState, PanelState, RunsState, ShardNames, ShardTimes, Status } from "./state";
+import { isOver } from "./state";
 
 /** The part of anywidget's model that is used. */
 export interface Model {
@@ -18,17 +24,48 @@ export interface Model {
   send(content: unknown): void;
 }
 
-const TRAITS = ["_state", "_shards", "_lanes"] as const;
+const TRAITS = ["_state", "_shards", "_lanes", "_form", "_runs"] as const;
 
 function Panel({ model }: { model: Model }) {
   const state = model.get("_state") as PanelState;
   const shards = model.get("_shards") as ShardNames;
   const times = model.get("_lanes") as readonly ShardTimes[];
+  const form = model.get("_form") as FormState | null;
+  const isIdle = state.status === "idle";
   return (
     <>
       <Header state={state} onCancel={() => model.send({ kind: "cancel" })} />
+      {form !== null && <Workbench model={model} form={form} status={state.status} />}
+      {(form === null || !isIdle) && <Load model={model} state={state} shards={shards} times={times} />}
+      {form !== null && (
+        <Runs state={model.get("_runs") as RunsState} onClear={() => model.send({ kind: "clear_history" })} />
+      )}
+    </>
+  );
+}
+
+/** The form, and beside it what it will cost. */
+function Workbench({ model, form, status }: { model: Model; form: FormState; status: Status }) {
+  const [edits, setEdits] = useState<Edits>({});
+  const send = (kind: string, changed: Edits) => model.send({ kind, choices: said(changed) });
+  return (
+    <div class="nbl-workbench">
+      <Form form={form} edits={edits} onEdit={setEdits} onChange={(changed) => send("plan", changed)} />
+      <PlanView
+        form={form}
+        isLoading={status !== "idle" && !isOver(status)}
+        onLoad={() => send("load", edits)}
+      />
+    </div>
+  );
+}
+
+function Load(props: { model: Model; state: PanelState; shards: ShardNames; times: readonly ShardTimes[] }) {
+  const { model, state, shards, times } = props;
+  return (
+    <>
       <Progress state={state} />
-      <Outcome state={state} />
+      <Outcome state={state} onAnswer={(choice) => model.send({ kind: "answer", choice })} />
       <div class="nbl-columns">
         <Stages state={state} />
         <Memory state={state} />
@@ -48,6 +85,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
     model.on(`change:${trait}`, update);
   }
   update();
+  model.send({ kind: "drawn" });
   return () => {
     for (const trait of TRAITS) {
       model.off(`change:${trait}`, update);

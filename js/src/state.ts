@@ -62,8 +62,74 @@ export interface PanelState {
   predicted_peak: number | null;
   observed_peak: number | null;
   log: readonly LogLine[];
-  error: { kind: string; message: string; hint: string } | null;
+  /** What the load waits for somebody to choose. */
+  question: Asked | null;
+  error: (Asked & { hint: string }) | null;
   summary: Summary | null;
+}
+
+/** A question, or an error that choices can help: the place of a choice is its answer. */
+export interface Asked {
+  kind: string;
+  message: string;
+  choices: readonly (readonly [label: string, bytes: number | null])[];
+  files: readonly string[];
+}
+
+export interface Field {
+  name: string;
+  kind: "choice" | "text" | "number" | "flag";
+  value: string;
+  choices: readonly { value: string; why: string }[];
+  /** Why the field does not apply; empty where it does. */
+  why: string;
+}
+
+/** What a load will cost (nbloader/_workbench.py); sizes in bytes. */
+export interface Plan {
+  format: string;
+  shards: number;
+  tensors: number;
+  parameters: number;
+  by_dtype: readonly (readonly [string, number])[];
+  download: number;
+  read: number;
+  place: number;
+  dtype: string | null;
+  host: readonly (readonly [string, number])[];
+  peak: number;
+  available: number | null;
+  devices: readonly (readonly [string, number])[] | null;
+  verdict: string | null;
+  kv_cache: number | null;
+  kv_tokens: number;
+  seconds: readonly [number, number] | null;
+}
+
+export interface FormState {
+  groups: readonly { name: string; fields: readonly Field[] }[];
+  code: string;
+  plan: Plan | null;
+  planning: boolean;
+  error: { kind: string; message: string; hint: string } | null;
+}
+
+/** One load of the past (nbloader/_history.py). */
+export interface Run {
+  time: string;
+  options: Readonly<Record<string, unknown>>;
+  seconds: number;
+  stages: readonly (readonly [name: string, start: number, end: number])[];
+  rate: number | null;
+  observed_peak: number | null;
+  predicted_peak: number | null;
+  cache: "warm" | "cold" | "partly";
+  verdict: string | null;
+}
+
+export interface RunsState {
+  runs: readonly Run[];
+  note: string;
 }
 
 /** The lanes' fixed part: the shards, and behind them the other files that are downloaded. */

@@ -1,7 +1,7 @@
 // @vitest-environment happy-dom
 import { beforeEach, describe, expect, it } from "vitest";
 import widget, { type Model } from "../src/index";
-import type { PanelState } from "../src/state";
+import type { Asked, PanelState } from "../src/state";
 
 const STATE: PanelState = {
   status: "running",
@@ -34,8 +34,19 @@ const STATE: PanelState = {
   predicted_peak: 4e9,
   observed_peak: 3e9,
   log: [],
+  question: null,
   error: null,
   summary: null,
+};
+
+const ASKED: Asked = {
+  kind: "WontFitError",
+  message: "us/model takes 20 GB of memory, and 10 GB is free.",
+  choices: [
+    ["dtype='bfloat16'", 8e9],
+    ["Load anyway", null],
+  ],
+  files: [],
 };
 
 class FakeModel implements Model {
@@ -45,6 +56,8 @@ class FakeModel implements Model {
     _state: STATE,
     _shards: { names: [], bytes: [], shards: 0 },
     _lanes: [],
+    _form: null,
+    _runs: {},
   };
 
   get(name: string): unknown {
@@ -117,7 +130,7 @@ describe("the panel", () => {
   it("sends a click, and shows that it waits", () => {
     const button = el.querySelector("button");
     button?.click();
-    expect(model.sent).toEqual([{ kind: "cancel" }]);
+    expect(model.sent).toEqual([{ kind: "drawn" }, { kind: "cancel" }]);
     model.set({ cancelling: true });
     expect(button?.disabled).toBe(true);
     expect(button?.textContent).toBe("Cancelling…");
@@ -126,7 +139,10 @@ describe("the panel", () => {
   it("tells stages apart without colour", () => {
     const marks = [...el.querySelectorAll(".nbl-stage .nbl-mark")].map((node) => node.textContent);
     expect(marks).toEqual(["✓", "●", "○"]);
-    model.set({ status: "failed", error: { kind: "CheckpointError", message: "broken", hint: "mend it" } });
+    model.set({
+      status: "failed",
+      error: { ...ASKED, kind: "CheckpointError", message: "broken", hint: "mend it", choices: [] },
+    });
     expect([...el.querySelectorAll(".nbl-stage .nbl-mark")].map((node) => node.textContent)).toEqual([
       "✓",
       "✕",
@@ -139,7 +155,7 @@ describe("the panel", () => {
     const meters = [...el.querySelectorAll("[role=meter]")].map((node) => node.getAttribute("aria-label"));
     expect(meters).toEqual(["this process", "available on host", "cuda:0 in use"]);
     expect(el.querySelector<HTMLElement>(".nbl-gauge-mark")?.style.left).toBe("16%");
-    expect(text(".nbl-memory .nbl-note")).toBe("predicted peak 4.00 GB");
+    expect(text(".nbl-memory .nbl-note")).toBe("predicted peak 4.00 GB, so far 3.00 GB");
   });
 
   it("says what was loaded once it is ready", () => {
@@ -153,6 +169,25 @@ describe("the panel", () => {
     model.set({ status: "ready", fraction: 1, elapsed: 3.21, summary });
     expect(text(".nbl-outcome")).toBe("LlamaModel 1.00 GB in 3.2 s, bfloat16 on cpu");
     expect(el.querySelector("button")?.disabled).toBe(true);
+  });
+
+  it("asks, and sends the choice", () => {
+    model.set({ question: ASKED });
+    expect(text("[role=alert] p")).toBe(ASKED.message);
+    const buttons = [...el.querySelectorAll<HTMLButtonElement>(".nbl-choices button")];
+    expect(buttons.map((button) => button.textContent)).toEqual([
+      "dtype='bfloat16' takes 8.00 GB",
+      "Load anyway",
+    ]);
+    buttons[1]?.click();
+    expect(model.sent.at(-1)).toEqual({ kind: "answer", choice: 1 });
+  });
+
+  it("links the files that a consent is for, and no other address", () => {
+    const files = ["https://hub.example/us/model/blob/0/modeling.py", "javascript:alert(1)//.py"];
+    model.set({ question: { ...ASKED, files } });
+    expect([...el.querySelectorAll("a")].map((link) => link.getAttribute("href"))).toEqual([files[0]]);
+    expect(text(".nbl-files code")).toBe(files[1]);
   });
 
   it("takes names as text", () => {

@@ -10,8 +10,7 @@ from typing import Any
 
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled, LoadError
-from nbloader._job import LoadJob
-from nbloader._load import plan
+from nbloader._load import make_job, plan
 from nbloader._locale import text
 from nbloader._options import DTYPES, merge_options
 from nbloader._terminal import plan_lines, result_line, show_bar
@@ -42,7 +41,7 @@ def _plan(model: str, choices: dict[str, Any], context_length: int) -> int:
 
 
 def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
-    job = LoadJob(model, merge_options(None, choices))
+    job = make_job(model, merge_options(None, choices))
     if not quiet:
         job.subscribe(_print_stage)
     job.start()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from nbloader import _history
 from nbloader._callback import ProgressCallback, follow
+from nbloader._checkpoint import Checkpoint
 from nbloader._job import Loaded, LoadJob
 from nbloader._memory import sample_memory
-from nbloader._options import LoadOptions, merge_options
+from nbloader._options import LoadOptions, changed_options, merge_options
+from nbloader._page_cache import find_missing
 from nbloader._plan import LoadPlan, make_plan
 from nbloader._source import find_source
 from nbloader.stages.download import look
@@ -41,10 +46,21 @@ def start(
         For an option that does not exist or a value it cannot take. What is wrong with the checkpoint is told by
         the job.
     """
-    job = LoadJob(model, merge_options(options, choices))
+    return make_job(model, merge_options(options, choices), progress_callback).start()
+
+
+def make_job(
+    model: str | os.PathLike[str],
+    options: LoadOptions,
+    progress_callback: ProgressCallback | None = None,
+    can_ask: Callable[[], bool] = lambda: False,
+) -> LoadJob:
+    """Return a load that tells `progress_callback` of itself and is kept in the history; it is not started yet."""
+    job = LoadJob(model, options, can_ask=can_ask)
     if progress_callback is not None:
         follow(job, progress_callback)
-    return job.start()
+    _history.follow(job)
+    return job
 
 
 def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:
@@ -60,7 +76,23 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
     """
     merged = merge_options(options, choices)
     checkpoint, bytes_to_download = look(find_source(model, merged), merged)
-    return make_plan(checkpoint, merged, bytes_to_download, sample_memory().available)
+    return foresee(checkpoint, merged, bytes_to_download, resident_bytes(checkpoint))
+
+
+def foresee(checkpoint: Checkpoint, options: LoadOptions, bytes_to_download: int, resident: int) -> LoadPlan:
+    """Return the plan of a load that would begin now, with `resident` bytes of the weights in memory."""
+    made = make_plan(checkpoint, options, bytes_to_download, sample_memory().available)
+    seconds = _history.predict_seconds(made, changed_options(options), resident, _history.runs())
+    return replace(made, seconds=seconds)
+
+
+def resident_bytes(checkpoint: Checkpoint) -> int:
+    """Return how many bytes of the weights are in memory; what is to be downloaded comes through it."""
+    absent = 0
+    for shard in checkpoint.shards:
+        if shard.path.is_file():
+            absent += sum(piece.absent for piece in find_missing(shard.path))
+    return checkpoint.bytes - absent
 
 
 def load(

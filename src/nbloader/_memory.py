@@ -35,6 +35,8 @@ class Memory:
     available: int
     process: int
     accelerators: tuple[Accelerator, ...] = ()
+    # What the process has held at most since it began; None where the system does not tell.
+    process_peak: int | None = None
 
 
 def sample_memory() -> Memory:
@@ -43,7 +45,17 @@ def sample_memory() -> Memory:
     total, available = host.total, host.available
     for limit, room in cgroup_limits(host.total):
         total, available = min(total, limit), min(available, room)
-    return Memory(total, available, psutil.Process().memory_info().rss, tuple(_accelerators()))
+    process = psutil.Process().memory_info().rss
+    return Memory(total, available, process, tuple(_accelerators()), _process_peak())
+
+
+def _process_peak() -> int | None:
+    """Return the kernel's own account of the peak: looks now and then miss what comes and goes in between."""
+    with suppress(OSError, ValueError, StopIteration):
+        with open("/proc/self/status") as status:
+            line = next(line for line in status if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return None
 
 
 def cgroup_limits(

@@ -208,6 +208,23 @@ class LoadOptions:
 OPTION_NAMES = tuple(option.name for option in fields(LoadOptions) if option.name != "notices")
 
 
+def changed_options(options: LoadOptions) -> dict[str, Any]:
+    """Return what differs from the defaults of this environment, as plain values; never a token."""
+    defaults = LoadOptions()
+    changed = {name: getattr(options, name) for name in OPTION_NAMES if name != "token"}
+    return {name: _plain(value) for name, value in changed.items() if value != getattr(defaults, name)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, type):
+        return value.__name__
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+
+
 def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> LoadOptions:
     """Return `options` (or the defaults) with `choices` on top.
 
@@ -249,9 +266,9 @@ def _from_environment(choices: Mapping[str, Any], notices: list[Notice]) -> dict
     for name in OPTION_NAMES:
         variable = PREFIX + name.upper()
         if variable in given:
-            found[name] = variable, _read(variable, given[variable], name)
+            found[name] = variable, parse_option(variable, given[variable], name)
     if "USE_SAFETENSORS" in given:
-        value = _read("USE_SAFETENSORS", given["USE_SAFETENSORS"], "use_safetensors")
+        value = parse_option("USE_SAFETENSORS", given["USE_SAFETENSORS"], "use_safetensors")
         found.setdefault("use_safetensors", ("USE_SAFETENSORS", value))
     if "MAX_MEMORY_GB" in given:
         found.setdefault("max_memory", ("MAX_MEMORY_GB", f"{given['MAX_MEMORY_GB']}GB"))
@@ -272,15 +289,21 @@ def _from_environment(choices: Mapping[str, Any], notices: list[Notice]) -> dict
     return {name: value for name, value in found.items() if name not in said}
 
 
-def _read(variable: str, text: str, name: str) -> Any:
-    """Return what an environment variable's text means for an option."""
+def parse_option(source: str, text: str, name: str) -> Any:
+    """Return what a text means for an option; `source` is what an error names as its origin.
+
+    Raises
+    ------
+    OptionError
+        For a text that begins a JSON object and is none.
+    """
     if bool in _TYPES.get(name, ()) and text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if text.startswith("{"):
         try:
             return json.loads(text)
         except ValueError as error:
-            raise OptionError(f"{variable} is no JSON: {error}.", 'Write it like {"cpu": "8GB"}.') from None
+            raise OptionError(f"{source} is no JSON: {error}.", 'Write it like {"cpu": "8GB"}.') from None
     return int(text) if name in ("readers", "max_memory") and text.isdigit() else text
 
 

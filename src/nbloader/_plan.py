@@ -15,6 +15,9 @@ from nbloader._options import DEVICE_MAPS, LoadOptions
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"},)
+"""What is tried, in this order, where a load will not fit."""
+
 _TIGHT = 0.9  # share of what is free
 
 
@@ -68,6 +71,9 @@ class LoadPlan:
         nobody looked.
     kv_cache
         What generating takes beside the weights; None where the config does not tell.
+    seconds
+        The least and the most that the load should take, by earlier loads of its kind on this machine; None where
+        there are none.
     """
 
     format: str
@@ -83,6 +89,7 @@ class LoadPlan:
     device_memory: Mapping[str, int] | None
     available: int | None = None
     kv_cache: KVCache | None = None
+    seconds: tuple[float, float] | None = None
 
     @property
     def peak_memory(self) -> int:
@@ -144,15 +151,25 @@ def check_fit(name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOp
     """
     if plan.verdict != "wont_fit" or options.force:
         return
-    needed, free = size_text(plan.host_memory["weights"]), size_text(plan.available or 0)
-    smaller = make_plan(checkpoint, replace(options, dtype="bfloat16"), available=plan.available)
-    suggestions = [{"dtype": "bfloat16"}] if smaller.verdict != "wont_fit" else []
-    would = f"dtype='bfloat16' would fit: it takes {size_text(smaller.host_memory['weights'])}. " if suggestions else ""
+    needed, free = plan.host_memory["weights"], plan.available or 0
+    fitting = [
+        (changes, made.host_memory["weights"])
+        for changes in _SMALLER
+        for made in [make_plan(checkpoint, replace(options, **changes), available=plan.available)]
+        if made.verdict != "wont_fit"
+    ]
+    would = "".join(f"{_said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
+    ways: list[tuple[Mapping[str, Any], int]] = [*fitting, ({"force": True}, needed)]
     raise WontFitError(
-        f"{name} takes {needed} of memory, and {free} is free.",
+        f"{name} takes {size_text(needed)} of memory, and {size_text(free)} is free.",
         f"{would}Free memory, or load it all the same with force=True.",
-        suggestions,
+        [changes for changes, _ in ways],
+        [size for _, size in ways],
     )
+
+
+def _said(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
 def _host_memory(to_read: int, to_place: int, copies: bool, on_cpu: bool) -> dict[str, int]:

@@ -113,7 +113,8 @@ def view_of(state: LoadState) -> dict[str, Any]:
                 {"t": line.t, "level": line.level, "text": text("log", line.code, **line.arguments)}
                 for line in state.log
             ],
-            "error": None if state.error is None else asdict(state.error),
+            "question": None if state.question is None else _with_labels(asdict(state.question)),
+            "error": None if state.error is None else _with_labels(asdict(state.error)),
             "summary": None if state.summary is None else dict(state.summary),
         },
         "_shards": {
@@ -138,6 +139,19 @@ def view_of(state: LoadState) -> dict[str, Any]:
         + [[0, 0, 0, 0, None, None, None, None, *_download_of(file, file.bytes)] for file in others],
     }
     return {name: _sendable(part) for name, part in view.items()}
+
+
+def _with_labels(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of a question or an error, with a text for each choice; its place is the answer."""
+    return {**told, "choices": [[_label(changes), size] for changes, size in told["choices"]]}
+
+
+def _label(changes: Mapping[str, Any]) -> str:
+    if changes.keys() == {"force"}:
+        return text("panel", "force")
+    if changes.keys() == {"trust_remote_code"}:
+        return text("panel", "trust_remote_code")
+    return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
 def _download_of(file: Download | None, size: int) -> list[float | None]:

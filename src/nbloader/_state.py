@@ -124,6 +124,7 @@ class LoadState:
     memory: Memory | None = None
     predicted_peak: int | None = None
     observed_peak: int | None = None
+    peak_before: int | None = None
     log: tuple[LogLine, ...] = ()
     error: ErrorInfo | None = None
     question: Question | None = None
@@ -387,8 +388,13 @@ def _(event: events.PeakPredicted, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.MemorySampled, state: LoadState) -> LoadState:
-    peak = max(state.observed_peak or 0, event.memory.process)
-    return replace(state, memory=event.memory, observed_peak=peak)
+    memory, first = event.memory, state.peak_before
+    if state.memory is None:
+        first = memory.process_peak
+    # The process's peak is this load's where it has risen since; else an earlier one hides it, and looks must do.
+    has_risen = memory.process_peak is not None and first is not None and memory.process_peak > first
+    peak = max(state.observed_peak or 0, memory.process, memory.process_peak or 0 if has_risen else 0)
+    return replace(state, memory=memory, observed_peak=peak, peak_before=first)
 
 
 @_apply.register

@@ -89,6 +89,10 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
     if plan.kv_cache is not None:
         cache = size_text(plan.kv_cache.bytes(context_length))
         lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
+    lines["time"] = text("plan", "no_seconds")
+    if plan.seconds is not None:
+        low, high = (f"{seconds:.1f} s" for seconds in plan.seconds)
+        lines["time"] = text("plan", "one_second" if low == high else "seconds", low=low, high=high)
     labels = {key: text("plan_line", key) for key in lines}
     width = max(map(len, labels.values()))
     return "\n".join([name, *(f"  {labels[key]:{width}}  {line}" for key, line in lines.items())])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,21 @@ from typing import Any
 import anywidget
 import traitlets
 
+from nbloader import _events as events
+from nbloader import _history
 from nbloader._callback import ProgressCallback
+from nbloader._errors import OptionError
+from nbloader._form import changed_by
 from nbloader._job import Loaded, LoadJob
-from nbloader._load import start
+from nbloader._load import make_job
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import LoadPlan
 from nbloader._publisher import Publisher, view_of
 from nbloader._state import LoadState
+from nbloader._workbench import Workbench
 
 _STATIC = Path(__file__).parent / "static"
+_DRAWN_SECONDS = 3.0
 _TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
 
 
@@ -30,6 +37,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
         w = LoaderWidget("Qwen/Qwen3-4B").show()   # returns at once
         model, tokenizer = w.result()              # or: await w
+
+    As a cell's last line, without ``.show()``, it is a workbench: a form of the options, what they will cost, and the
+    loads so far.
 
     Parameters
     ----------
@@ -55,6 +65,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     _state = traitlets.Dict().tag(sync=True)
     _shards = traitlets.Dict().tag(sync=True)
     _lanes = traitlets.List().tag(sync=True)
+    _form = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    _runs = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
@@ -70,6 +82,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._job: LoadJob | None = None
         self._publisher: Publisher | None = None
         self._shown_by: object = None
+        self._workbench: Workbench | None = None
+        self._is_drawn = threading.Event()
         super().__init__(**view_of(self._idle_state()))
         self.on_msg(_on_message)
         self._answer_while_busy()
@@ -97,9 +111,13 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self.cancel()
         if self._publisher is not None:
             self._publisher.stop()
-        self._job = start(self._source, self._options, progress_callback=self._callback)
+        self._job = make_job(self._source, self._options, self._callback, self._can_ask)
+        self._job.subscribe(self._take)
         self._publisher = Publisher(self._job, self._send_view)
+        self._job.start()
         self._publisher.start()
+        if self._workbench is not None:
+            self._workbench.change(self._options)
         return self
 
     def cancel(self) -> None:
@@ -167,6 +185,21 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """What the load moves; None until the headers have been read."""
         return None if self._job is None else self._job.plan
 
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The loads of this model on this machine that ended well, the oldest first, as plain dicts.
+
+        They are kept in the user's state folder, of all models together the last 200. Sizes in bytes, times in
+        seconds; ``pandas.DataFrame(w.history)`` is a table of them.
+        """
+        return _history.runs(os.fspath(self._source))
+
+    def clear_history(self) -> None:
+        """Forget the loads of this machine so far, those of other models too."""
+        _history.clear()
+        if self._workbench is not None:
+            self._runs = self._workbench.runs()
+
     def __repr__(self) -> str:
         return f"LoaderWidget({str(self._source)!r}): {self.state.status}"
 
@@ -174,8 +207,56 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         if self._shown_by is not None and self._shown_by == _executing():
             # `LoaderWidget(...).show()` as a cell's last line: the panel is there already.
             return {"text/plain": repr(self)}, {}
+        if self._shown_by is None and self._job is None and self._workbench is None:
+            self._open_workbench()
         bundle: tuple[dict[str, Any], dict[str, Any]] | None = super()._repr_mimebundle_(**kwargs)
         return bundle
+
+    def _open_workbench(self) -> None:
+        self._workbench = Workbench(self._source, self._send_form)
+        self._runs = self._workbench.runs()
+        self._workbench.change(self._options)
+
+    def _send_form(self, view: Mapping[str, Any]) -> None:
+        self._form = view
+
+    def _can_ask(self) -> bool:
+        # A front end that draws the panel says so; with one that is still about to, a moment is worth waiting.
+        return self._is_drawn.wait(_DRAWN_SECONDS)
+
+    def _take(self, event: events.Event) -> None:
+        """Keep up with the load: what was answered is chosen from now on, and a load that ended is a run."""
+        if isinstance(event, events.Answered):
+            self._options = merge_options(self._options, event.changes)
+        workbench = self._workbench
+        if workbench is not None and isinstance(event, (events.Answered, events.Ready)):
+            workbench.forget()
+            self._runs = workbench.runs()
+            workbench.change(self._options)
+
+    def _change(self, texts: object) -> bool:
+        """Choose what the form says, and tell whether it can be chosen."""
+        if self._workbench is None or not isinstance(texts, Mapping):
+            return False
+        try:
+            self._options = changed_by(self._options, texts)
+        except OptionError as error:
+            self._workbench.refuse(error)
+            return False
+        self._workbench.change(self._options)
+        return True
+
+    def _answer(self, number: object) -> None:
+        """Go on with the choice that was clicked: of a question, or of an error that a load ended with."""
+        state = self.state
+        asked = state.question or state.error
+        if self._job is None or asked is None or type(number) is not int or not 0 <= number < len(asked.choices):
+            return
+        changes = asked.choices[number][0]
+        if state.question is not None:
+            self._job.answer(changes)
+        else:
+            self.load(**changes)
 
     def _started(self) -> LoadJob:
         if self._job is None:
@@ -199,8 +280,21 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
 
 def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
-    if isinstance(content, Mapping) and content.get("kind") == "cancel":
+    if not isinstance(content, Mapping):
+        return
+    kind = content.get("kind")
+    if kind == "drawn":
+        widget._is_drawn.set()
+    elif kind == "cancel":
         widget.cancel()
+    elif kind == "answer":
+        widget._answer(content.get("choice"))
+    elif kind == "plan":
+        widget._change(content.get("choices"))
+    elif kind == "load" and widget._change(content.get("choices")):
+        widget.load()
+    elif kind == "clear_history":
+        widget.clear_history()
 
 
 def _executing() -> object:

@@ -35,7 +35,7 @@ def demo(hub: Hub, demo_small: Path) -> Repo:
 
 def without_place(plan: LoadPlan) -> LoadPlan:
     """Return what a plan says of the checkpoint, wherever that is."""
-    return replace(plan, bytes_to_download=0, available=None)
+    return replace(plan, bytes_to_download=0, available=None, seconds=None)
 
 
 def test_a_plan_counts_what_is_in_the_files(demo_small: Path) -> None:
@@ -167,14 +167,15 @@ def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
     job = nbloader.start(demo_small, dtype="float32", max_memory=int(1.5 * size))
     with pytest.raises(WontFitError, match=r"takes 38\.8 MB of memory, and 29\.1 MB is free") as raised:
         job.result()
-    assert raised.value.suggestions == ({"dtype": "bfloat16"},)
+    assert raised.value.suggestions == ({"dtype": "bfloat16"}, {"force": True})
+    assert [round(needed / size) for needed in raised.value.needed] == [1, 2]
     assert "dtype='bfloat16' would fit: it takes 19.4 MB" in raised.value.hint
     assert "Placed" not in {type(event).__name__ for event in job.events}
     again = nbloader.start(demo_small, max_memory=int(1.5 * size), **raised.value.suggestions[0])
     assert str(again.result().model.dtype) == "torch.bfloat16"
     with pytest.raises(WontFitError, match="force=True") as raised:
         nbloader.load(demo_small, progress=False, max_memory=size // 2)
-    assert raised.value.suggestions == ()
+    assert raised.value.suggestions == ({"force": True},)
     assert nbloader.load(demo_small, progress=False, max_memory=size // 2, force=True).model is not None
 
 

@@ -37,7 +37,7 @@ export function Header(props: { state: PanelState; onCancel: () => void }) {
       <button
         type="button"
         class="nbl-cancel"
-        disabled={isOver(state.status) || state.cancelling}
+        disabled={state.status === "idle" || isOver(state.status) || state.cancelling}
         onClick={onCancel}
       >
         {state.cancelling ? texts.panel.cancelling : texts.panel.cancel}

@@ -1,5 +1,6 @@
 import { fill, size } from "../format";
 import type { PanelState } from "../state";
+import { isOver } from "../state";
 import { texts } from "../texts";
 
 /** What this process, the host and each accelerator hold, with a mark where the peak was predicted. */
@@ -16,7 +17,12 @@ export function Memory({ state }: { state: PanelState }) {
         kind="process"
       />
       <p class="nbl-note">
-        {predicted === null ? "\u00a0" : fill(texts.panel.predicted, { size: size(predicted) })}
+        {predicted === null
+          ? "\u00a0"
+          : fill(isOver(state.status) ? texts.panel.peaks : texts.panel.predicted, {
+              predicted: size(predicted),
+              observed: size(state.observed_peak ?? 0),
+            })}
       </p>
       <Gauge
         label={texts.panel.available}

@@ -1,0 +1,150 @@
+import { useState } from "preact/hooks";
+import { duration, fill, size } from "../format";
+import type { FormState, Plan } from "../state";
+import { named, texts } from "../texts";
+
+const MARKS: Record<string, string> = { fits: "✓", tight: "⚠", wont_fit: "✕" };
+const COPIED = 1500; // milliseconds for which it is said
+
+/** What the options chosen now will cost, and the ways on from here: load it, or take it along as code. */
+export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: () => void }) {
+  const { form, isLoading, onLoad } = props;
+  const { plan, error } = form;
+  return (
+    <section class="nbl-plan" aria-busy={form.planning}>
+      <h4>
+        {texts.plan.title}
+        <span class={`nbl-verdict nbl-verdict-${plan?.verdict ?? "unknown"}`} role="status">
+          {form.planning
+            ? texts.form.planning
+            : plan?.verdict
+              ? `${MARKS[plan.verdict] ?? ""} ${named(texts.verdict, plan.verdict)}`
+              : ""}
+        </span>
+      </h4>
+      <Room plan={plan} />
+      {error !== null ? (
+        <div class="nbl-outcome nbl-is-failed" role="alert">
+          <strong>{error.kind}</strong>
+          <p>{error.message}</p>
+          <p class="nbl-hint">{error.hint}</p>
+        </div>
+      ) : (
+        <dl class="nbl-costs">
+          {lines(plan).map(([key, line]) => (
+            <div key={key}>
+              <dt>{named(texts.plan_line, key)}</dt>
+              <dd>{line}</dd>
+            </div>
+          ))}
+        </dl>
+      )}
+      <div class="nbl-actions">
+        <button type="button" class="nbl-button nbl-primary" disabled={isLoading} onClick={onLoad}>
+          {texts.form.load}
+        </button>
+        <Copy code={form.code} />
+      </div>
+      <code class="nbl-code">{form.code}</code>
+    </section>
+  );
+}
+
+/** What the host must hold, as a share of what is free. */
+function Room({ plan }: { plan: Plan | null }) {
+  const [peak, free] = [plan?.peak ?? 0, plan?.available ?? 0];
+  const share = free > 0 ? Math.min((peak / free) * 100, 100) : 0;
+  const told = free > 0 ? fill(texts.plan.needs, { size: size(peak), free: size(free) }) : "–";
+  return (
+    <div class="nbl-gauge">
+      <span class="nbl-gauge-label">{texts.plan_line.host}</span>
+      <span class="nbl-gauge-figures">{told}</span>
+      {/* biome-ignore lint/a11y/useSemanticElements: drawn like the other gauges */}
+      <span
+        class="nbl-gauge-bar"
+        role="meter"
+        aria-label={texts.plan_line.host}
+        aria-valuemin={0}
+        aria-valuemax={Math.max(free, peak)}
+        aria-valuenow={peak}
+        aria-valuetext={told}
+      >
+        <span
+          class={`nbl-gauge-fill nbl-room-${plan?.verdict ?? "unknown"}`}
+          style={{ width: `${share}%` }}
+        />
+      </span>
+    </div>
+  );
+}
+
+function lines(plan: Plan | null): [string, string][] {
+  const parts = (pairs: readonly (readonly [string, number])[], names: Record<string, string>) =>
+    pairs.map(([name, bytes]) => `${named(names, name)} ${size(bytes)}`).join(", ");
+  const told = (key: string, line: (plan: Plan) => string): [string, string] => [
+    key,
+    plan ? line(plan) : "–",
+  ];
+  return [
+    told("weights", (plan) =>
+      fill(texts.plan.counts, {
+        format: plan.format,
+        shards: plan.shards,
+        tensors: plan.tensors.toLocaleString("en"),
+        parameters: plan.parameters.toLocaleString("en"),
+      }),
+    ),
+    told("files", (plan) => parts(plan.by_dtype, {})),
+    told("download", (plan) => (plan.download > 0 ? size(plan.download) : texts.plan.nothing)),
+    told("read", (plan) => size(plan.read)),
+    told("place", (plan) => `${size(plan.place)}${plan.dtype === null ? "" : ` ${plan.dtype}`}`),
+    told("host", (plan) => `${size(plan.peak)} (${parts(plan.host, texts.memory_part)})`),
+    ...(plan !== null && (plan.devices === null || plan.devices.length > 0)
+      ? [told("devices", (plan) => (plan.devices === null ? texts.plan.unknown : parts(plan.devices, {})))]
+      : []),
+    told("kv_cache", (plan) =>
+      plan.kv_cache === null
+        ? "–"
+        : fill(texts.plan.at_length, {
+            size: size(plan.kv_cache),
+            tokens: plan.kv_tokens.toLocaleString("en"),
+          }),
+    ),
+    told("time", (plan) =>
+      plan.seconds === null
+        ? texts.plan.no_seconds
+        : fill(plan.seconds[0] === plan.seconds[1] ? texts.plan.one_second : texts.plan.seconds, {
+            low: duration(plan.seconds[0]),
+            high: duration(plan.seconds[1]),
+          }),
+    ),
+  ];
+}
+
+function Copy({ code }: { code: string }) {
+  const [copied, setCopied] = useState(false);
+  const copy = async () => {
+    await write(code);
+    setCopied(true);
+    setTimeout(() => setCopied(false), COPIED);
+  };
+  return (
+    <button type="button" class="nbl-button" onClick={copy}>
+      {copied ? texts.form.copied : texts.form.copy}
+    </button>
+  );
+}
+
+/** Puts a text on the clipboard; pages without a secure origin have only the old way. */
+async function write(text: string): Promise<void> {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}

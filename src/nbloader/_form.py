@@ -1,0 +1,152 @@
+"""The form of options: its fields, what they may be now, and the call that reproduces them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from nbloader._errors import OptionError
+from nbloader._locale import text
+from nbloader._options import DEVICE_MAPS, DTYPES, LoadOptions, changed_options, merge_options, parse_option
+
+_GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "weights": (("dtype", "choice"), ("attn_implementation", "choice")),
+    "placement": (("placement", "choice"), ("max_memory", "text"), ("offload_folder", "text")),
+    "files": (
+        ("use_safetensors", "choice"),
+        ("variant", "text"),
+        ("revision", "text"),
+        ("subfolder", "text"),
+        ("cache_dir", "text"),
+        ("local_files_only", "flag"),
+    ),
+    "loading": (("auto_class", "text"), ("readahead", "choice"), ("readers", "number"), ("force", "flag")),
+}
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "dtype": DTYPES,
+    "attn_implementation": ("", "sdpa", "eager", "flash_attention_2"),
+    "placement": ("", "cuda", "mps", "auto", "balanced"),
+    "use_safetensors": ("", "true", "false"),
+    "readahead": ("auto", "true", "false"),
+}
+_HUB_ONLY = ("revision", "cache_dir", "local_files_only")
+_CODE = "code"
+"""Stands in the form for a value that only code can give; it stays as it is."""
+
+
+def fields_of(options: LoadOptions, is_on_hub: bool) -> list[dict[str, Any]]:
+    """Return the form's groups of fields, with their values as text and, of what cannot be chosen, why not."""
+    return [
+        {"name": group, "fields": [_field(name, kind, options, is_on_hub) for name, kind in fields]}
+        for group, fields in _GROUPS.items()
+    ]
+
+
+def _field(name: str, kind: str, options: LoadOptions, is_on_hub: bool) -> dict[str, Any]:
+    value = _text_of(name, options)
+    choices = [{"value": choice, "why": _why_no_choice(name, choice)} for choice in _CHOICES.get(name, ())]
+    if kind == "choice" and value not in _CHOICES[name]:
+        choices.append({"value": value, "why": ""})
+    return {
+        "name": name,
+        "kind": kind,
+        "value": value,
+        "choices": choices,
+        "why": _why_not(name, options, is_on_hub),
+    }
+
+
+def _why_not(name: str, options: LoadOptions, is_on_hub: bool) -> str:
+    """Return why a field does not apply; empty where it does."""
+    is_spread = options.placement not in (None, "cpu") and options.device is None
+    if name == "offload_folder" and not is_spread:
+        return text("why_not", "offload")
+    if name == "readers" and options.readahead is False:
+        return text("why_not", "readers")
+    if name in _HUB_ONLY and not is_on_hub:
+        return text("why_not", "folder")
+    return ""
+
+
+def _why_no_choice(name: str, choice: str) -> str:
+    if choice == "cuda" and not _has_cuda():
+        return text("why_not", "cuda")
+    if choice == "mps" and (sys.platform, platform.machine()) != ("darwin", "arm64"):
+        return text("why_not", "mps")
+    if choice == "flash_attention_2" and not _has_cuda():
+        return text("why_not", "cuda")
+    return ""
+
+
+def _has_cuda() -> bool:
+    """Tell whether there may be a CUDA device: torch would know, and is not imported for a form."""
+    torch = sys.modules.get("torch")
+    return bool(torch.cuda.is_available()) if torch is not None else shutil.which("nvidia-smi") is not None
+
+
+def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
+    """Return `options` with what a form says on top; an empty text is the default.
+
+    Raises
+    ------
+    OptionError
+        For a field that does not exist or a value that it cannot take.
+    """
+    known = {name: kind for fields in _GROUPS.values() for name, kind in fields}
+    changes: dict[str, Any] = {}
+    for name, said in texts.items():
+        if name not in known or not isinstance(said, str) or len(said) > 4096:
+            raise OptionError(f"The form has no field {name!r} with {str(said)[:100]!r}.")
+        if said != _CODE and said != _text_of(name, options):
+            changes.update(_choice(name, said.strip()))
+    return merge_options(options, changes)
+
+
+def _choice(name: str, said: str) -> dict[str, Any]:
+    if name == "placement":
+        return {"device_map": said} if said in DEVICE_MAPS else {"device": said or None}
+    return {name: parse_option(name, said, name) if said else getattr(LoadOptions(), name)}
+
+
+def _text_of(name: str, options: LoadOptions) -> str:
+    value = options.placement if name == "placement" else getattr(options, name)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if name == "max_memory":
+        return json.dumps(_sizes(value)) if isinstance(value, Mapping) else _size(value)
+    return str(value) if isinstance(value, (str, int)) else _CODE
+
+
+def as_code(model: str, options: LoadOptions) -> str:
+    """Return the call that loads `model` with these options; a token is left out of it."""
+    changed = changed_options(options)
+    if "max_memory" in changed:
+        limits = options.max_memory
+        changed["max_memory"] = _sizes(limits) if isinstance(limits, Mapping) else _size(limits)
+    arguments = [_quoted(model), *(f"{name}={_quoted(value)}" for name, value in changed.items())]
+    return f"LoaderWidget({', '.join(arguments)}).show()"
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_quoted(key)}: {_quoted(part)}" for key, part in value.items()) + "}"
+    return repr(value)
+
+
+def _sizes(limits: Mapping[Any, Any]) -> dict[Any, str]:
+    return {device: _size(limit) for device, limit in limits.items()}
+
+
+def _size(limit: Any) -> str:
+    for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
+        if limit % factor == 0:
+            return f"{limit // factor}{unit}"
+    return f"{limit}B"

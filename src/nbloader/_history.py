@@ -1,0 +1,162 @@
+"""The loads of this machine so far: one record each, in the user's state folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from nbloader import _events as events
+from nbloader._options import changed_options
+
+if TYPE_CHECKING:
+    from nbloader._job import LoadJob
+    from nbloader._plan import LoadPlan
+    from nbloader._state import LoadState
+
+MOST_RUNS = 200
+"""So many records are kept; the oldest go."""
+
+_COMPARED = 10  # the last runs from which a time is predicted
+_ALIKE = 8  # sizes that differ by no more than this factor compare
+_WARM, _COLD = 0.9, 0.1  # shares of the weights that were in memory already
+_LOCK_SECONDS = 1.0
+
+Run = Mapping[str, Any]
+
+
+def follow(job: LoadJob) -> None:
+    """Keep a record of `job` once it is ready."""
+
+    def take(event: events.Event) -> None:
+        if isinstance(event, events.Ready) and job.plan is not None:
+            remember(record_of(job.state, job))
+
+    job.subscribe(take)
+
+
+def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
+    """Return what is kept of a load that is ready: plain values, sizes in bytes, times in seconds."""
+    plan, summary = job.plan, state.summary or {}
+    times = {stage.name: (stage.started or 0.0, stage.ended) for stage in state.stages if stage.ended is not None}
+    begun = [shard.read_started for shard in state.shards if shard.read_started is not None]
+    weights = times["device"][1] - min([*begun, times["weights"][0]])
+    return {
+        "model": os.fspath(job.model),
+        "commit": state.commit,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "options": changed_options(job.options),
+        "dtype": summary.get("dtype"),
+        "device": summary.get("device"),
+        "seconds": round(state.elapsed, 3),
+        "weights_seconds": round(weights, 3),
+        "stages": [[name, round(start, 3), round(end, 3)] for name, (start, end) in times.items()],
+        "bytes_downloaded": state.bytes_downloaded - sum(file.bytes_cached for file in state.downloads),
+        "bytes_read": state.bytes_to_read,
+        "bytes_resident": sum(shard.bytes_resident for shard in state.shards),
+        "bytes_placed": state.bytes_placed,
+        "rate": round(state.bytes_to_read / weights) if weights > 0 else None,
+        "cache": _cache_word(sum(shard.bytes_resident for shard in state.shards), state.bytes_to_read),
+        "copies": state.placing_copies,
+        "predicted_peak": state.predicted_peak,
+        "observed_peak": state.observed_peak,
+        "verdict": None if plan is None else plan.verdict,
+    }
+
+
+def remember(record: Run) -> None:
+    """Add a record. Where the folder cannot be written there is none: a load never fails for it."""
+    _change(lambda known: [*known, record][-MOST_RUNS:])
+
+
+def clear() -> None:
+    """Forget every run of every model."""
+    _change(lambda known: [])
+
+
+def runs(model: str | None = None) -> list[dict[str, Any]]:
+    """Return the records, the oldest first: those of one model, or all."""
+    with suppress(OSError):
+        return [run for run in _read() if model is None or run.get("model") == model]
+    return []
+
+
+def predict_seconds(
+    plan: LoadPlan, options: Mapping[str, Any], resident: int, known: Sequence[Run]
+) -> tuple[float, float] | None:
+    """Return the least and the most seconds that a load should take, by earlier ones of its kind; None without any.
+
+    Of its kind is a run with the same quantization and adapter, that copies or maps as this one will, of a similar
+    size, and with the weights in memory to a similar extent; `resident` is how many bytes of them are now.
+    """
+    size = sum(plan.bytes_to_read)
+    kind = _kind(options, plan.copies, _cache_word(resident, size))
+    alike = [run for run in known if _kind(run["options"], run["copies"], run["cache"]) == kind]
+    alike = [run for run in alike if size / _ALIKE <= run["bytes_read"] <= size * _ALIKE and run["weights_seconds"] > 0]
+    alike = [run for run in alike if (run["bytes_downloaded"] > 0) == (plan.bytes_to_download > 0)][-_COMPARED:]
+    if not alike:
+        return None
+    rates = [run["bytes_read"] / run["weights_seconds"] for run in alike]
+    others = [max(0.0, run["seconds"] - run["weights_seconds"]) for run in alike]
+    if plan.bytes_to_download:
+        others = [_scaled(run, seconds, plan.bytes_to_download) for run, seconds in zip(alike, others, strict=True)]
+    return size / max(rates) + min(others), size / min(rates) + max(others)
+
+
+def _scaled(run: Run, seconds: float, to_download: int) -> float:
+    return seconds * to_download / float(run["bytes_downloaded"])
+
+
+def _kind(options: Mapping[str, Any], copies: bool, cache: str) -> tuple[Any, ...]:
+    return options.get("quantization"), options.get("adapter") is not None, copies, cache
+
+
+def _cache_word(resident: int, size: int) -> str:
+    share = resident / size if size else 1.0
+    return "warm" if share >= _WARM else "cold" if share <= _COLD else "partly"
+
+
+def _folder() -> Path:
+    return platformdirs.user_state_path("nbloader", appauthor=False)
+
+
+def _read() -> list[dict[str, Any]]:
+    path = _folder() / "runs.jsonl"
+    found = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a line that somebody cut short
+                found.append(json.loads(line))
+    return [run for run in found if _is_run(run)]
+
+
+def _is_run(run: Any) -> bool:
+    """Tell whether a line is a record that can be used: the file may be another version's, or edited."""
+    return (
+        isinstance(run, dict)
+        and run.keys() >= _TEXTS.keys() | _NUMBERS
+        and all(isinstance(run[name], kind) for name, kind in _TEXTS.items())
+        and all(isinstance(run[name], (int, float)) for name in _NUMBERS)
+    )
+
+
+def _change(change: Callable[[list[Run]], list[Run]]) -> None:
+    folder = _folder()
+    with suppress(OSError, Timeout):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "runs.lock", timeout=_LOCK_SECONDS):
+            lines = [json.dumps(run, default=str) + "\n" for run in change(list(_read()))]
+            draft = folder / "runs.draft"
+            draft.write_text("".join(lines), encoding="utf-8")
+            os.replace(draft, folder / "runs.jsonl")
+
+
+_TEXTS = {"model": str, "time": str, "options": dict, "stages": list, "cache": str}
+_NUMBERS = {"seconds", "weights_seconds", "bytes_downloaded", "bytes_read", "copies"}

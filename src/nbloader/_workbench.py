@@ -1,0 +1,148 @@
+"""The workbench behind a form: plans what the options chosen now would cost, in the background."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from nbloader import _history
+from nbloader._checkpoint import Checkpoint
+from nbloader._errors import LoadError
+from nbloader._form import as_code, fields_of
+from nbloader._load import foresee, resident_bytes
+from nbloader._locale import text
+from nbloader._options import LoadOptions
+from nbloader._plan import LoadPlan
+from nbloader._source import find_source
+from nbloader._threads import make_thread
+from nbloader.stages.download import look
+
+CONTEXT_LENGTH = 4096
+"""Tokens for which the KV cache is told."""
+
+_MOST_ROWS = 20
+_SOURCE_OPTIONS = (
+    "revision", "token", "cache_dir", "subfolder", "variant", "use_safetensors", "local_files_only"
+)  # fmt: skip
+
+
+class _Looked(NamedTuple):
+    checkpoint: Checkpoint
+    bytes_to_download: int
+    bytes_resident: int
+    is_on_hub: bool
+
+
+class Workbench:
+    """Keeps a form's view true: its fields, its plan, and the runs so far.
+
+    Headers are read once for each source; what else is chosen changes the plan without reading anything.
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    send
+        Takes the form's view, on any thread.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], send: Callable[[Mapping[str, Any]], None]) -> None:
+        self._model = model
+        self._send = send
+        self._lock = threading.Lock()
+        self._working = threading.Lock()
+        self._turn = 0
+        self._known: tuple[tuple[Any, ...], _Looked] | None = None
+        self._view: dict[str, Any] = {"plan": None}
+
+    def change(self, options: LoadOptions) -> None:
+        """Show these options and plan for them; returns at once."""
+        with self._lock:
+            self._turn += 1
+            turn = self._turn
+        is_on_hub = self._known is not None and self._known[1].is_on_hub
+        self._show(turn, groups=fields_of(options, is_on_hub), code=self._code(options), error=None, planning=True)
+        make_thread(self._plan, "nbloader-plan", turn, options).start()
+
+    def refuse(self, error: LoadError) -> None:
+        """Show why what was chosen cannot be; the options stay what they were."""
+        with self._lock:
+            self._turn += 1
+            turn = self._turn
+        self._show(turn, error=_told(error), planning=False)
+
+    def forget(self) -> None:
+        """Look again the next time: a load has changed what is cached and what is in memory."""
+        self._known = None
+
+    def runs(self) -> dict[str, Any]:
+        """Return the runs of this model, the newest first, and what must be said before they are compared."""
+        found = _history.runs(os.fspath(self._model))[-_MOST_ROWS:][::-1]
+        words = {run["cache"] for run in found}
+        return {"runs": found, "note": text("runs", "mixed") if len(words) > 1 else ""}
+
+    def _plan(self, turn: int, options: LoadOptions) -> None:
+        with self._working:
+            if turn != self._turn:
+                return
+            try:
+                looked = self._look(options)
+                plan = foresee(looked.checkpoint, options, looked.bytes_to_download, looked.bytes_resident)
+            except LoadError as error:
+                self._show(turn, plan=None, error=_told(error), planning=False)
+            except Exception as error:  # noqa: BLE001 - a form says what is wrong, whatever it is
+                told = LoadError(f"{self._model} could not be looked at: {error!r}")
+                self._show(turn, plan=None, error=_told(told), planning=False)
+            else:
+                fields = fields_of(options, looked.is_on_hub)
+                self._show(turn, plan=plan_view(plan), groups=fields, error=None, planning=False)
+
+    def _look(self, options: LoadOptions) -> _Looked:
+        key = tuple(getattr(options, name) for name in _SOURCE_OPTIONS)
+        known = self._known
+        if known is None or known[0] != key:
+            source = find_source(self._model, options)
+            checkpoint, left = look(source, options)
+            looked = _Looked(checkpoint, left, resident_bytes(checkpoint), source.repository is not None)
+            known = self._known = key, looked
+        return known[1]
+
+    def _show(self, turn: int, **parts: Any) -> None:
+        with self._lock:
+            if turn != self._turn:
+                return
+            self._view = {**self._view, **parts}
+            view = dict(self._view)
+        self._send(view)
+
+    def _code(self, options: LoadOptions) -> str:
+        return as_code(os.fspath(self._model), options)
+
+
+def _told(error: LoadError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def plan_view(plan: LoadPlan) -> dict[str, Any]:
+    """Return what the front end draws of a plan (js/src/state.ts has the same shape)."""
+    return {
+        "format": plan.format,
+        "shards": len(plan.bytes_to_read),
+        "tensors": plan.tensors,
+        "parameters": plan.parameters,
+        "by_dtype": [list(item) for item in plan.bytes_by_dtype.items()],
+        "download": plan.bytes_to_download,
+        "read": sum(plan.bytes_to_read),
+        "place": sum(plan.bytes_to_place),
+        "dtype": plan.dtype,
+        "host": [[part, size] for part, size in plan.host_memory.items() if size],
+        "peak": plan.peak_memory,
+        "available": plan.available,
+        "devices": None if plan.device_memory is None else [list(item) for item in plan.device_memory.items()],
+        "verdict": plan.verdict,
+        "kv_cache": None if plan.kv_cache is None else plan.kv_cache.bytes(CONTEXT_LENGTH),
+        "kv_tokens": CONTEXT_LENGTH,
+        "seconds": plan.seconds,
+    }

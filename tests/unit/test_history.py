@@ -1,0 +1,108 @@
+"""The runs so far: what is kept of a load, for how long, and what it tells of the next one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nbloader
+from nbloader import LoadOptions, LoadPlan, _history
+from nbloader._checkpoint import read_checkpoint
+from nbloader._options import changed_options
+from nbloader._plan import make_plan
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(_history, "_folder", lambda: tmp_path / "state" / "nbloader")
+    return tmp_path / "state" / "nbloader"
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    made = {"model": "us/demo", "time": "2026-01-01", "options": {}, "stages": [], "cache": "warm", "copies": False}
+    made |= {"seconds": 3.0, "weights_seconds": 2.0, "bytes_downloaded": 0, "bytes_read": 1000}
+    return {**made, **changes}
+
+
+def test_a_load_that_is_ready_is_kept(demo_small: Path) -> None:
+    model = nbloader.load(demo_small, progress=False, dtype="float32", token="hf_secret").model
+    (run,) = _history.runs(str(demo_small))
+    assert run["options"] == {"dtype": "float32"}
+    assert run["seconds"] > run["weights_seconds"] > 0
+    assert run["bytes_read"] == read_checkpoint(demo_small).bytes
+    assert run["bytes_placed"] == sum(parameter.nbytes for parameter in model.parameters())
+    assert [name for name, _, _ in run["stages"]] == list(nbloader._events.STAGES)
+    assert (run["cache"], run["copies"], run["verdict"]) == ("warm", True, "fits")
+    assert run["observed_peak"] > 0
+    assert "hf_secret" not in json.dumps(run)
+    assert _history.runs("another") == []
+
+
+def test_a_load_that_failed_or_was_refused_is_not(demo_small: Path, tmp_path: Path) -> None:
+    with pytest.raises(nbloader.WontFitError):
+        nbloader.load(demo_small, progress=False, max_memory=1)
+    with pytest.raises(nbloader.SourceError):
+        nbloader.load(tmp_path / "nothing", progress=False)
+    assert _history.runs() == []
+
+
+def test_only_the_last_are_kept_and_all_are_cleared_at_once(folder: Path) -> None:
+    for number in range(_history.MOST_RUNS + 5):
+        _history.remember(record(seconds=number))
+    kept = _history.runs()
+    assert [run["seconds"] for run in kept] == list(range(5, _history.MOST_RUNS + 5))
+    _history.clear()
+    assert _history.runs() == []
+    assert sorted(path.name for path in folder.iterdir()) in (["runs.jsonl"], ["runs.jsonl", "runs.lock"])
+
+
+def test_what_cannot_be_read_or_written_hurts_nothing(folder: Path, demo_small: Path) -> None:
+    _history.remember(record())
+    with open(folder / "runs.jsonl", "a") as file:
+        file.write('{"model": "cut sh\n[]\n{"model": 3}\n')
+    _history.remember(record(seconds=4))
+    assert [run["seconds"] for run in _history.runs()] == [3.0, 4]
+    (folder / "runs.jsonl").unlink()
+    (folder / "runs.jsonl").mkdir()
+    assert nbloader.load(demo_small, progress=False).model is not None
+    assert _history.runs() == []
+
+
+def plan_of(demo_small: Path, to_read: int = 2000, **changes: Any) -> LoadPlan:
+    plan = make_plan(read_checkpoint(demo_small), LoadOptions())
+    return replace(plan, bytes_to_read=(to_read,), **changes)
+
+
+def test_times_follow_from_earlier_loads_of_the_kind(demo_small: Path) -> None:
+    def predicted(plan: LoadPlan, known: list[dict[str, Any]], resident: int = 2000) -> tuple[float, float] | None:
+        return _history.predict_seconds(plan, changed_options(LoadOptions()), resident, known)
+
+    plan = plan_of(demo_small)
+    assert predicted(plan, []) is None
+    assert predicted(plan, [record()]) == (2000 / 500 + 1, 2000 / 500 + 1)
+    assert predicted(plan, [record(), record(seconds=2.5, weights_seconds=1.0)]) == (2 + 1, 4 + 1.5)
+    others = [
+        record(cache="cold"),
+        record(copies=True),
+        record(options={"quantization": "8bit"}),
+        record(bytes_read=10),
+        record(bytes_downloaded=50),
+        record(weights_seconds=0),
+    ]
+    assert predicted(plan, others) is None
+    assert predicted(plan, [record(cache="cold")], resident=0) == (5, 5)
+    download = replace(plan, bytes_to_download=200)
+    assert predicted(download, [record(bytes_downloaded=100)]) == (4 + 2, 4 + 2)
+
+
+def test_a_plan_knows_the_time_once_there_was_a_load(demo_small: Path) -> None:
+    assert nbloader.plan(demo_small).seconds is None
+    nbloader.load(demo_small, progress=False)
+    seconds = nbloader.plan(demo_small).seconds
+    assert seconds is not None
+    assert 0 < seconds[0] == seconds[1]

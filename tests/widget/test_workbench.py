@@ -1,0 +1,159 @@
+"""The widget as a cell's last line: a form, its plan and the runs, and what clicks in it do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comm
+import pytest
+from support.comm import RecordingComm
+
+from nbloader import LoaderWidget, WontFitError, _history
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(comm, "create_comm", RecordingComm)
+    monkeypatch.setattr(_history, "_folder", lambda: tmp_path / "state")
+    yield
+    LoaderWidget.close_all()
+
+
+class Watched:
+    """A workbench whose view can be waited for."""
+
+    def __init__(self, *arguments: Any, **choices: Any) -> None:
+        self.widget = LoaderWidget(*arguments, **choices)
+        self.changed = threading.Condition()
+        self.widget.observe(self._notice, ["_form", "_state", "_runs"])
+        self.widget._repr_mimebundle_()
+
+    def _notice(self, change: object) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def form(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: holds(self.widget._form or {"plan": None, "error": None}), 30)
+        return dict(self.widget._form)
+
+    def planned(self) -> dict[str, Any]:
+        return self.form(lambda form: form["plan"] is not None and not form["planning"])
+
+    def value(self, name: str) -> str:
+        fields = [field for group in self.widget._form["groups"] for field in group["fields"]]
+        return str(next(field["value"] for field in fields if field["name"] == name))
+
+    def state(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: holds(self.widget._state), 60)
+        return dict(self.widget._state)
+
+    def click(self, kind: str, **rest: Any) -> None:
+        assert isinstance(self.widget.comm, RecordingComm)
+        self.widget.comm.click({"kind": kind, **rest})
+
+
+def test_it_plans_and_loads_nothing(demo_small: Path) -> None:
+    bench = Watched(demo_small)
+    plan = bench.planned()["plan"]
+    assert (plan["verdict"], plan["shards"], plan["dtype"]) == ("fits", 4, "bfloat16")
+    assert bench.widget.job is None
+    assert bench.widget._form["code"] == f'LoaderWidget("{demo_small}").show()'
+    assert bench.widget._runs == {"runs": [], "note": ""}
+
+
+def test_a_panel_that_was_shown_has_no_form(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).show()
+    widget.result()
+    widget._repr_mimebundle_()
+    assert widget._form is None
+
+
+def test_a_choice_is_planned_for(demo_small: Path) -> None:
+    bench = Watched(demo_small)
+    before = bench.planned()["plan"]
+    bench.click("plan", choices={"dtype": "float32"})
+    after = bench.form(lambda form: form["plan"] is not None and form["plan"]["dtype"] == "float32")
+    assert after["plan"]["place"] == 2 * before["place"]
+    assert 'dtype="float32"' in after["code"]
+    assert bench.value("dtype") == "float32"
+
+
+def test_a_choice_that_cannot_be_is_told_and_changes_nothing(demo_small: Path) -> None:
+    bench = Watched(demo_small)
+    bench.planned()
+    for choices in ({"max_memory": "potatoes"}, {"nothing": ""}, "no dict at all"):
+        bench.click("load", choices=choices)
+    form = bench.form(lambda form: form["error"] is not None)
+    assert form["error"]["kind"] == "OptionError"
+    assert bench.widget.job is None
+    bench.click("plan", choices={})
+    assert bench.form(lambda form: form["error"] is None)["plan"] is not None
+
+
+def test_a_source_that_is_not_there_is_told(tmp_path: Path) -> None:
+    bench = Watched(tmp_path / "nothing")
+    form = bench.form(lambda form: form["error"] is not None)
+    assert form["error"]["kind"] == "SourceError"
+    assert not form["planning"]
+
+
+def test_load_from_the_form_and_from_code_are_the_same(demo_small: Path) -> None:
+    bench = Watched(demo_small)
+    bench.planned()
+    bench.click("load", choices={"dtype": "float32"})
+    assert str(bench.widget.model.dtype) == "torch.float32"
+    bench.widget.load(dtype="float16")
+    assert str(bench.widget.model.dtype) == "torch.float16"
+    assert bench.value("dtype") == "float16"
+    history = bench.widget.history
+    assert [run["options"] for run in history] == [{"dtype": "float32"}, {"dtype": "float16"}]
+    with bench.changed:
+        assert bench.changed.wait_for(lambda: bench.widget._runs["runs"] == history[::-1], 10)
+    bench.form(lambda form: form["plan"] is not None and form["plan"]["seconds"] is not None)
+    bench.click("clear_history")
+    assert bench.widget.history == bench.widget._runs["runs"] == []
+
+
+def test_unlike_runs_are_pointed_out(demo_small: Path) -> None:
+    bench = Watched(demo_small)
+    run = {"model": str(demo_small), "time": "1", "options": {}, "stages": [], "copies": False, "seconds": 1.0}
+    run |= {"weights_seconds": 1.0, "bytes_downloaded": 0, "bytes_read": 1}
+    for cache in ("warm", "cold"):
+        _history.remember({**run, "cache": cache})
+    assert bench.widget._workbench is not None
+    assert "like with like" in bench.widget._workbench.runs()["note"]
+
+
+def test_what_will_not_fit_is_asked_where_somebody_sees_it(demo_small: Path) -> None:
+    bench = Watched(demo_small, dtype="float32", max_memory="30MB")
+    bench.click("drawn")
+    bench.click("load", choices={})
+    state = bench.state(lambda state: state.get("question") is not None)
+    question = state["question"]
+    assert state["status"] == "running"
+    assert question["kind"] == "WontFitError"
+    labels = [label for label, _ in question["choices"]]
+    assert labels[0] == "dtype='bfloat16'"
+    assert labels[-1] == "Load anyway"
+    for choice in (99, -1, "0", None, True):
+        bench.click("answer", choice=choice)
+    bench.click("answer", choice=0)
+    assert str(bench.widget.model.dtype) == "torch.bfloat16"
+    assert bench.widget.state.question is None
+    bench.form(lambda form: 'dtype="bfloat16"' in form["code"] and not form["planning"])
+
+
+def test_without_anybody_there_it_fails_and_the_choices_stay(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbloader.widget._DRAWN_SECONDS", 0.0)
+    bench = Watched(demo_small, max_memory="1MB")
+    bench.widget.load()
+    with pytest.raises(WontFitError):
+        bench.widget.result()
+    error = bench.state(lambda state: state.get("error") is not None)["error"]
+    bench.click("answer", choice=len(error["choices"]) - 1)
+    assert bench.widget.model is not None
