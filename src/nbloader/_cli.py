@@ -12,7 +12,7 @@ from nbloader import _events as events
 from nbloader._errors import LoadCancelled, LoadError
 from nbloader._load import make_job, plan
 from nbloader._locale import text
-from nbloader._options import DTYPES, merge_options
+from nbloader._options import DTYPES, QUANTIZATIONS, merge_options
 from nbloader._terminal import plan_lines, result_line, show_bar
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
@@ -87,6 +87,7 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device-map", help="auto, balanced, balanced_low_0 or sequential")
     command.add_argument("--max-memory", help="what the weights may take of each device, such as 8GB")
     command.add_argument("--offload-folder", help="for weights that fit on no device")
+    command.add_argument("--quantization", choices=QUANTIZATIONS, help="make the weights smaller while they are placed")
     command.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, …")
     command.add_argument("--variant", help="the weights of this name, such as fp16")
     command.add_argument("--use-safetensors", action=argparse.BooleanOptionalAction, help="only these, or only .bin")

@@ -151,6 +151,13 @@ class MemorySampled(Event):
 
 
 @dataclass(frozen=True)
+class Untouched(Event):
+    """So many bytes of mapped weights are resident, and not in the process's RSS before it uses them."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Logged(Event):
     """A line of the log: a message code of the locale files, and its arguments."""
 

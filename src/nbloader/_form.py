@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from nbloader._errors import OptionError
 from nbloader._locale import text
-from nbloader._options import DEVICE_MAPS, DTYPES, LoadOptions, changed_options, merge_options, parse_option
+from nbloader._options import (
+    DEVICE_MAPS,
+    DTYPES,
+    QUANTIZATIONS,
+    LoadOptions,
+    changed_options,
+    merge_options,
+    parse_option,
+)
+from nbloader._quantization import METHODS, has_cuda, why_not
 
 _GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "weights": (("dtype", "choice"), ("attn_implementation", "choice")),
+    "weights": (("dtype", "choice"), ("quantization", "choice"), ("attn_implementation", "choice")),
     "placement": (("placement", "choice"), ("max_memory", "text"), ("offload_folder", "text")),
     "files": (
         ("use_safetensors", "choice"),
@@ -28,6 +36,7 @@ _GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": DTYPES,
+    "quantization": ("", *QUANTIZATIONS),
     "attn_implementation": ("", "sdpa", "eager", "flash_attention_2"),
     "placement": ("", "cuda", "mps", "auto", "balanced"),
     "use_safetensors": ("", "true", "false"),
@@ -38,17 +47,17 @@ _CODE = "code"
 """Stands in the form for a value that only code can give; it stays as it is."""
 
 
-def fields_of(options: LoadOptions, is_on_hub: bool) -> list[dict[str, Any]]:
+def fields_of(options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the form's groups of fields, with their values as text and, of what cannot be chosen, why not."""
     return [
-        {"name": group, "fields": [_field(name, kind, options, is_on_hub) for name, kind in fields]}
+        {"name": group, "fields": [_field(name, kind, options, is_on_hub, config) for name, kind in fields]}
         for group, fields in _GROUPS.items()
     ]
 
 
-def _field(name: str, kind: str, options: LoadOptions, is_on_hub: bool) -> dict[str, Any]:
+def _field(name: str, kind: str, options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> dict[str, Any]:
     value = _text_of(name, options)
-    choices = [{"value": choice, "why": _why_no_choice(name, choice)} for choice in _CHOICES.get(name, ())]
+    choices = [{"value": choice, "why": _why_no_choice(name, choice, config)} for choice in _CHOICES.get(name, ())]
     if kind == "choice" and value not in _CHOICES[name]:
         choices.append({"value": value, "why": ""})
     return {
@@ -72,20 +81,16 @@ def _why_not(name: str, options: LoadOptions, is_on_hub: bool) -> str:
     return ""
 
 
-def _why_no_choice(name: str, choice: str) -> str:
-    if choice == "cuda" and not _has_cuda():
+def _why_no_choice(name: str, choice: str, config: Mapping[str, Any]) -> str:
+    if name == "quantization" and choice in METHODS:
+        return why_not(choice, config)
+    if choice == "cuda" and not has_cuda():
         return text("why_not", "cuda")
     if choice == "mps" and (sys.platform, platform.machine()) != ("darwin", "arm64"):
         return text("why_not", "mps")
-    if choice == "flash_attention_2" and not _has_cuda():
+    if choice == "flash_attention_2" and not has_cuda():
         return text("why_not", "cuda")
     return ""
-
-
-def _has_cuda() -> bool:
-    """Tell whether there may be a CUDA device: torch would know, and is not imported for a form."""
-    torch = sys.modules.get("torch")
-    return bool(torch.cuda.is_available()) if torch is not None else shutil.which("nvidia-smi") is not None
 
 
 def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:

@@ -15,9 +15,11 @@ from nbloader._errors import OptionError, did_you_mean
 from nbloader._pace import MOST_READERS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+QUANTIZATIONS = ("8bit", "4bit", "int8", "int4")
 PREFIX = "NBLOADER_"
 
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+_QUANTIZATION_ALIASES = {"nf4": "4bit", "8-bit": "8bit", "4-bit": "4bit", "none": None, "": None}
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b", re.IGNORECASE)
@@ -84,6 +86,9 @@ class LoadOptions:
         that would need more on the CPU is refused.
     offload_folder
         The folder for weights that fit on no device.
+    quantization
+        Make the weights smaller while they are placed: ``"8bit"`` or ``"4bit"`` (nf4) by bitsandbytes, ``"int8"`` or
+        ``"int4"`` by torchao, or a quantization config of transformers (an object, or its dict).
     attn_implementation
         ``"eager"``, ``"sdpa"``, ``"flash_attention_2"``, or another that transformers knows.
     auto_class
@@ -126,6 +131,7 @@ class LoadOptions:
     device_map: str | Mapping[str, Any] | None = None
     max_memory: int | Mapping[int | str, int] | str | None = None
     offload_folder: str | None = None
+    quantization: Any = None
     attn_implementation: str | None = None
     auto_class: str | type | None = None
     trust_remote_code: bool | str = False
@@ -150,10 +156,17 @@ class LoadOptions:
             if not isinstance(value, types):
                 shown = "a value of type " + type(value).__name__ if name == "token" else repr(value)
                 raise OptionError(f"{name}={shown} has the wrong type.", f"See help(LoadOptions) for {name}.")
+        self._check_quantization()
         self._check_placement()
         self._check_reading()
         self._check_files()
         _check_extra(self.extra)
+
+    def _check_quantization(self) -> None:
+        value = self.quantization
+        is_config = "quant_method" in value if isinstance(value, Mapping) else hasattr(value, "quant_method")
+        if value is not None and value not in QUANTIZATIONS and not is_config:
+            raise OptionError(f"quantization={value!r} is not a quantization.", did_you_mean(str(value), QUANTIZATIONS))
 
     def _check_placement(self) -> None:
         if self.device is not None and self.device_map is not None:
@@ -254,6 +267,12 @@ def _renamed(choices: Mapping[str, Any], notices: list[Notice]) -> dict[str, Any
         if old in renamed:
             renamed.setdefault(new, renamed.pop(old))
             notices.append(Notice("renamed_option", old, new))
+    for old, name in (("load_in_8bit", "8bit"), ("load_in_4bit", "4bit"), ("quantization_config", "")):
+        if old in renamed:
+            value = renamed.pop(old)
+            if value:
+                renamed.setdefault("quantization", name or value)
+            notices.append(Notice("renamed_option", old, "quantization"))
     if "low_cpu_mem_usage" in renamed:
         notices.append(Notice("always_on", "low_cpu_mem_usage", str(renamed.pop("low_cpu_mem_usage"))))
     return renamed
@@ -315,6 +334,10 @@ def _dtype_name(dtype: object) -> str:
     return name
 
 
+def _quantization_name(value: Any) -> Any:
+    return _QUANTIZATION_ALIASES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
 def _device_name(device: object) -> str | None:
     return None if device is None else str(device)
 
@@ -354,7 +377,7 @@ def _check_extra(extra: Mapping[str, Any]) -> None:
 
 
 _TAKEN: dict[str, Callable[[Any], Any]] = {
-    "dtype": _dtype_name, "device": _device_name, "max_memory": _limits,
+    "dtype": _dtype_name, "quantization": _quantization_name, "device": _device_name, "max_memory": _limits,
     "cache_dir": _path, "offload_folder": _path,
 }  # fmt: skip
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
-from nbloader._errors import WontFitError
+from nbloader._errors import DependencyError, OptionError, WontFitError
 from nbloader._locale import size_text
 from nbloader._options import DEVICE_MAPS, LoadOptions
+from nbloader._quantization import (
+    CUSTOM,
+    METHODS,
+    check_quantization,
+    is_quantized,
+    method_of,
+    quantized_by,
+    quantized_bytes,
+    staging_bytes,
+)
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"},)
+_SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
 """What is tried, in this order, where a load will not fit."""
 
 _TIGHT = 0.9  # share of what is free
@@ -60,9 +71,12 @@ class LoadPlan:
         The type that floating-point weights get, by torch's name; None where they keep their own.
     copies
         Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
+    bytes_mapped
+        What of the model is the mapped files themselves.
     host_memory
         What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
-        placed, and are the first to go where memory gets short.
+        placed, and are the first to go where memory gets short, ``"quantization"`` is what making one weight smaller
+        takes.
     device_memory
         What the weights take on each device, by its name; empty where all is on the host, None where a device map
         decides it only when the libraries are there.
@@ -71,6 +85,10 @@ class LoadPlan:
         nobody looked.
     kv_cache
         What generating takes beside the weights; None where the config does not tell.
+    quantization
+        How the weights are quantized: by the option's name for it, or by transformers' for a checkpoint that is so
+        already; ``"custom"`` for a config whose sizes are not known before the load (they are counted as if it were
+        none); None where they are not.
     seconds
         The least and the most that the load should take, by earlier loads of its kind on this machine; None where
         there are none.
@@ -85,10 +103,12 @@ class LoadPlan:
     bytes_to_place: tuple[int, ...]
     dtype: str | None
     copies: bool
+    bytes_mapped: int
     host_memory: Mapping[str, int]
     device_memory: Mapping[str, int] | None
     available: int | None = None
     kv_cache: KVCache | None = None
+    quantization: str | None = None
     seconds: tuple[float, float] | None = None
 
     @property
@@ -97,11 +117,16 @@ class LoadPlan:
         return sum(self.host_memory.values())
 
     @property
+    def needed_memory(self) -> int:
+        """Bytes of it that the host cannot take back: all but mapped files."""
+        return self.peak_memory - self.host_memory.get("files", 0)
+
+    @property
     def verdict(self) -> str | None:
         """``"fits"``, ``"tight"`` or ``"wont_fit"`` on the host; None where that is not known."""
-        if self.available is None or self.device_memory is None:
+        if self.available is None or self.device_memory is None or self.quantization == CUSTOM:
             return None
-        needed = self.host_memory["weights"]
+        needed = self.needed_memory
         if needed > self.available:
             return "wont_fit"
         return "fits" if needed <= _TIGHT * self.available else "tight"
@@ -112,18 +137,21 @@ def make_plan(
 ) -> LoadPlan:
     """Return what loading `checkpoint` with `options` will move and hold."""
     dtype = target_dtype(checkpoint.config, options)
+    check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
+    sizes = placed_sizes(checkpoint, options)
     to_place = [0] * len(checkpoint.shards)
     by_dtype: Counter[str] = Counter()
-    casts = False
-    for tensor in checkpoint.tensors.values():
-        casts = casts or (dtype is not None and _is_cast(tensor, dtype))
-        to_place[tensor.shard] += placed_bytes(tensor, dtype)
+    copied = 0
+    for key, tensor in checkpoint.tensors.items():
+        to_place[tensor.shard] += sizes[key]
         by_dtype[_FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
+        copied += tensor.bytes if sizes[key] != tensor.bytes or _is_cast(tensor, dtype) else 0
+    method = method_of(options.quantization)
     on_cpu = stays_on_cpu(options)
     limit = options.max_memory.get("cpu") if isinstance(options.max_memory, Mapping) else options.max_memory
     if available is not None and isinstance(limit, int):
         available = min(available, limit)
-    copies = casts or not on_cpu
+    copies = copied > 0 or not on_cpu
     return LoadPlan(
         format=checkpoint.format,
         tensors=len(checkpoint.tensors),
@@ -134,7 +162,9 @@ def make_plan(
         bytes_to_place=tuple(to_place),
         dtype=dtype,
         copies=copies,
-        host_memory=_host_memory(checkpoint.bytes, sum(to_place), copies, on_cpu),
+        bytes_mapped=_bytes_mapped(checkpoint, copied, on_cpu),
+        host_memory=_host_memory(checkpoint, sum(to_place), copied, method, on_cpu),
+        quantization=method or quantized_by(checkpoint.config),
         device_memory={} if on_cpu else _device_memory(options, sum(to_place)),
         available=available,
         kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
@@ -151,13 +181,13 @@ def check_fit(name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOp
     """
     if plan.verdict != "wont_fit" or options.force:
         return
-    needed, free = plan.host_memory["weights"], plan.available or 0
-    fitting = [
-        (changes, made.host_memory["weights"])
-        for changes in _SMALLER
-        for made in [make_plan(checkpoint, replace(options, **changes), available=plan.available)]
-        if made.verdict != "wont_fit"
-    ]
+    needed, free = plan.needed_memory, plan.available or 0
+    fitting = []
+    for changes in _SMALLER:
+        with suppress(OptionError, DependencyError):
+            made = make_plan(checkpoint, replace(options, **changes), available=plan.available)
+            if made.verdict != "wont_fit":
+                fitting.append((changes, made.needed_memory))
     would = "".join(f"{_said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
     ways: list[tuple[Mapping[str, Any], int]] = [*fitting, ({"force": True}, needed)]
     raise WontFitError(
@@ -172,10 +202,23 @@ def _said(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
-def _host_memory(to_read: int, to_place: int, copies: bool, on_cpu: bool) -> dict[str, int]:
-    if not copies:
-        return {"weights": to_read}
-    return {"weights": to_place if on_cpu else 0, "files": to_read}
+def _bytes_mapped(checkpoint: Checkpoint, copied: int, on_cpu: bool) -> int:
+    if not on_cpu:
+        return 0
+    return sum(tensor.bytes for tensor in checkpoint.tensors.values()) - copied if copied else checkpoint.bytes
+
+
+def _host_memory(
+    checkpoint: Checkpoint, to_place: int, copied: int, method: str | None, on_cpu: bool
+) -> dict[str, int]:
+    if not on_cpu:
+        return {"weights": 0, "files": checkpoint.bytes}
+    if not copied:
+        return {"weights": checkpoint.bytes}
+    parts = {"weights": to_place, "files": copied}
+    if method is None or method == CUSTOM:
+        return parts
+    return {**parts, "quantization": staging_bytes(checkpoint, method)}
 
 
 def _device_memory(options: LoadOptions, to_place: int) -> dict[str, int] | None:
@@ -219,16 +262,26 @@ def stays_on_cpu(options: LoadOptions) -> bool:
 
 def target_dtype(config: Mapping[str, Any], options: LoadOptions) -> str | None:
     """Return the type that floating-point weights will get; None where they keep the one they have."""
+    if quantized_by(config) is not None:
+        return None  # scales among them, which keep theirs
     if options.dtype != "auto":
         return options.dtype
     named = config.get("dtype") or config.get("torch_dtype")
     return named if isinstance(named, str) and named in FLOATS else None
 
 
-def placed_bytes(tensor: Tensor, dtype: str | None) -> int:
-    """Return what a tensor takes in the model when floating-point weights become `dtype`."""
-    return tensor.elements * FLOATS[dtype][1] if dtype is not None and _is_cast(tensor, dtype) else tensor.bytes
+def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]:
+    """Return what each tensor takes in the model, in bytes, by its name: cast, quantized, or as it is."""
+    config, dtype = checkpoint.config, target_dtype(checkpoint.config, options)
+    method = method_of(options.quantization)
+
+    def size(key: str, tensor: Tensor) -> int:
+        if method is not None and method in METHODS and is_quantized(key, tensor, config, method):
+            return quantized_bytes(tensor, config, method)
+        return tensor.elements * FLOATS[dtype][1] if dtype is not None and _is_cast(tensor, dtype) else tensor.bytes
+
+    return {key: size(key, tensor) for key, tensor in checkpoint.tensors.items()}
 
 
-def _is_cast(tensor: Tensor, dtype: str) -> bool:
-    return tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]
+def _is_cast(tensor: Tensor, dtype: str | None) -> bool:
+    return dtype is not None and tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]

@@ -398,6 +398,12 @@ def _(event: events.MemorySampled, state: LoadState) -> LoadState:
 
 
 @_apply.register
+def _(event: events.Untouched, state: LoadState) -> LoadState:
+    held = event.bytes + (state.memory.process if state.memory is not None else 0)
+    return replace(state, observed_peak=max(state.observed_peak or 0, held))
+
+
+@_apply.register
 def _(event: events.Logged, state: LoadState) -> LoadState:
     line = LogLine(event.t, event.level, event.code, event.arguments)
     return replace(state, log=(*state.log, line)[-_LOG_LINES:])

@@ -464,8 +464,31 @@ def model_arguments(options: LoadOptions, allows_code: bool) -> dict[str, Any]:
         "variant": options.variant,
         "use_safetensors": options.use_safetensors,
         "trust_remote_code": allows_code,
+        "quantization_config": _quantization_config(options),
     }
     return {"dtype": options.dtype, **{name: value for name, value in chosen.items() if value is not None}}
+
+
+def _quantization_config(options: LoadOptions) -> Any:
+    """Return the config that transformers takes for a quantization by name; another one as it is."""
+    import torch
+    import transformers
+
+    name = options.quantization
+    if name in ("8bit", "4bit"):
+        import bitsandbytes  # noqa: F401 - here, so that it is no part of what placing takes
+    if name == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    if name == "4bit":
+        compute = torch.bfloat16 if options.dtype == "auto" else getattr(torch, options.dtype)
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+        )
+    if name in ("int8", "int4"):
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+
+        return transformers.TorchAoConfig(Int8WeightOnlyConfig() if name == "int8" else Int4WeightOnlyConfig())
+    return dict(name) if isinstance(name, Mapping) else name
 
 
 def load_model(

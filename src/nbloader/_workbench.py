@@ -62,8 +62,11 @@ class Workbench:
         with self._lock:
             self._turn += 1
             turn = self._turn
-        is_on_hub = self._known is not None and self._known[1].is_on_hub
-        self._show(turn, groups=fields_of(options, is_on_hub), code=self._code(options), error=None, planning=True)
+        known = self._known
+        is_on_hub, config = (known[1].is_on_hub, known[1].checkpoint.config) if known is not None else (False, {})
+        self._show(
+            turn, groups=fields_of(options, is_on_hub, config), code=self._code(options), error=None, planning=True
+        )
         make_thread(self._plan, "nbloader-plan", turn, options).start()
 
     def refuse(self, error: LoadError) -> None:
@@ -96,7 +99,7 @@ class Workbench:
                 told = LoadError(f"{self._model} could not be looked at: {error!r}")
                 self._show(turn, plan=None, error=_told(told), planning=False)
             else:
-                fields = fields_of(options, looked.is_on_hub)
+                fields = fields_of(options, looked.is_on_hub, looked.checkpoint.config)
                 self._show(turn, plan=plan_view(plan), groups=fields, error=None, planning=False)
 
     def _look(self, options: LoadOptions) -> _Looked:

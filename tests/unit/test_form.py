@@ -12,7 +12,7 @@ from nbloader._locale import texts
 
 
 def fields(options: LoadOptions, is_on_hub: bool = False) -> dict[str, dict[str, Any]]:
-    return {field["name"]: field for group in fields_of(options, is_on_hub) for field in group["fields"]}
+    return {field["name"]: field for group in fields_of(options, is_on_hub, {}) for field in group["fields"]}
 
 
 CASES: list[dict[str, Any]] = [
@@ -80,7 +80,7 @@ def test_only_what_applies_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
     assert closed(LoadOptions()) == {"offload_folder", *hub}
     assert closed(LoadOptions(device_map="auto"), is_on_hub=True) == set()
     assert closed(LoadOptions(readahead=False, device="cpu"), is_on_hub=True) == {"offload_folder", "readers"}
-    monkeypatch.setattr("nbloader._form._has_cuda", lambda: False)
+    monkeypatch.setattr("nbloader._form.has_cuda", lambda: False)
     devices = {choice["value"]: choice["why"] for choice in fields(LoadOptions())["placement"]["choices"]}
     assert devices["cuda"] == "no CUDA device here"
     assert devices["auto"] == ""
@@ -94,4 +94,4 @@ def test_every_field_and_choice_has_its_texts() -> None:
             key = f"{name}.{choice['value']}"
             assert key in texts()["choice"] or choice["value"] in ("float16", "float32", "bfloat16"), key
     assert set(texts()["option"]) == set(texts()["option_help"]) == set(fields(LoadOptions()))
-    assert set(texts()["group"]) == {group["name"] for group in fields_of(LoadOptions(), True)}
+    assert set(texts()["group"]) == {group["name"] for group in fields_of(LoadOptions(), True, {})}

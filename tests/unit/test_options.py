@@ -32,6 +32,7 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("max_memory", "8GB", 8 * 10**9),
         ("max_memory", '{"0": "8GiB", "cpu": 1000}', {0: 8 * 2**30, "cpu": 1000}),
         ("offload_folder", "off", "off"),
+        ("quantization", "NF4", "4bit"),
         ("attn_implementation", "eager", "eager"),
         ("auto_class", "AutoModel", "AutoModel"),
         ("trust_remote_code", "yes", True),

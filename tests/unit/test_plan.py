@@ -167,16 +167,17 @@ def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
     job = nbloader.start(demo_small, dtype="float32", max_memory=int(1.5 * size))
     with pytest.raises(WontFitError, match=r"takes 38\.8 MB of memory, and 29\.1 MB is free") as raised:
         job.result()
-    assert raised.value.suggestions == ({"dtype": "bfloat16"}, {"force": True})
-    assert [round(needed / size) for needed in raised.value.needed] == [1, 2]
+    smaller, *_, force = zip(raised.value.suggestions, raised.value.needed, strict=True)
+    assert (smaller[0], round(smaller[1] / size)) == ({"dtype": "bfloat16"}, 1)
+    assert (force[0], round(force[1] / size)) == ({"force": True}, 2)
     assert "dtype='bfloat16' would fit: it takes 19.4 MB" in raised.value.hint
     assert "Placed" not in {type(event).__name__ for event in job.events}
     again = nbloader.start(demo_small, max_memory=int(1.5 * size), **raised.value.suggestions[0])
     assert str(again.result().model.dtype) == "torch.bfloat16"
     with pytest.raises(WontFitError, match="force=True") as raised:
-        nbloader.load(demo_small, progress=False, max_memory=size // 2)
+        nbloader.load(demo_small, progress=False, max_memory=size // 8)
     assert raised.value.suggestions == ({"force": True},)
-    assert nbloader.load(demo_small, progress=False, max_memory=size // 2, force=True).model is not None
+    assert nbloader.load(demo_small, progress=False, max_memory=size // 8, force=True).model is not None
 
 
 def test_a_repository_that_will_not_fit_is_not_downloaded(hub: Hub, demo: Repo, tmp_path: Path) -> None:

@@ -8,18 +8,22 @@ from typing import Any
 
 from nbloader import _events as events
 from nbloader._checkpoint import Checkpoint
+from nbloader._memory import mapped_bytes, sample_memory
 from nbloader._pace import Pace
 from nbloader._page_cache import find_missing, make_resident
+from nbloader._plan import LoadPlan
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
 
 
-def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
+def settle(
+    model: Any, checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter, *, may_be_missing: bool, mapped_before: int
+) -> None:
     """Read what is mapped and not resident, and wait for devices to finish their copies.
 
     What reading had brought in may be gone again: a host short of memory, storage that drops its cache when a file is
     opened. Then the model's own memory is touched, which brings it in wherever it comes from. `may_be_missing` tells
-    whether to look.
+    whether to look; `mapped_before` is what of files was mapped before the weights were placed.
     """
     import torch
 
@@ -34,6 +38,10 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
             torch.mps.synchronize()
         for index, shard in enumerate(checkpoint.shards):
             reporter.tell(events.ReadEnded, index, shard.bytes)
+        mapped = mapped_bytes()
+        if mapped is not None:
+            reporter.tell(events.MemorySampled, sample_memory())
+            reporter.tell(events.Untouched, max(0, plan.bytes_mapped - max(0, mapped - mapped_before)))
         note.detail = ", ".join(devices)
 
 

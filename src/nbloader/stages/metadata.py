@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbloader import _transformers
+from nbloader._plan import LoadPlan
 from nbloader._reporter import Reporter
 from nbloader._source import Source
 from nbloader.stages.device import devices_of
 
 
-def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> Mapping[str, Any]:
+def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporter: Reporter) -> Mapping[str, Any]:
     """Return the figures shown for a model that is ready.
 
     Keys: ``model_class``, ``tokenizer_class`` (None without one), ``parameters`` (elements), ``bytes`` (of parameters
@@ -22,14 +23,29 @@ def describe(model: Any, tokenizer: Any, source: Source, reporter: Reporter) -> 
         if source.repository is not None:
             _transformers.name_model(model, source.name, source.commit)
         parameters, buffers = list(model.parameters()), list(model.buffers())
-        dtypes = Counter(parameter.dtype for parameter in parameters).most_common()
+        dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in parameters if not _is_packed(tensor))
+        words = [plan.quantization] if plan.quantization is not None else []
         summary = {
             "model_class": type(model).__name__,
             "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "bytes": sum(tensor.nbytes for tensor in (*parameters, *buffers)),
-            "dtype": " + ".join(str(dtype).removeprefix("torch.") for dtype, _ in dtypes),
+            "parameters": model.num_parameters(),
+            "bytes": sum(map(stored_bytes, (*parameters, *buffers))),
+            "dtype": " + ".join([*words, *(name for name, _ in dtypes.most_common())]),
             "device": ", ".join(devices_of(parameters)),
         }
         note.detail = f"{summary['parameters']:,} parameters"
     return summary
+
+
+def _is_packed(tensor: Any) -> bool:
+    """Tell whether a parameter is one of a quantization, whose type says nothing of its numbers."""
+    return not tensor.dtype.is_floating_point or hasattr(tensor, "__tensor_flatten__")
+
+
+def stored_bytes(tensor: Any) -> int:
+    """Return what a tensor takes in memory, with the scales that a quantization keeps beside it."""
+    if hasattr(tensor, "__tensor_flatten__"):  # torchao's, which is several tensors
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    state = getattr(tensor, "quant_state", None)  # bitsandbytes' 4-bit
+    scales = [getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(state, "code", None)]
+    return int(tensor.nbytes) + sum(int(scale.nbytes) for scale in scales if scale is not None)

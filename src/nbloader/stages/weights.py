@@ -13,12 +13,13 @@ from nbloader import _transformers
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import CheckpointError
 from nbloader._locale import size_text
-from nbloader._memory import sample_memory
+from nbloader._memory import sample_memory, trim_heap
 from nbloader._memory_file import MemoryFile
 from nbloader._options import LoadOptions
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, drops_cache, find_missing
-from nbloader._plan import LoadPlan, placed_bytes
+from nbloader._plan import LoadPlan, placed_sizes
+from nbloader._quantization import METHODS
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
 from nbloader._threads import make_thread
@@ -29,6 +30,9 @@ _ROOM = 0.8
 """Share of the available memory up to which what is read ahead is safe from being evicted."""
 
 _LEAST_WINDOW = 256 << 20  # bytes
+_TRIMMED_AT_ONCE = 32 << 20
+"""Bytes of weights after whose quantization the heap is given back: what it takes in between, glibc keeps."""
+
 _SURVEYED_AT_ONCE = 256 << 20  # bytes; asking what is resident takes the kernel up to 30 ms a GB
 
 
@@ -236,6 +240,7 @@ def place(
     checkpoint: Checkpoint,
     plan: LoadPlan,
     chosen: Chosen,
+    options: LoadOptions,
     reporter: Reporter,
     supply: Supply,
 ) -> Any:
@@ -244,7 +249,7 @@ def place(
         reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory)
         if not _transformers.can_wait():
             supply.wait()
-        tracker = _PlaceTracker(checkpoint, plan, reporter)
+        tracker = _PlaceTracker(checkpoint, plan, options, reporter)
         model, info = _transformers.load_model(
             checkpoint.folder,
             chosen.model_class,
@@ -269,10 +274,12 @@ def _log_account(info: dict[str, Any], reporter: Reporter) -> None:
 class _PlaceTracker:
     """Turns transformers' steps into bytes placed, shard by shard."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter) -> None:
+    def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
         self._tensors = checkpoint.tensors
         self._shards = len(checkpoint.shards)
-        self._dtype = plan.dtype
+        self._sizes = placed_sizes(checkpoint, options)
+        self._trims = plan.quantization in METHODS
+        self._untrimmed = 0
         self._reporter = reporter
         self._tally = reporter.tally(events.Placed, sum(plan.bytes_to_place))
 
@@ -299,9 +306,14 @@ class _PlaceTracker:
 
     def _plan_of(self, key: str) -> tuple[int, int]:
         tensor = self._tensors.get(key)
-        return (tensor.shard, placed_bytes(tensor, self._dtype)) if tensor is not None else (0, 0)
+        return (tensor.shard, self._sizes[key]) if tensor is not None else (0, 0)
 
     def _placed(self, item: PlacedItem) -> None:
+        if self._trims:
+            self._untrimmed += sum(self._tensors[key].bytes for key in item.sources if key in self._tensors)
+            if self._untrimmed >= _TRIMMED_AT_ONCE:
+                self._untrimmed = 0
+                trim_heap()
         plans = [self._plan_of(key) for key in item.sources]
         planned = sum(size for _, size in plans)
         actual = planned if item.bytes is None else item.bytes

@@ -1,0 +1,149 @@
+"""Quantization while loading: the methods, why one cannot be had, and which weights it makes how small.
+
+Which tensors a method takes is told here by their names and shapes in the headers, so that it can be planned before
+any library is imported. The rule was held against transformers' own choice for the architectures of the tests; a head
+that a model type names unusually can be taken for a weight or the other way round, which shifts a plan by that tensor.
+
+Sources: transformers' integrations of bitsandbytes and torchao (modules that are ``Linear``; not embeddings, the output
+embedding, expert tensors and routers), bitsandbytes' blocks of 64 with a float32 maximum each, torchao's scale and zero
+point for each row.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
+from nbloader._errors import DependencyError, OptionError
+from nbloader._locale import text
+
+
+class Method(NamedTuple):
+    """A way to quantize: the package that does it, and what it needs beside the weight while it does.
+
+    `staging` is that in bytes for each element of the weight, measured on the CPU.
+    """
+
+    package: str
+    staging: int
+    needs_cuda: bool = False
+
+
+METHODS: Mapping[str, Method] = {
+    "8bit": Method("bitsandbytes", 10),
+    "4bit": Method("bitsandbytes", 15),
+    "int8": Method("torchao", 8),
+    "int4": Method("torchao", 8, needs_cuda=True),
+}
+CUSTOM = "custom"
+"""Stands for a configuration whose sizes are not known here."""
+
+_BLOCK = 64  # elements that share a maximum, in bitsandbytes' 4-bit
+_CODE = 64  # bytes of the 16 values that its 4-bit numbers stand for
+_FLOATS = {code for code, _ in FLOATS.values()}
+_NOT_LINEAR = re.compile(
+    r"embed|\bwte\b|\bwpe\b|\bshared\.weight$|relative_attention_bias|conv|^lm_head\.|\.lm_head\."
+    r"|\bembed_out\.|output_projection\.|\.experts\.\d+\.|\.gate\.weight$|\.router\.weight$"
+)
+_TRANSPOSED = ("gpt2", "openai-gpt")  # whose Conv1D keeps weights as (in, out); torchao leaves them alone
+_KEPT = {"t5": re.compile(r"\.wo\.weight$"), "udop": re.compile(r"\.wo\.weight$")}  # by bitsandbytes
+
+
+def method_of(quantization: Any) -> str | None:
+    """Return the method's name of the option's value: None, one of METHODS, or CUSTOM."""
+    if quantization is None or isinstance(quantization, str):
+        return quantization
+    settings = quantization if isinstance(quantization, Mapping) else vars(quantization)
+    if settings.get("load_in_8bit") or settings.get("_load_in_8bit"):
+        return "8bit"
+    if settings.get("load_in_4bit") or settings.get("_load_in_4bit"):
+        return "4bit"
+    return CUSTOM
+
+
+def quantized_by(config: Mapping[str, Any]) -> str | None:
+    """Return the method by which a checkpoint is quantized already, by transformers' name; None where it is not."""
+    settings = config.get("quantization_config")
+    return str(settings.get("quant_method", "?")) if isinstance(settings, Mapping) else None
+
+
+def why_not(name: str, config: Mapping[str, Any]) -> str:
+    """Return why a method cannot be had here, for a checkpoint with this config; empty where it can."""
+    method = METHODS[name]
+    if quantized_by(config) is not None:
+        return text("why_not", "quantized", method=quantized_by(config))
+    if find_spec(method.package) is None:
+        return text("why_not", "missing", package=method.package)
+    return text("why_not", "cuda") if method.needs_cuda and not has_cuda() else ""
+
+
+def check_quantization(where: str, config: Mapping[str, Any], quantization: Any) -> None:
+    """Refuse a quantization that cannot be had.
+
+    Raises
+    ------
+    OptionError
+        Where the checkpoint is quantized already, or the machine cannot.
+    DependencyError
+        Where a package is missing.
+    """
+    if quantization is None:
+        return
+    name = method_of(quantization)
+    done = quantized_by(config)
+    if done is not None:
+        raise OptionError(f"{where} is quantized already, by {done}.", "Leave quantization= out: it loads as it is.")
+    if name is None or name == CUSTOM:
+        return
+    package = METHODS[name].package
+    if find_spec(package) is None:
+        raise DependencyError(
+            f"quantization={name!r} needs {package}, which is not installed.", f"pip install {package}"
+        )
+    reason = why_not(name, config)
+    if reason:
+        raise OptionError(f"quantization={name!r} cannot be had: {reason}.", "Choose '8bit', '4bit' or 'int8'.")
+
+
+def is_quantized(key: str, tensor: Tensor, config: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a method takes a tensor of the checkpoint."""
+    kind = str(config.get("model_type"))
+    if len(tensor.shape) != 2 or not key.endswith(".weight") or tensor.dtype not in _FLOATS:
+        return False
+    if _NOT_LINEAR.search(key):
+        return False
+    if METHODS[name].package == "torchao":
+        return kind not in _TRANSPOSED
+    kept = _KEPT.get(kind)
+    return kept is None or not kept.search(key)
+
+
+def quantized_bytes(tensor: Tensor, config: Mapping[str, Any], name: str) -> int:
+    """Return what a tensor takes that a method has taken, its scales included."""
+    rows = tensor.shape[1] if config.get("model_type") in _TRANSPOSED else tensor.shape[0]
+    if name == "4bit":
+        return (tensor.elements + 1) // 2 + 4 * -(-tensor.elements // _BLOCK) + _CODE
+    if name == "8bit":
+        return tensor.elements + 4 * rows
+    return tensor.elements // (2 if name == "int4" else 1) + 5 * rows
+
+
+def staging_bytes(checkpoint: Checkpoint, name: str) -> int:
+    """Return what a method needs at most beside what it has made: for the largest weight that it takes."""
+    taken = (
+        tensor.elements
+        for key, tensor in checkpoint.tensors.items()
+        if is_quantized(key, tensor, checkpoint.config, name)
+    )
+    return METHODS[name].staging * max(taken, default=0)
+
+
+def has_cuda() -> bool:
+    """Tell whether there may be a CUDA device: torch would know, and is not imported for a plan."""
+    torch = sys.modules.get("torch")
+    return bool(torch.cuda.is_available()) if torch is not None else shutil.which("nvidia-smi") is not None
