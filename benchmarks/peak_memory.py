@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 WIDTH = 1024
 TEXT = {"hidden_size": WIDTH, "num_attention_heads": 16, "vocab_size": 32_000, "max_position_embeddings": 2048}
 GROUPED = {**TEXT, "intermediate_size": 4096, "num_key_value_heads": 4}
@@ -41,6 +43,8 @@ CASES: dict[str, dict[str, Any]] = {
     "8bit": {"quantization": "8bit"},
     "4bit": {"quantization": "4bit"},
     "int8": {"quantization": "int8"},
+    "adapter": {"adapter": "{lora}"},
+    "adapter, merged": {"adapter": "{lora}", "merge_adapter": True},
 }
 
 
@@ -58,9 +62,12 @@ def main() -> None:
     for name in arguments.only:
         for kind in ("safetensors", "bin"):
             with tempfile.TemporaryDirectory() as folder:
-                make(name, kind, Path(folder))
-                for case, choices in CASES.items():
-                    predicted, observed = run(folder, choices)
+                make(name, kind, Path(folder) / "base")
+                make_adapter(Path(folder) / "base", Path(folder) / "lora")
+                for case, settings in CASES.items():
+                    lora = str(Path(folder) / "lora")
+                    choices = {key: lora if value == "{lora}" else value for key, value in settings.items()}
+                    predicted, observed = run(f"{folder}/base", choices)
                     off = predicted / observed - 1
                     worst = max(worst, abs(off))
                     sizes = f"{predicted / 1e6:.0f} MB | {observed / 1e6:.0f} MB"
@@ -81,10 +88,24 @@ def make(name: str, kind: str, folder: Path) -> None:
         to_bin(folder)
 
 
+def make_adapter(base: Path, folder: Path) -> None:
+    """Write a LoRA adapter of rank 16 over all linear layers of a checkpoint."""
+    import peft
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(base)
+    with torch.device("meta"):
+        model = getattr(transformers, config.architectures[0])._from_config(config, dtype=torch.bfloat16)
+    made = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+    state = {key: torch.zeros(value.shape) for key, value in peft.get_peft_model_state_dict(made).items()}
+    made.peft_config["default"].save_pretrained(folder)
+    save_file(state, folder / "adapter_model.safetensors")
+
+
 def to_bin(folder: Path) -> None:
     """Turn the safetensors of a folder into ``.bin`` files."""
     import torch
-    from safetensors.torch import load_file
 
     for path in folder.glob("*.safetensors"):
         torch.save(load_file(path), folder / bin_name(path.name))

@@ -92,6 +92,8 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--variant", help="the weights of this name, such as fp16")
     command.add_argument("--use-safetensors", action=argparse.BooleanOptionalAction, help="only these, or only .bin")
     command.add_argument("--force", action="store_true", default=None, help="load what takes more memory than is free")
+    command.add_argument("--adapter", help="a LoRA adapter to attach: a folder, or the id of a repository")
+    command.add_argument("--merge-adapter", action="store_true", default=None, help="merge it into the weights")
     command.add_argument(
         "--trust-remote-code",
         nargs="?",

@@ -12,7 +12,7 @@ from typing import Any
 
 from nbloader._memory import Memory
 
-STAGES = ("resolve", "download", "tokenizer", "config", "weights", "device", "metadata")
+STAGES = ("resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ class DownloadPlanned(Event):
     """The files that the load needs and does not have all of: (name, bytes, bytes that are on disk already)."""
 
     files: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class DownloadAdded(Event):
+    """One more file is needed: (name, bytes, bytes that are on disk already)."""
+
+    file: tuple[str, int, int]
 
 
 @dataclass(frozen=True)

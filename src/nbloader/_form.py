@@ -24,6 +24,7 @@ from nbloader._quantization import METHODS, has_cuda, why_not
 _GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "weights": (("dtype", "choice"), ("quantization", "choice"), ("attn_implementation", "choice")),
     "placement": (("placement", "choice"), ("max_memory", "text"), ("offload_folder", "text")),
+    "adapter": (("adapter", "text"), ("merge_adapter", "flag")),
     "files": (
         ("use_safetensors", "choice"),
         ("variant", "text"),
@@ -76,6 +77,8 @@ def _why_not(name: str, options: LoadOptions, is_on_hub: bool) -> str:
         return text("why_not", "offload")
     if name == "readers" and options.readahead is False:
         return text("why_not", "readers")
+    if name == "merge_adapter" and options.adapter is None:
+        return text("why_not", "adapter")
     if name in _HUB_ONLY and not is_on_hub:
         return text("why_not", "folder")
     return ""

@@ -92,8 +92,10 @@ def is_repo_id(text: str) -> bool:
     return True
 
 
-def find_repository(repo_id: str, options: LoadOptions) -> Repository:
+def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) -> Repository:
     """Return the state of a repository that `options` ask for, pinned to a commit.
+
+    `needed` is the file by which a snapshot in the cache is known.
 
     Without the network, or where the user wants none, it is the state that the cache knows.
 
@@ -108,7 +110,7 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
 
     if options.local_files_only or constants.HF_HUB_OFFLINE:
         why = "local_files_only is set" if options.local_files_only else "HF_HUB_OFFLINE is set"
-        return _cached_repository(repo_id, options, why, "")
+        return _cached_repository(repo_id, options, needed, why, "")
     api = HfApi(token=options.token)
     with _told(repo_id, options):
         try:
@@ -117,7 +119,7 @@ def find_repository(repo_id: str, options: LoadOptions) -> Repository:
             if _is_refusal(error):
                 raise
             why = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
-            return _cached_repository(repo_id, options, why, why)
+            return _cached_repository(repo_id, options, needed, why, why)
     if info.sha is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
         raise DownloadError(f"{constants.ENDPOINT} names no commit of {repo_id}.", "Try again later.")
     siblings = [sibling for sibling in info.siblings or () if _stays_inside(sibling.rfilename)]
@@ -155,8 +157,8 @@ def _is_refusal(error: Exception) -> bool:
     return response is not None and response.status_code < 500
 
 
-def _cached_repository(repo_id: str, options: LoadOptions, why: str, note: str) -> Repository:
-    name = _in(options.subfolder, CONFIG)
+def _cached_repository(repo_id: str, options: LoadOptions, needed: str, why: str, note: str) -> Repository:
+    name = _in(options.subfolder, needed)
     found = cached_file(repo_id, options.revision or "main", name, options)
     if found is None:
         raise SourceError(
@@ -186,15 +188,17 @@ def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> P
     return Path(found) if isinstance(found, str) else None
 
 
-def snapshot_folder(repo_id: str, commit: str, options: LoadOptions) -> Path:
+def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str = CONFIG) -> Path:
     """Return the cache's folder for this state of the repository (its root, whatever `subfolder` is).
+
+    `needed` is the file by which it is known.
 
     Raises
     ------
     SourceError
         Where nothing of it is cached.
     """
-    name = _in(options.subfolder, CONFIG)
+    name = _in(options.subfolder, needed)
     found = cached_file(repo_id, commit, name, options)
     if found is None:
         raise SourceError(f"{repo_id} has no {name}.", "Is it a transformers checkpoint? See subfolder=.")

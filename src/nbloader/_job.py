@@ -16,7 +16,7 @@ from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
 from nbloader._reporter import Reporter
-from nbloader._state import FINAL, LoadState, fold
+from nbloader._state import FINAL, LoadState, fold, stages_of
 from nbloader._threads import make_thread
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class LoadJob:
         self._clock = clock
         self._began = clock()
         self._lock = threading.RLock()
-        self._state = LoadState(name=os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model))
+        name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model)
+        self._state = LoadState(name=name, stages=stages_of(with_adapter=options.adapter is not None))
         self._events: list[_events.Event] = []
         self._subscribers: list[Callable[[_events.Event], None]] = []
         self._cancelled = threading.Event()

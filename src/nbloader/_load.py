@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from nbloader import _history
+from nbloader._adapter import Adapter, check_adapter, find_adapter, missing_bytes
 from nbloader._callback import ProgressCallback, follow
 from nbloader._checkpoint import Checkpoint
 from nbloader._job import Loaded, LoadJob
 from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions, changed_options, merge_options
 from nbloader._page_cache import find_missing
+from nbloader._peft import check_peft
 from nbloader._plan import LoadPlan, make_plan
 from nbloader._source import find_source
 from nbloader.stages.download import look
@@ -76,12 +78,25 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
     """
     merged = merge_options(options, choices)
     checkpoint, bytes_to_download = look(find_source(model, merged), merged)
-    return foresee(checkpoint, merged, bytes_to_download, resident_bytes(checkpoint))
+    adapter = look_at_adapter(os.fspath(model), checkpoint, merged)
+    return foresee(checkpoint, merged, bytes_to_download, resident_bytes(checkpoint), adapter)
 
 
-def foresee(checkpoint: Checkpoint, options: LoadOptions, bytes_to_download: int, resident: int) -> LoadPlan:
+def look_at_adapter(model: str, checkpoint: Checkpoint, options: LoadOptions) -> Adapter | None:
+    """Return the adapter of the options, which fits the checkpoint; None without one."""
+    adapter = find_adapter(options)
+    if adapter is not None:
+        check_peft()
+        check_adapter(adapter, model, checkpoint, options)
+    return adapter
+
+
+def foresee(
+    checkpoint: Checkpoint, options: LoadOptions, bytes_to_download: int, resident: int, adapter: Adapter | None
+) -> LoadPlan:
     """Return the plan of a load that would begin now, with `resident` bytes of the weights in memory."""
-    made = make_plan(checkpoint, options, bytes_to_download, sample_memory().available)
+    to_download = bytes_to_download + (0 if adapter is None else missing_bytes(adapter, options))
+    made = make_plan(checkpoint, options, to_download, sample_memory().available, adapter)
     seconds = _history.predict_seconds(made, changed_options(options), resident, _history.runs())
     return replace(made, seconds=seconds)
 

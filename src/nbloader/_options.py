@@ -93,6 +93,10 @@ class LoadOptions:
         ``"eager"``, ``"sdpa"``, ``"flash_attention_2"``, or another that transformers knows.
     auto_class
         The class that loads the model, by name (``"AutoModelForCausalLM"``) or itself; None takes it from the config.
+    adapter
+        A LoRA adapter to attach by peft: a folder, or the id of a repository.
+    merge_adapter
+        Merge it into the weights: the model is then one of its own class.
     trust_remote_code
         Whether Python code that the checkpoint brings may run: True for whatever it brings, a commit hash for the code
         of that commit only (of a folder, the digest that RemoteCodeError names).
@@ -134,6 +138,8 @@ class LoadOptions:
     quantization: Any = None
     attn_implementation: str | None = None
     auto_class: str | type | None = None
+    adapter: str | None = None
+    merge_adapter: bool = False
     trust_remote_code: bool | str = False
     revision: str | None = None
     token: str | bool | None = field(default=None, repr=False)
@@ -198,6 +204,8 @@ class LoadOptions:
                 f"subfolder={self.subfolder!r} leaves the checkpoint.",
                 "Name a folder inside it, such as 'text_encoder'.",
             )
+        if self.merge_adapter and self.adapter is None:
+            raise OptionError("merge_adapter=True was given, and no adapter.", "Name the adapter with adapter=.")
         consent = self.trust_remote_code
         if isinstance(consent, str) and not re.fullmatch("[0-9a-f]{40}", consent):
             raise OptionError(
@@ -378,13 +386,15 @@ def _check_extra(extra: Mapping[str, Any]) -> None:
 
 _TAKEN: dict[str, Callable[[Any], Any]] = {
     "dtype": _dtype_name, "quantization": _quantization_name, "device": _device_name, "max_memory": _limits,
-    "cache_dir": _path, "offload_folder": _path,
+    "cache_dir": _path, "offload_folder": _path, "adapter": _path,
 }  # fmt: skip
 _TYPES: dict[str, tuple[type, ...]] = {
     "device_map": (str, Mapping, type(None)),
     "offload_folder": (str, type(None)),
     "attn_implementation": (str, type(None)),
     "auto_class": (str, type, type(None)),
+    "adapter": (str, type(None)),
+    "merge_adapter": (bool,),
     "trust_remote_code": (bool, str),
     "revision": (str, type(None)),
     "token": (str, bool, type(None)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from nbloader._adapter import Adapter
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
 from nbloader._errors import DependencyError, OptionError, WontFitError
 from nbloader._locale import size_text
@@ -73,10 +76,12 @@ class LoadPlan:
         Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
     bytes_mapped
         What of the model is the mapped files themselves.
+    adapter_bytes
+        Size of the adapter's weight file, 0 without one.
     host_memory
         What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
         placed, and are the first to go where memory gets short, ``"quantization"`` is what making one weight smaller
-        takes.
+        takes, ``"adapter"`` what an adapter adds, ``"merge"`` what merging it takes.
     device_memory
         What the weights take on each device, by its name; empty where all is on the host, None where a device map
         decides it only when the libraries are there.
@@ -104,6 +109,7 @@ class LoadPlan:
     dtype: str | None
     copies: bool
     bytes_mapped: int
+    adapter_bytes: int
     host_memory: Mapping[str, int]
     device_memory: Mapping[str, int] | None
     available: int | None = None
@@ -133,9 +139,13 @@ class LoadPlan:
 
 
 def make_plan(
-    checkpoint: Checkpoint, options: LoadOptions, bytes_to_download: int = 0, available: int | None = None
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    bytes_to_download: int = 0,
+    available: int | None = None,
+    adapter: Adapter | None = None,
 ) -> LoadPlan:
-    """Return what loading `checkpoint` with `options` will move and hold."""
+    """Return what loading `checkpoint` with `options`, and attaching `adapter` to it, will move and hold."""
     dtype = target_dtype(checkpoint.config, options)
     check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
     sizes = placed_sizes(checkpoint, options)
@@ -163,7 +173,9 @@ def make_plan(
         dtype=dtype,
         copies=copies,
         bytes_mapped=_bytes_mapped(checkpoint, copied, on_cpu),
-        host_memory=_host_memory(checkpoint, sum(to_place), copied, method, on_cpu),
+        adapter_bytes=0 if adapter is None else adapter.weights.bytes,
+        host_memory=_host_memory(checkpoint, sum(to_place), copied, method, on_cpu)
+        | _adapter_memory(adapter, sizes, options),
         quantization=method or quantized_by(checkpoint.config),
         device_memory={} if on_cpu else _device_memory(options, sum(to_place)),
         available=available,
@@ -171,7 +183,9 @@ def make_plan(
     )
 
 
-def check_fit(name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions) -> None:
+def check_fit(
+    name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, adapter: Adapter | None = None
+) -> None:
     """Refuse a load whose weights take more of the host's memory than is free, unless the options force it.
 
     Raises
@@ -185,9 +199,12 @@ def check_fit(name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOp
     fitting = []
     for changes in _SMALLER:
         with suppress(OptionError, DependencyError):
-            made = make_plan(checkpoint, replace(options, **changes), available=plan.available)
+            made = make_plan(checkpoint, replace(options, **changes), 0, plan.available, adapter)
             if made.verdict != "wont_fit":
                 fitting.append((changes, made.needed_memory))
+    offloaded = _offloaded(checkpoint, options, free)
+    if offloaded is not None:
+        fitting.append((offloaded, int(_TIGHT * free)))
     would = "".join(f"{_said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
     ways: list[tuple[Mapping[str, Any], int]] = [*fitting, ({"force": True}, needed)]
     raise WontFitError(
@@ -196,6 +213,16 @@ def check_fit(name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOp
         [changes for changes, _ in ways],
         [size for _, size in ways],
     )
+
+
+def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: int) -> Mapping[str, Any] | None:
+    """Return the choices that leave on disk what does not fit; None where a single tensor is too large for that."""
+    limit = int(_TIGHT * free)
+    largest = max(placed_sizes(checkpoint, options).values(), default=0)
+    if options.placement not in (None, "cpu") or options.quantization is not None or 2 * largest > limit:
+        return None
+    folder = str(Path(tempfile.gettempdir()) / "nbloader-offload")
+    return {"device": None, "device_map": "auto", "max_memory": {"cpu": limit}, "offload_folder": folder}
 
 
 def _said(changes: Mapping[str, Any]) -> str:
@@ -219,6 +246,17 @@ def _host_memory(
     if method is None or method == CUSTOM:
         return parts
     return {**parts, "quantization": staging_bytes(checkpoint, method)}
+
+
+def _adapter_memory(adapter: Adapter | None, sizes: Mapping[str, int], options: LoadOptions) -> dict[str, int]:
+    """Return what attaching and merging take: merging makes four of the largest weight, for a while."""
+    if adapter is None:
+        return {}
+    parts = {"adapter": adapter.weights.bytes}
+    if options.merge_adapter:
+        taken = [sizes[f"{module}.weight"] for module in adapter.modules if f"{module}.weight" in sizes]
+        parts["merge"] = 4 * max(taken, default=0)
+    return parts
 
 
 def _device_memory(options: LoadOptions, to_place: int) -> dict[str, int] | None:

@@ -151,6 +151,8 @@ def _label(changes: Mapping[str, Any]) -> str:
         return text("panel", "force")
     if changes.keys() == {"trust_remote_code"}:
         return text("panel", "trust_remote_code")
+    if "offload_folder" in changes:
+        return text("panel", "offload")
     return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 

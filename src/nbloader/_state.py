@@ -117,7 +117,7 @@ class LoadState:
     commit: str | None = None
     origin: str | None = None
     stage: str | None = None
-    stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES)
+    stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES if name != "adapter")
     shards: tuple[Shard, ...] = ()
     # Every file that is needed, in the order of the download; none where all were cached.
     downloads: tuple[Download, ...] = ()
@@ -242,6 +242,11 @@ class LoadState:
         return replace(self, now=max(self.now, now))
 
 
+def stages_of(*, with_adapter: bool) -> tuple[Stage, ...]:
+    """Return the stages of a load, none of them begun."""
+    return tuple(Stage(name) for name in events.STAGES if with_adapter or name != "adapter")
+
+
 def fold(state: LoadState, event: events.Event) -> LoadState:
     """Return `state` with one more event in it. What follows a final event changes nothing."""
     if state.status in FINAL:
@@ -287,6 +292,12 @@ def _(event: events.SourceResolved, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.DownloadPlanned, state: LoadState) -> LoadState:
     return replace(state, downloads=tuple(Download(name, size, here, here) for name, size, here in event.files))
+
+
+@_apply.register
+def _(event: events.DownloadAdded, state: LoadState) -> LoadState:
+    name, size, here = event.file
+    return replace(state, downloads=(*state.downloads, Download(name, size, here, here)))
 
 
 @_apply.register
@@ -359,10 +370,9 @@ def _(event: events.ReadEnded, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.PlacePlanned, state: LoadState) -> LoadState:
-    shards = tuple(
-        replace(shard, bytes_to_place=planned) for shard, planned in zip(state.shards, event.bytes, strict=True)
-    )
-    return replace(state, shards=shards)
+    placed = zip(state.shards, event.bytes, strict=False)  # an adapter's, behind them, keeps its own
+    shards = tuple(replace(shard, bytes_to_place=planned) for shard, planned in placed)
+    return replace(state, shards=(*shards, *state.shards[len(shards) :]))
 
 
 @_apply.register
@@ -417,7 +427,14 @@ def _(event: events.Asked, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.Answered, state: LoadState) -> LoadState:
     return replace(
-        state, question=None, stage=None, stages=LoadState().stages, shards=(), downloads=(), moves=(), readers=0
+        state,
+        question=None,
+        stage=None,
+        stages=tuple(Stage(stage.name) for stage in state.stages),
+        shards=(),
+        downloads=(),
+        moves=(),
+        readers=0,
     )
 
 

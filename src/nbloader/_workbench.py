@@ -11,7 +11,7 @@ from nbloader import _history
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import LoadError
 from nbloader._form import as_code, fields_of
-from nbloader._load import foresee, resident_bytes
+from nbloader._load import foresee, look_at_adapter, resident_bytes
 from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
@@ -92,7 +92,8 @@ class Workbench:
                 return
             try:
                 looked = self._look(options)
-                plan = foresee(looked.checkpoint, options, looked.bytes_to_download, looked.bytes_resident)
+                adapter = look_at_adapter(os.fspath(self._model), looked.checkpoint, options)
+                plan = foresee(looked.checkpoint, options, looked.bytes_to_download, looked.bytes_resident, adapter)
             except LoadError as error:
                 self._show(turn, plan=None, error=_told(error), planning=False)
             except Exception as error:  # noqa: BLE001 - a form says what is wrong, whatever it is

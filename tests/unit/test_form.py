@@ -21,6 +21,7 @@ CASES: list[dict[str, Any]] = [
     {"device": "cpu", "max_memory": "8GB"},
     {"device_map": "auto", "max_memory": {0: "8GiB", "cpu": 1001}, "offload_folder": "off"},
     {"revision": "v1", "subfolder": "part", "variant": "fp16", "cache_dir": "cache", "local_files_only": True},
+    {"quantization": "4bit", "adapter": "us/lora", "merge_adapter": True, "trust_remote_code": "0" * 40},
     {"auto_class": "AutoModel", "attn_implementation": "eager", "extra": {"num_labels": 3}},
 ]
 
@@ -30,7 +31,7 @@ def test_what_a_form_shows_is_what_it_gives_back(choices: dict[str, Any]) -> Non
     options = LoadOptions(**choices)
     shown = {name: field["value"] for name, field in fields(options).items()}
     assert changed_by(options, shown) == options
-    formless = LoadOptions(extra=options.extra)
+    formless = LoadOptions(extra=options.extra, trust_remote_code=options.trust_remote_code)
     assert changed_by(formless, shown) == options
 
 
@@ -77,9 +78,10 @@ def test_only_what_applies_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
         return {name for name, field in fields(options, is_on_hub).items() if field["why"]}
 
     hub = {"revision", "cache_dir", "local_files_only"}
-    assert closed(LoadOptions()) == {"offload_folder", *hub}
-    assert closed(LoadOptions(device_map="auto"), is_on_hub=True) == set()
-    assert closed(LoadOptions(readahead=False, device="cpu"), is_on_hub=True) == {"offload_folder", "readers"}
+    assert closed(LoadOptions()) == {"offload_folder", "merge_adapter", *hub}
+    assert closed(LoadOptions(device_map="auto", adapter="lora"), is_on_hub=True) == set()
+    without = {"offload_folder", "merge_adapter", "readers"}
+    assert closed(LoadOptions(readahead=False, device="cpu"), is_on_hub=True) == without
     monkeypatch.setattr("nbloader._form.has_cuda", lambda: False)
     devices = {choice["value"]: choice["why"] for choice in fields(LoadOptions())["placement"]["choices"]}
     assert devices["cuda"] == "no CUDA device here"

@@ -35,6 +35,8 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("quantization", "NF4", "4bit"),
         ("attn_implementation", "eager", "eager"),
         ("auto_class", "AutoModel", "AutoModel"),
+        ("adapter", "lora", "lora"),
+        ("merge_adapter", "no", False),
         ("trust_remote_code", "yes", True),
         ("trust_remote_code", "0123456789" * 4, "0123456789" * 4),
         ("revision", "1", "1"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader._errors import RemoteCodeError
 from nbloader._memory import mapped_bytes
+from nbloader.stages.adapter import attach_adapter
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
 from nbloader.stages.download import fetching
@@ -46,7 +47,7 @@ def run(
     """
     source = resolve(model, options, reporter)
     with (
-        fetching(source, options, reporter, on_plan) as fetched,
+        fetching(model, source, options, reporter, on_plan) as fetched,
         reading(fetched.whole, options, reporter) as supply,
     ):
         with _consenting(source, options) as allows_code:
@@ -56,6 +57,8 @@ def run(
         mapped_before = mapped_bytes() or 0
         loaded = place(checkpoint, plan, chosen, options, reporter, supply)
     settle(loaded, checkpoint, plan, reporter, may_be_missing=supply.may_be_missing, mapped_before=mapped_before)
+    if fetched.adapter is not None:
+        loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter, mapped_before)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
 

@@ -28,7 +28,7 @@ def settle(
     import torch
 
     with reporter.stage("device") as note:
-        if may_be_missing and _read_again([shard.path for shard in checkpoint.shards], reporter):
+        if may_be_missing and read_missing([shard.path for shard in checkpoint.shards], reporter):
             for address, length in _cpu_storages(model):
                 make_resident(address, length, reporter.check_cancelled)
         devices = devices_of(model.parameters())
@@ -38,11 +38,16 @@ def settle(
             torch.mps.synchronize()
         for index, shard in enumerate(checkpoint.shards):
             reporter.tell(events.ReadEnded, index, shard.bytes)
-        mapped = mapped_bytes()
-        if mapped is not None:
-            reporter.tell(events.MemorySampled, sample_memory())
-            reporter.tell(events.Untouched, max(0, plan.bytes_mapped - max(0, mapped - mapped_before)))
+        tell_held(plan, reporter, mapped_before)
         note.detail = ", ".join(devices)
+
+
+def tell_held(plan: LoadPlan, reporter: Reporter, mapped_before: int) -> None:
+    """Tell what the process holds, and what of the mapped weights is in memory without being counted in that."""
+    mapped = mapped_bytes()
+    reporter.tell(events.MemorySampled, sample_memory())
+    if mapped is not None:
+        reporter.tell(events.Untouched, max(0, plan.bytes_mapped - max(0, mapped - mapped_before)))
 
 
 def devices_of(tensors: Iterable[Any]) -> list[str]:
@@ -50,12 +55,24 @@ def devices_of(tensors: Iterable[Any]) -> list[str]:
     return sorted(map(str, {tensor.device for tensor in tensors}))
 
 
-def _read_again(paths: Sequence[Path], reporter: Reporter) -> bool:
-    """Read what is missing of the files; tell whether some is missing still."""
-    parts = make_parts([find_missing(path) for path in paths])
+def read_missing(paths: Sequence[Path], reporter: Reporter, shard: int | None = None) -> bool:
+    """Read what is missing of the files; return whether some is missing still.
+
+    What is read of a file is told as that of `shard`, if one is given.
+    """
+    missing = [find_missing(path) for path in paths]
+    parts = make_parts(missing)
+    if shard is not None:
+        absent = sum(piece.absent for pieces in missing for piece in pieces)
+        reporter.tell(events.Resident, shard, sum(path.stat().st_size for path in paths) - absent)
     if not parts:
         return False
-    readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts)), lambda file, size: None)
+
+    def read(file: int, size: int) -> None:
+        if shard is not None:
+            reporter.tell(events.Read, shard, size)
+
+    readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts)), read)
     try:
         if readahead.is_little:
             readahead.run()

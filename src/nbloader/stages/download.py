@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from nbloader import _events as events
 from nbloader import _hub
+from nbloader._adapter import Adapter, adapter_options, bring, check_adapter, find_adapter, missing_bytes
 from nbloader._checkpoint import (
     CONFIG,
     OTHER_FORMATS,
@@ -27,6 +29,7 @@ from nbloader._locale import size_text
 from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
+from nbloader._peft import check_peft
 from nbloader._plan import LoadPlan, check_fit, make_plan
 from nbloader._reporter import Reporter
 from nbloader._source import CODE, Source
@@ -49,11 +52,16 @@ class Fetched(NamedTuple):
     folder: Path
     config: Mapping[str, Any]
     whole: Future[tuple[Checkpoint, LoadPlan]]
+    adapter: Adapter | None = None
 
 
 @contextmanager
 def fetching(
-    source: Source, options: LoadOptions, reporter: Reporter, on_plan: Callable[[LoadPlan], None]
+    model: str | os.PathLike[str],
+    source: Source,
+    options: LoadOptions,
+    reporter: Reporter,
+    on_plan: Callable[[LoadPlan], None],
 ) -> Iterator[Fetched]:
     """Bring what the load needs: all but the weights before this returns, the weights behind it.
 
@@ -82,24 +90,39 @@ def fetching(
             download.bring_support()
             note.detail = download.detail
         folder = source.root(options) / options.subfolder
-        fetched = Fetched(folder, read_config(folder), Future())
+        adapter = find_adapter(options, check)
+        if adapter is not None:
+            check_peft()
+        fetched = Fetched(folder, read_config(folder), Future(), adapter)
 
         def make_known(checkpoint: Checkpoint, bytes_to_download: int = 0) -> LoadPlan:
-            plan = make_plan(checkpoint, options, bytes_to_download, sample_memory().available)
-            check_fit(source.name, checkpoint, plan, options)
-            sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
-            shards = tuple((shard.name, shard.bytes, to_place) for shard, to_place in sizes)
-            reporter.tell(events.ShardsFound, shards, plan.copies)
+            plan = make_plan(checkpoint, options, bytes_to_download, sample_memory().available, adapter)
             on_plan(plan)
+            check_fit(source.name, checkpoint, plan, options, adapter)
+            sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
+            shards = [(shard.name, shard.bytes, to_place) for shard, to_place in sizes]
+            if adapter is not None:
+                shards.append((adapter.weights.name, adapter.weights.bytes, adapter.weights.bytes))
+            reporter.tell(events.ShardsFound, tuple(shards), plan.copies)
             return plan
 
+        def check_base(checkpoint: Checkpoint) -> None:
+            if adapter is not None:
+                base = check_adapter(adapter, os.fspath(model), checkpoint, options)
+                if base:
+                    reporter.log("warning", "other_base", adapter=adapter.name, base=base, model=source.name)
+
         def finish() -> tuple[Checkpoint, LoadPlan]:
+            ahead = None
             if download is not None:
                 ahead = download.look_ahead(fetched.config) if download.has_more else None
                 if ahead is not None:
+                    check_base(ahead[0])
                     make_known(*ahead)
                 download.bring_weights()
             checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
+            if ahead is None:
+                check_base(checkpoint)
             return checkpoint, make_known(checkpoint)
 
         def finish_behind(stage: ExitStack) -> None:
@@ -111,6 +134,8 @@ def fetching(
             else:
                 fetched.whole.set_result(found)
 
+        if adapter is not None and adapter.repository is not None:
+            _bring_adapter(adapter, adapter.repository, options, reporter, check, download)
         if download is None or not download.has_more:
             fetched.whole.set_result(finish())
         else:
@@ -142,6 +167,34 @@ def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
     return download.look()
 
 
+def _bring_adapter(
+    adapter: Adapter,
+    repository: _hub.Repository,
+    options: LoadOptions,
+    reporter: Reporter,
+    check: Callable[[], None],
+    download: _Download | None,
+) -> None:
+    missing, own = missing_bytes(adapter, options), adapter_options(options)
+    if missing == 0:
+        _hub.remember_revision(repository, own)
+        return
+    size = adapter.weights.bytes
+    number = download.planned if download is not None else 0
+    reporter.tell(events.DownloadAdded, (adapter.weights.name, size, size - missing))
+    tally = reporter.tally(events.Downloaded, missing)
+    lock = threading.Lock()
+
+    def count(size: int) -> None:
+        with lock:
+            tally.add(number, size)
+
+    bring(repository, [adapter.weights.name], own, check, count)
+    _hub.remember_revision(repository, own)
+    tally.flush()
+    reporter.tell(events.DownloadEnded, number)
+
+
 class _Download:
     """What of a repository a load needs, and bringing it."""
 
@@ -161,6 +214,7 @@ class _Download:
         self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
         self._lock = threading.Lock()
         self.detail = ""
+        self.planned = 0
 
     @property
     def has_more(self) -> bool:
@@ -210,6 +264,7 @@ class _Download:
         self._log_skipped(set(wanted))
         if missing:
             self._plan(wanted)
+            self.planned = len(wanted)
         self.detail = f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
         self._tally = self._reporter.tally(events.Downloaded, self._bytes(wanted))
         self._missing_shards = [name for name in missing if name in self._shards]

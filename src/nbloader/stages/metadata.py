@@ -21,7 +21,8 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
     """
     with reporter.stage("metadata") as note:
         if source.repository is not None:
-            _transformers.name_model(model, source.name, source.commit)
+            base = model.get_base_model() if hasattr(model, "get_base_model") else model  # within peft's
+            _transformers.name_model(base, source.name, source.commit)
         parameters, buffers = list(model.parameters()), list(model.buffers())
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in parameters if not _is_packed(tensor))
         words = [plan.quantization] if plan.quantization is not None else []
@@ -31,7 +32,7 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
             "parameters": model.num_parameters(),
             "bytes": sum(map(stored_bytes, (*parameters, *buffers))),
             "dtype": " + ".join([*words, *(name for name, _ in dtypes.most_common())]),
-            "device": ", ".join(devices_of(parameters)),
+            "device": ", ".join(device.replace("meta", "disk") for device in devices_of(parameters)),
         }
         note.detail = f"{summary['parameters']:,} parameters"
     return summary

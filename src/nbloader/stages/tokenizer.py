@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbloader import _transformers
+from nbloader import _peft, _transformers
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
 from nbloader._source import Source
@@ -23,6 +23,8 @@ def make_tokenizer(
     with reporter.stage("tokenizer") as note:
         began = reporter.now()
         versions = _transformers.import_libraries()
+        if fetched.adapter is not None:
+            _peft.import_peft()
         imports = reporter.now() - began
         reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()

@@ -1,0 +1,216 @@
+"""What an adapter is: its config, its tensors, and whether it fits the checkpoint that it is to be attached to.
+
+Source: peft's files (https://huggingface.co/docs/peft/developer_guides/checkpoint). Names only tell what an adapter was
+made for; the modules that it names and their shapes tell whether it can be attached.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nbloader import _hub
+from nbloader._checkpoint import Checkpoint, ShardFile, Tensor, read_json, read_tensors
+from nbloader._errors import CheckpointError, SourceError
+from nbloader._options import LoadOptions
+
+CONFIG = "adapter_config.json"
+WEIGHT_FILES = (("safetensors", "adapter_model.safetensors"), ("bin", "adapter_model.bin"))
+
+_PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_TIED = re.compile(r"lora_embedding|\blm_head\.|embed_tokens\.|\bwte\.")
+_SIDES = {"A", "B"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter: its weight file, and its tensors by name. `repository` is None for a folder."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    weights: ShardFile
+    tensors: Mapping[str, Tensor]
+    repository: _hub.Repository | None = None
+
+    @property
+    def base(self) -> str:
+        """The base model that it was made for, as it says itself; empty where it does not."""
+        named = self.config.get("base_model_name_or_path")
+        return named if isinstance(named, str) else ""
+
+    @property
+    def modules(self) -> set[str]:
+        """Names of the base model's modules that it changes."""
+        return {found["module"] for found in map(_PART.fullmatch, self.tensors) if found is not None}
+
+
+def adapter_options(options: LoadOptions) -> LoadOptions:
+    """Return the options for the adapter's own repository: its revision and folder are not the model's."""
+    return replace(options, revision=None, subfolder="", variant=None, notices=())
+
+
+def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None) -> Adapter | None:
+    """Return the adapter that `options` name, its weights unread and not downloaded; None where they name none.
+
+    Raises
+    ------
+    SourceError, DownloadError
+        Where it cannot be found or reached.
+    CheckpointError
+        Where it is broken.
+    """
+    if options.adapter is None:
+        return None
+    folder = Path(options.adapter).expanduser()
+    if folder.is_dir():
+        return _read(str(options.adapter), folder, None, {path.name for path in folder.iterdir()}, options, open_local)
+    if not _hub.is_repo_id(options.adapter):
+        raise SourceError(
+            f"adapter={options.adapter!r} is neither a folder nor the id of a repository.", "Check the spelling."
+        )
+    own = adapter_options(options)
+    repository = _hub.find_repository(options.adapter, own, CONFIG)
+    if repository.files is None:
+        folder = _hub.snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
+        return _read(options.adapter, folder, None, {path.name for path in folder.iterdir()}, options, open_local)
+    if CONFIG in repository.files:
+        bring(repository, [CONFIG], own, check_cancelled)
+        folder = _hub.snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
+
+    def open_remote(shard: ShardFile) -> BinaryIO:
+        if shard.path.is_file():
+            return open_local(shard)
+        return _hub.open_file(repository, shard.name, own, check_cancelled)
+
+    return _read(options.adapter, folder, repository, set(repository.files), options, open_remote)
+
+
+def missing_bytes(adapter: Adapter, options: LoadOptions) -> int:
+    """Return how many bytes of the adapter's weights are not on this machine."""
+    if adapter.repository is None:
+        return 0
+    kept = _hub.kept_bytes(adapter.repository, adapter.weights.name, adapter_options(options))
+    return adapter.weights.bytes - kept
+
+
+def bring(
+    repository: _hub.Repository,
+    names: list[str],
+    options: LoadOptions,
+    check_cancelled: Callable[[], None],
+    on_bytes: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Download files of an adapter that are not here; `on_bytes` is told what arrived of them."""
+    missing = [name for name in names if _hub.cached_file(repository.repo_id, repository.commit, name, options) is None]
+    watcher = _hub.DownloadWatcher(
+        on_bytes=lambda name, size: on_bytes(size),
+        on_file=lambda name: None,
+        on_wait=lambda name, seconds, reason: None,
+        check_cancelled=check_cancelled,
+    )
+    _hub.download(repository, missing, options, watcher)
+
+
+def open_local(shard: ShardFile) -> BinaryIO:
+    """Return a weight file on this machine, to read."""
+    return open(shard.path, "rb")
+
+
+def _read(
+    name: str,
+    folder: Path,
+    repository: _hub.Repository | None,
+    names: set[str],
+    options: LoadOptions,
+    opened: Callable[[ShardFile], BinaryIO],
+) -> Adapter:
+    found = next(((kind, file) for kind, file in WEIGHT_FILES if file in names), None)
+    if CONFIG not in names or found is None:
+        lacking = CONFIG if CONFIG not in names else WEIGHT_FILES[0][1]
+        raise CheckpointError(
+            f"adapter={name!r} is no adapter of peft: it has no {lacking}.", "Give the folder that peft saved it in."
+        )
+    kind, file = found
+    path = folder / file
+    size = path.stat().st_size if repository is None else repository.expected(file).bytes
+    shard = ShardFile(file, path, size)
+    tensors = read_tensors(kind, (shard,), opened)
+    return Adapter(name, folder, read_json(folder / CONFIG), shard, tensors, repository)
+
+
+def check_adapter(adapter: Adapter, base: str, checkpoint: Checkpoint, options: LoadOptions) -> str:
+    """Refuse an adapter for another base model; return a name that cannot be compared and should be told, or "".
+
+    `base` is the model that is loaded, by the name that the user gave.
+
+    Raises
+    ------
+    CheckpointError
+        Naming both models, where the adapter's modules are not in the checkpoint or have other shapes, or where it
+        says that it was made for another repository (which ``force=True`` overrules).
+    """
+    tied = next(filter(_TIED.search, adapter.tensors), None)
+    if options.merge_adapter and checkpoint.config.get("tie_word_embeddings") and tied is not None:
+        raise CheckpointError(
+            f"The adapter {adapter.name!r} changes {tied}, which {base!r} has tied to another weight.",
+            "Merging would change both: leave merge_adapter out.",
+        )
+    misfit = _misfit(adapter, checkpoint)
+    made_for = f", which was made for {adapter.base!r}," if adapter.base else ""
+    if misfit:
+        raise CheckpointError(
+            f"The adapter {adapter.name!r}{made_for} does not fit {base!r}: {misfit}.",
+            "Load it with its own base model.",
+        )
+    if not adapter.base or _model_name(adapter.base) == _model_name(base):
+        return ""
+    if _hub.is_repo_id(base) and "/" in base and not os.path.isdir(base) and not options.force:
+        error = CheckpointError(
+            f"The adapter {adapter.name!r} was made for {adapter.base!r}, and {base!r} is loaded.",
+            f"Load {adapter.base!r}, or attach it all the same with force=True: its shapes fit.",
+        )
+        error.suggestions = ({"force": True},)
+        raise error
+    return adapter.base
+
+
+def _model_name(name: str) -> str:
+    """Return a model's own name: without its owner, its folder, and the Hub cache's layout."""
+    parts = [part for part in re.split(r"[/\\]", name) if part]
+    cached = next((part for part in parts if part.startswith("models--")), None)
+    return (cached.split("--")[-1] if cached else parts[-1] if parts else "").lower()
+
+
+def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
+    """Return what of the adapter has no place in the checkpoint; empty where all has, or it cannot be told."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in adapter.tensors.items():
+        found = _PART.fullmatch(key)
+        if found is not None and len(tensor.shape) == 2:
+            sides.setdefault(found["module"], {})[found["side"]] = tensor
+    lone = next((module for module, found in sides.items() if found.keys() != _SIDES), None)
+    if lone is not None:
+        return f"it has only one side of {lone}"
+    if "quantization_config" in checkpoint.config or not checkpoint.tensors:
+        return ""
+    # A base class without its head names its modules without the head's prefix.
+    ends = {key.rpartition(".")[0]: tensor for key, tensor in checkpoint.tensors.items() if key.endswith(".weight")}
+    known = {module: ends[module] for module in sides if module in ends}
+    if checkpoint.config.get("tie_word_embeddings"):
+        sides.pop("lm_head", None)  # the embedding's, under a name that no file has
+    if sides and not known and not any(_same_end(module, ends) for module in sides):
+        return f"it has no module {next(iter(sides))}"
+    for module, tensor in known.items():
+        shape = (sides[module]["B"].shape[0], sides[module]["A"].shape[1])
+        if tensor.shape not in (shape, shape[::-1]):
+            return f"{module} has shape {list(tensor.shape)}, and the adapter wants {list(shape)}"
+    return ""
+
+
+def _same_end(module: str, ends: Mapping[str, Tensor]) -> bool:
+    return any(module.endswith(f".{end}") or end.endswith(f".{module}") for end in ends)

@@ -1,0 +1,87 @@
+"""The one door to peft: attaching an adapter to a model that is in memory, and merging it.
+
+Importing this module does not import peft; its functions do, on the thread that calls them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nbloader._errors import CheckpointError, DependencyError, LoadCancelled, LoadError
+
+
+def check_peft() -> None:
+    """Refuse an adapter where peft is not installed.
+
+    Raises
+    ------
+    DependencyError
+        Saying how to install it.
+    """
+    if find_spec("peft") is None:
+        raise DependencyError("adapter= needs peft, which is not installed.", "pip install peft")
+
+
+def import_peft() -> None:
+    """Import peft, which takes seconds."""
+    import peft  # noqa: F401
+
+
+def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None]) -> Any:
+    """Return `model` with the adapter in `folder` attached: a ``PeftModel`` around it, in the model's own type.
+
+    Raises
+    ------
+    CheckpointError
+        Where the adapter has no place in the model, or lacks some of its tensors.
+    """
+    import peft
+
+    place = str(folder.resolve())  # a relative one could be taken for the id of a repository
+    own = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
+    with _told(name):
+        config = peft.PeftConfig.from_pretrained(place)
+        config.inference_mode = True
+        made_by = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
+        made = made_by(model, config, "default", **own)
+        # from_pretrained would not tell of missing keys: what is missing stays without memory, and computes nonsense.
+        device = str(next(model.parameters()).device)
+        loaded = made.load_adapter(place, "default", torch_device=device, **own)
+    absent = [key for key, value in made.named_parameters() if value.is_meta and "lora_" in key]
+    if loaded.missing_keys or absent:
+        lacking = sorted({*loaded.missing_keys, *absent})
+        raise CheckpointError(
+            f"The adapter {name!r} lacks {len(lacking)} tensors that its config asks for: {', '.join(lacking[:2])}.",
+            "Download or copy the adapter again.",
+        )
+    if loaded.unexpected_keys:
+        keys = ", ".join(sorted(loaded.unexpected_keys)[:2])
+        on_warning(f"{len(loaded.unexpected_keys)} tensors of the adapter are not used: {keys}")
+    made.eval()
+    return made
+
+
+def merge(model: Any, name: str) -> Any:
+    """Return the base model with the attached adapter merged into its weights."""
+    with _told(name):
+        return model.merge_and_unload()
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn what peft raises into words."""
+    try:
+        yield
+    except (LoadError, LoadCancelled):
+        raise
+    except Exception as error:  # noqa: BLE001 - peft raises what it likes
+        lines = str(error).strip().splitlines() or [""]
+        raise CheckpointError(
+            f"The adapter {name!r} could not be attached: {type(error).__name__}: {' '.join(lines[:2])}",
+            "Check that it was made for this model, and that this peft knows its kind.",
+            details=str(error),
+        ) from None

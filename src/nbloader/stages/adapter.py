@@ -1,0 +1,50 @@
+"""Stage "adapter": read an adapter, attach it to the model that is in memory, and merge it if asked to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbloader import _events as events
+from nbloader import _peft
+from nbloader._adapter import Adapter
+from nbloader._locale import size_text
+from nbloader._memory import sample_memory
+from nbloader._options import LoadOptions
+from nbloader._plan import LoadPlan
+from nbloader._reporter import Reporter
+from nbloader.stages.device import read_missing, tell_held
+
+
+def attach_adapter(
+    model: Any, adapter: Adapter, plan: LoadPlan, options: LoadOptions, reporter: Reporter, mapped_before: int
+) -> Any:
+    """Return the model with the adapter, whose bytes are told as those of one more shard.
+
+    `mapped_before` is what of files was mapped before the weights were placed.
+
+    Raises
+    ------
+    CheckpointError
+        Where it has no place in the model.
+    """
+    shard = len(plan.bytes_to_read)
+    with reporter.stage("adapter") as note:
+        read_missing([adapter.weights.path], reporter, shard)
+        reporter.tell(events.ReadEnded, shard, adapter.weights.bytes)
+        reporter.tell(events.Placed, shard, 0, 0)
+
+        def warn(text: str) -> None:
+            reporter.log("warning", "peft_says", text=text)
+
+        model = _peft.attach(model, adapter.folder, adapter.name, warn)
+        reporter.check_cancelled()
+        if options.merge_adapter:
+            model = _peft.merge(model, adapter.name)
+        reporter.tell(events.Placed, shard, adapter.weights.bytes, adapter.weights.bytes)
+        if options.merge_adapter:  # what was mapped is copied where it was changed
+            reporter.tell(events.MemorySampled, sample_memory())
+        else:
+            tell_held(plan, reporter, mapped_before)
+        done = ", merged" if options.merge_adapter else ""
+        note.detail = f"{adapter.name}, {size_text(adapter.weights.bytes)}{done}"
+    return model
