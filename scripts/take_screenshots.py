@@ -1,11 +1,12 @@
 """Takes the pictures of the documentation in Chromium, from real loads in JupyterLab.
 
-``make screenshots`` writes docs/panel.png. With a folder as argument every state is taken, light, dark and narrow, to
-be looked at: loading, ready, failed, cancelled.
+``make screenshots`` writes docs/panel.png and docs/workbench.png. With a folder as argument every state is taken,
+light, dark and narrow, to be looked at: loading, ready, failed, cancelled, asking, and the workbench.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -42,6 +43,7 @@ def main() -> None:
                     take_all(server, folder, theme, stalled)
                 else:
                     take_ready(server, folder / "panel.png", demo)
+                    take_workbench(server, folder / "workbench.png", demo)
 
 
 def take_ready(server: Server, path: Path, checkpoint: Path) -> None:
@@ -60,17 +62,58 @@ def take_ready(server: Server, path: Path, checkpoint: Path) -> None:
         page.locator(".nbl-panel").screenshot(path=path)
 
 
+def take_workbench(server: Server, path: Path, checkpoint: Path) -> None:
+    """Take the workbench with two loads behind it, the second of them cast."""
+    cell = (
+        "import torch, transformers\nfrom nbloader import LoaderWidget\n"
+        f"w = LoaderWidget({str(checkpoint)!r})\nw.clear_history()\nw"
+    )
+    with open_browser(device_scale_factor=2, viewport={"width": 1200, "height": 1600}) as page:
+        open_notebook(page, server, server.write("workbench.ipynb", [cell]))
+        run(page, 0)
+        panel = page.locator(".nbl-panel")
+        for runs, dtype in enumerate(("auto", "float32"), 1):
+            panel.get_by_label("Type").select_option(dtype)
+            panel.get_by_role("button", name="Load", exact=True).click()
+            page.wait_for_function(f"document.querySelectorAll('.nbl-run').length === {runs}")
+        page.wait_for_selector(".nbl-costs >> text=earlier load")
+        panel.screenshot(path=path)
+        panel.evaluate(f"node => node.style.width = '{NARROW}px'")
+        if path.parent.name != "docs":
+            panel.screenshot(path=path.with_stem(f"{path.stem}-narrow"))
+
+
+def with_code(checkpoint: Path, folder: Path) -> Path:
+    """Return a checkpoint that brings Python code."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.MineConfig"}}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("configuration_mine.py", "modeling_mine.py"):
+        (folder / name).write_text("")
+    for path in checkpoint.glob("model*"):
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
 def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
     """Take every state, wide and narrow."""
     # A cache of its own for each: one that was released goes on downloading.
     caches = [tempfile.mkdtemp() for _ in range(2)]
+    brings_code = with_code(nbloader.demo_checkpoint("40MB", shards=4), Path(caches[0]) / "mine")
     states = {
         "loading": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[0]!r})", ".nbl-panel >> text=no bytes for"),
         "cancelled": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[1]!r})", ".nbl-panel .nbl-is-cancelled"),
         "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-outcome.nbl-is-ready"),
         "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ".nbl-outcome.nbl-is-ready"),
+        "asking": (
+            f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=4))!r}, dtype='float32', max_memory='50MB')",
+            ".nbl-panel .nbl-question",
+        ),
+        "code": (f"LoaderWidget({str(brings_code)!r})", ".nbl-panel .nbl-question"),
         "failed": ("LoaderWidget('./models/no-such-folder')", ".nbl-panel .nbl-outcome.nbl-is-failed"),
     }
+    take_workbench(server, folder / f"workbench-{theme}.png", nbloader.demo_checkpoint("400MB", shards=8))
     for state, (code, until) in states.items():
         stalled.stalled.clear()
         stalled.release.clear()

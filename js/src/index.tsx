@@ -76,9 +76,17 @@ function Load(props: { model: Model; state: PanelState; shards: ShardNames; time
   );
 }
 
+/** JupyterLab's notebook takes arrows and letters as its own wherever nobody writes, unless the element says no. */
+function keepKeys(event: FocusEvent): void {
+  if (event.target instanceof HTMLElement && !event.target.matches(":read-write")) {
+    event.target.dataset.lmSuppressShortcuts = "true";
+  }
+}
+
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   const root = document.createElement("div");
   root.className = "nbl-panel";
+  root.addEventListener("focusin", keepKeys);
   el.append(root);
   const update = () => draw(<Panel model={model} />, root);
   for (const trait of TRAITS) {

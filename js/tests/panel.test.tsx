@@ -197,8 +197,8 @@ describe("the panel", () => {
   });
 
   it("says a text it does not know by its key", () => {
-    model.set({ stages: [{ name: "adapter", started: 0, ended: 1, detail: "" }] });
-    expect(text(".nbl-stage-name")).toBe("adapter");
+    model.set({ stages: [{ name: "warm-up", started: 0, ended: 1, detail: "" }] });
+    expect(text(".nbl-stage-name")).toBe("warm-up");
   });
 
   it("opens the log for a warning", () => {

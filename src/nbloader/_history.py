@@ -46,8 +46,11 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
     """Return what is kept of a load that is ready: plain values, sizes in bytes, times in seconds."""
     plan, summary = job.plan, state.summary or {}
     times = {stage.name: (stage.started or 0.0, stage.ended) for stage in state.stages if stage.ended is not None}
-    begun = [shard.read_started for shard in state.shards if shard.read_started is not None]
-    weights = times["device"][1] - min([*begun, times["weights"][0]])
+    read = [(shard.read_started, shard.read_ended) for shard in state.shards if shard.read_started is not None]
+    spans = [(start, min(end if end is not None else start, times["weights"][0])) for start, end in read]
+    # What is read before the libraries are imported is done while they are: waiting for them is no part of it.
+    early = max((end for _, end in spans), default=0.0) - min((start for start, _ in spans), default=0.0)
+    weights = max(0.0, early) + times["device"][1] - times["weights"][0]
     return {
         "model": os.fspath(job.model),
         "commit": state.commit,

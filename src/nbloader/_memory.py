@@ -51,19 +51,9 @@ def sample_memory() -> Memory:
 
 def _process_peak() -> int | None:
     """Return the kernel's own account of the peak: looks now and then miss what comes and goes in between."""
-    return _status("VmHWM")
-
-
-def mapped_bytes() -> int | None:
-    """Return how many bytes of files are mapped into this process and counted in its RSS; None where nobody tells."""
-    files, shared = _status("RssFile"), _status("RssShmem")
-    return None if files is None or shared is None else files + shared
-
-
-def _status(name: str) -> int | None:
     with suppress(OSError, ValueError, StopIteration):
         with open("/proc/self/status") as status:
-            line = next(line for line in status if line.startswith(f"{name}:"))
+            line = next(line for line in status if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     return None
 

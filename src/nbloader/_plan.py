@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -31,6 +32,11 @@ _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
 """What is tried, in this order, where a load will not fit."""
+
+_FUSED = re.compile(r"\.experts\.\d+\.")
+"""Tensors that placing joins into one, a copy: since transformers 5 the experts of a layer are one parameter."""
+
+_DOWN = re.compile(r"\.(w2|down_proj)\.weight$")  # joined by itself, after the larger one
 
 _TIGHT = 0.9  # share of what is free
 
@@ -74,14 +80,13 @@ class LoadPlan:
         The type that floating-point weights get, by torch's name; None where they keep their own.
     copies
         Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
-    bytes_mapped
-        What of the model is the mapped files themselves.
     adapter_bytes
         Size of the adapter's weight file, 0 without one.
     host_memory
         What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
         placed, and are the first to go where memory gets short, ``"quantization"`` is what making one weight smaller
-        takes, ``"adapter"`` what an adapter adds, ``"merge"`` what merging it takes.
+        takes, ``"joining"`` what joining a layer's experts does, ``"adapter"`` what an adapter adds, ``"merge"`` what
+        merging it takes.
     device_memory
         What the weights take on each device, by its name; empty where all is on the host, None where a device map
         decides it only when the libraries are there.
@@ -108,7 +113,6 @@ class LoadPlan:
     bytes_to_place: tuple[int, ...]
     dtype: str | None
     copies: bool
-    bytes_mapped: int
     adapter_bytes: int
     host_memory: Mapping[str, int]
     device_memory: Mapping[str, int] | None
@@ -155,7 +159,8 @@ def make_plan(
     for key, tensor in checkpoint.tensors.items():
         to_place[tensor.shard] += sizes[key]
         by_dtype[_FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
-        copied += tensor.bytes if sizes[key] != tensor.bytes or _is_cast(tensor, dtype) else 0
+        is_copied = sizes[key] != tensor.bytes or _is_cast(tensor, dtype) or _FUSED.search(key)
+        copied += tensor.bytes if is_copied else 0
     method = method_of(options.quantization)
     on_cpu = stays_on_cpu(options)
     limit = options.max_memory.get("cpu") if isinstance(options.max_memory, Mapping) else options.max_memory
@@ -172,9 +177,8 @@ def make_plan(
         bytes_to_place=tuple(to_place),
         dtype=dtype,
         copies=copies,
-        bytes_mapped=_bytes_mapped(checkpoint, copied, on_cpu),
         adapter_bytes=0 if adapter is None else adapter.weights.bytes,
-        host_memory=_host_memory(checkpoint, sum(to_place), copied, method, on_cpu)
+        host_memory=_host_memory(checkpoint, sizes, copied, dtype, method, on_cpu)
         | _adapter_memory(adapter, sizes, options),
         quantization=method or quantized_by(checkpoint.config),
         device_memory={} if on_cpu else _device_memory(options, sum(to_place)),
@@ -229,20 +233,33 @@ def _said(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
-def _bytes_mapped(checkpoint: Checkpoint, copied: int, on_cpu: bool) -> int:
-    if not on_cpu:
-        return 0
-    return sum(tensor.bytes for tensor in checkpoint.tensors.values()) - copied if copied else checkpoint.bytes
+def _joining_bytes(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: str | None) -> int:
+    """Return what joining a layer's experts takes: two more of what is joined, where they are cast before."""
+    layers: Counter[str] = Counter()
+    for key, tensor in checkpoint.tensors.items():
+        found = _FUSED.search(key)
+        if found is not None and _is_cast(tensor, dtype) and not _DOWN.search(key):
+            layers[key[: found.start()]] += sizes[key]
+    return 2 * max(layers.values(), default=0)
 
 
 def _host_memory(
-    checkpoint: Checkpoint, to_place: int, copied: int, method: str | None, on_cpu: bool
+    checkpoint: Checkpoint,
+    sizes: Mapping[str, int],
+    copied: int,
+    dtype: str | None,
+    method: str | None,
+    on_cpu: bool,
 ) -> dict[str, int]:
+    to_place = sum(sizes.values())
     if not on_cpu:
         return {"weights": 0, "files": checkpoint.bytes}
     if not copied:
         return {"weights": checkpoint.bytes}
     parts = {"weights": to_place, "files": copied}
+    joined = _joining_bytes(checkpoint, sizes, dtype)
+    if joined:
+        parts["joining"] = joined
     if method is None or method == CUSTOM:
         return parts
     return {**parts, "quantization": staging_bytes(checkpoint, method)}

@@ -82,6 +82,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._job: LoadJob | None = None
         self._publisher: Publisher | None = None
         self._shown_by: object = None
+        self._is_panel = False
         self._workbench: Workbench | None = None
         self._is_drawn = threading.Event()
         super().__init__(**view_of(self._idle_state()))
@@ -93,6 +94,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         from IPython.display import display
 
         self._shown_by = None
+        self._is_panel = True
         display(self)
         self._shown_by = _executing()
         return self.load() if self._job is None else self
@@ -207,7 +209,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         if self._shown_by is not None and self._shown_by == _executing():
             # `LoaderWidget(...).show()` as a cell's last line: the panel is there already.
             return {"text/plain": repr(self)}, {}
-        if self._shown_by is None and self._job is None and self._workbench is None:
+        if not self._is_panel and self._job is None and self._workbench is None:
             self._open_workbench()
         bundle: tuple[dict[str, Any], dict[str, Any]] | None = super()._repr_mimebundle_(**kwargs)
         return bundle

@@ -43,6 +43,7 @@ def test_a_load_from_first_paint_to_ready(server: Server, page: Page, demo_small
     begin(page, 0)
     panel = page.locator(".nbl-panel")
     expect(panel).to_contain_text("Loading")
+    expect(panel.locator(".nbl-form")).to_have_count(0)
     height = panel.bounding_box()["height"]  # type: ignore[index]
     assert "torch.bfloat16" in run(page, 1)
     expect(panel).to_contain_text("Ready")

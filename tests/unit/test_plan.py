@@ -176,7 +176,12 @@ def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
     assert str(again.result().model.dtype) == "torch.bfloat16"
     with pytest.raises(WontFitError, match="force=True") as raised:
         nbloader.load(demo_small, progress=False, max_memory=size // 8)
-    assert raised.value.suggestions == ({"force": True},)
+    offload, force = raised.value.suggestions
+    assert force == {"force": True}
+    job = nbloader.start(demo_small, **offload)
+    assert job.result().model is not None
+    assert job.state.summary is not None
+    assert job.state.summary["device"] == "cpu, disk"
     assert nbloader.load(demo_small, progress=False, max_memory=size // 8, force=True).model is not None
 
 

@@ -7,6 +7,7 @@ const MARKS: Record<string, string> = {
   idle: "○",
   queued: "◌",
   running: "●",
+  asking: "?",
   ready: "✓",
   failed: "✕",
   cancelled: "⊘",
@@ -15,13 +16,14 @@ const MARKS: Record<string, string> = {
 /** What is loaded, how it stands, how long it has taken, and the way to stop it. */
 export function Header(props: { state: PanelState; onCancel: () => void }) {
   const { state, onCancel } = props;
+  const status = state.question === null ? state.status : "asking";
   return (
-    <header class="nbl-header">
-      <span class={`nbl-status nbl-is-${state.status}`}>
+    <div class="nbl-header">
+      <span class={`nbl-status nbl-is-${status}`}>
         <span class="nbl-mark" aria-hidden="true">
-          {MARKS[state.status] ?? "●"}
+          {MARKS[status] ?? "●"}
         </span>
-        {named(texts.status, state.status)}
+        {named(texts.status, status)}
       </span>
       <span class="nbl-name" title={state.name}>
         {state.name}
@@ -42,6 +44,6 @@ export function Header(props: { state: PanelState; onCancel: () => void }) {
       >
         {state.cancelling ? texts.panel.cancelling : texts.panel.cancel}
       </button>
-    </header>
+    </div>
   );
 }

@@ -110,15 +110,16 @@ function lines(plan: Plan | null): [string, string][] {
             tokens: plan.kv_tokens.toLocaleString("en"),
           }),
     ),
-    told("time", (plan) =>
-      plan.seconds === null
-        ? texts.plan.no_seconds
-        : fill(plan.seconds[0] === plan.seconds[1] ? texts.plan.one_second : texts.plan.seconds, {
-            low: duration(plan.seconds[0]),
-            high: duration(plan.seconds[1]),
-          }),
-    ),
+    told("time", (plan) => time(plan.seconds)),
   ];
+}
+
+function time(seconds: Plan["seconds"]): string {
+  if (seconds === null) {
+    return texts.plan.no_seconds;
+  }
+  const [low, high] = [duration(seconds[0]), duration(seconds[1])];
+  return low === high ? fill(texts.plan.one_second, { low }) : fill(texts.plan.seconds, { low, high });
 }
 
 function Copy({ code }: { code: string }) {

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader._errors import RemoteCodeError
-from nbloader._memory import mapped_bytes
 from nbloader.stages.adapter import attach_adapter
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
@@ -54,11 +53,10 @@ def run(
             tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
             chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
         checkpoint, plan = reporter.wait(fetched.whole)
-        mapped_before = mapped_bytes() or 0
         loaded = place(checkpoint, plan, chosen, options, reporter, supply)
-    settle(loaded, checkpoint, plan, reporter, may_be_missing=supply.may_be_missing, mapped_before=mapped_before)
+    settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     if fetched.adapter is not None:
-        loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter, mapped_before)
+        loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
 

@@ -8,19 +8,14 @@ from nbloader import _events as events
 from nbloader import _peft
 from nbloader._adapter import Adapter
 from nbloader._locale import size_text
-from nbloader._memory import sample_memory
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
 from nbloader._reporter import Reporter
 from nbloader.stages.device import read_missing, tell_held
 
 
-def attach_adapter(
-    model: Any, adapter: Adapter, plan: LoadPlan, options: LoadOptions, reporter: Reporter, mapped_before: int
-) -> Any:
+def attach_adapter(model: Any, adapter: Adapter, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> Any:
     """Return the model with the adapter, whose bytes are told as those of one more shard.
-
-    `mapped_before` is what of files was mapped before the weights were placed.
 
     Raises
     ------
@@ -41,10 +36,7 @@ def attach_adapter(
         if options.merge_adapter:
             model = _peft.merge(model, adapter.name)
         reporter.tell(events.Placed, shard, adapter.weights.bytes, adapter.weights.bytes)
-        if options.merge_adapter:  # what was mapped is copied where it was changed
-            reporter.tell(events.MemorySampled, sample_memory())
-        else:
-            tell_held(plan, reporter, mapped_before)
+        tell_held(model, reporter)
         done = ", merged" if options.merge_adapter else ""
         note.detail = f"{adapter.name}, {size_text(adapter.weights.bytes)}{done}"
     return model

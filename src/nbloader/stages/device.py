@@ -8,22 +8,19 @@ from typing import Any
 
 from nbloader import _events as events
 from nbloader._checkpoint import Checkpoint
-from nbloader._memory import mapped_bytes, sample_memory
+from nbloader._memory import sample_memory
 from nbloader._pace import Pace
-from nbloader._page_cache import find_missing, make_resident
-from nbloader._plan import LoadPlan
+from nbloader._page_cache import find_missing, make_resident, untouched_bytes
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
 
 
-def settle(
-    model: Any, checkpoint: Checkpoint, plan: LoadPlan, reporter: Reporter, *, may_be_missing: bool, mapped_before: int
-) -> None:
+def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
     """Read what is mapped and not resident, and wait for devices to finish their copies.
 
     What reading had brought in may be gone again: a host short of memory, storage that drops its cache when a file is
     opened. Then the model's own memory is touched, which brings it in wherever it comes from. `may_be_missing` tells
-    whether to look; `mapped_before` is what of files was mapped before the weights were placed.
+    whether to look.
     """
     import torch
 
@@ -38,16 +35,15 @@ def settle(
             torch.mps.synchronize()
         for index, shard in enumerate(checkpoint.shards):
             reporter.tell(events.ReadEnded, index, shard.bytes)
-        tell_held(plan, reporter, mapped_before)
+        tell_held(model, reporter)
         note.detail = ", ".join(devices)
 
 
-def tell_held(plan: LoadPlan, reporter: Reporter, mapped_before: int) -> None:
+def tell_held(model: Any, reporter: Reporter) -> None:
     """Tell what the process holds, and what of the mapped weights is in memory without being counted in that."""
-    mapped = mapped_bytes()
+    untouched = untouched_bytes(_cpu_storages(model))
     reporter.tell(events.MemorySampled, sample_memory())
-    if mapped is not None:
-        reporter.tell(events.Untouched, max(0, plan.bytes_mapped - max(0, mapped - mapped_before)))
+    reporter.tell(events.Untouched, untouched)
 
 
 def devices_of(tensors: Iterable[Any]) -> list[str]:
@@ -86,13 +82,19 @@ def read_missing(paths: Sequence[Path], reporter: Reporter, shard: int | None = 
 
 def _cpu_storages(model: Any) -> Iterator[tuple[int, int]]:
     seen = set()
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (part for whole in (*model.parameters(), *model.buffers()) for part in parts_of(whole)):
         if tensor.device.type != "cpu":
             continue
-        try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):
-            continue  # a tensor subclass (quantized weights) that has no storage of its own
+        storage = tensor.untyped_storage()
         if storage.nbytes() and storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             yield storage.data_ptr(), storage.nbytes()
+
+
+def parts_of(tensor: Any) -> Iterator[Any]:
+    """Yield the tensors with memory of their own that a tensor is made of: torchao's are several in one."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from parts_of(getattr(tensor, name))
+    else:
+        yield tensor

@@ -10,7 +10,7 @@ from nbloader import _transformers
 from nbloader._plan import LoadPlan
 from nbloader._reporter import Reporter
 from nbloader._source import Source
-from nbloader.stages.device import devices_of
+from nbloader.stages.device import devices_of, parts_of
 
 
 def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporter: Reporter) -> Mapping[str, Any]:
@@ -45,8 +45,7 @@ def _is_packed(tensor: Any) -> bool:
 
 def stored_bytes(tensor: Any) -> int:
     """Return what a tensor takes in memory, with the scales that a quantization keeps beside it."""
-    if hasattr(tensor, "__tensor_flatten__"):  # torchao's, which is several tensors
-        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     state = getattr(tensor, "quant_state", None)  # bitsandbytes' 4-bit
-    scales = [getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(state, "code", None)]
-    return int(tensor.nbytes) + sum(int(scale.nbytes) for scale in scales if scale is not None)
+    scales = (getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(state, "code", None))
+    parts = [*parts_of(tensor), *(scale for scale in scales if scale is not None)]
+    return sum(int(part.nbytes) for part in parts)

@@ -258,6 +258,8 @@ def place(
             tracker.watcher(supply),
         )
         tracker.finish()
+        if plan.quantization in METHODS:
+            trim_heap()
         supply.wait()
         _log_account(info, reporter)
         note.detail = f"{plan.tensors} tensors, {plan.format}"

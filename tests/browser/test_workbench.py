@@ -1,0 +1,133 @@
+"""The workbench in Chromium: the whole way by mouse and by keyboard, light and dark, narrow and wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from support.jupyter import Server, begin, finish, open_browser, open_notebook, run, serve
+
+AXE = Path(__file__).parents[2] / "js/node_modules/axe-core/axe.min.js"
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+
+@pytest.fixture(scope="module", params=THEMES)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp(request.param), settings={"theme": THEMES[request.param]}) as running:
+        yield running
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with open_browser(permissions=["clipboard-read", "clipboard-write"]) as opened:
+        yield opened
+
+
+def open_workbench(page: Page, server: Server, model: object, more: str = "", *cells: str) -> Locator:
+    code = f"from nbloader import LoaderWidget\nw = LoaderWidget({str(model)!r}{more})\nw.clear_history()\nw"
+    open_notebook(page, server, server.write("workbench.ipynb", [code, *cells]))
+    run(page, 0)
+    return page.locator(".nbl-panel")
+
+
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds wrong with the panel."""
+    if not page.evaluate("'axe' in window"):
+        page.add_script_tag(path=AXE)
+    found: list[dict[str, Any]] = page.evaluate("axe.run('.nbl-panel').then(result => result.violations)")
+    return [f"{item['id']}: {node['html'][:200]}" for item in found for node in item["nodes"]]
+
+
+def is_too_wide(panel: Locator) -> bool:
+    return bool(panel.evaluate("node => node.scrollWidth > node.clientWidth"))
+
+
+def test_the_whole_way_by_mouse(server: Server, page: Page, demo_small: Path) -> None:
+    show = "print(w.model.dtype, len(w.history))"
+    panel = open_workbench(page, server, demo_small, "", show)
+    expect(panel.locator(".nbl-verdict")).to_contain_text("it fits")
+    expect(panel).to_contain_text("4 shards")
+    expect(panel.locator(".nbl-bar")).to_have_count(0)
+    panel.get_by_label("Type").select_option("float32")
+    expect(panel.locator(".nbl-costs")).to_contain_text("38.8 MB float32")
+    expect(panel.locator(".nbl-code")).to_contain_text('dtype="float32"')
+    panel.get_by_role("button", name="Copy as code").click()
+    expect(panel.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == f'LoaderWidget("{demo_small}", dtype="float32").show()'
+    panel.get_by_label("Memory limit").fill("eight")
+    expect(panel.get_by_role("alert")).to_contain_text("holds no size: 'eight'")
+    panel.get_by_label("Memory limit").fill("8 GB")
+    expect(panel.locator(".nbl-code")).to_contain_text('max_memory="8GB"')
+    panel.get_by_label("Memory limit").fill("")
+    expect(panel.locator(".nbl-code")).not_to_contain_text("max_memory")
+    panel.get_by_role("button", name="Load", exact=True).click()
+    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("38.8 MB")
+    expect(panel.locator(".nbl-run")).to_have_count(1)
+    expect(panel.locator(".nbl-run-options")).to_have_text('dtype="float32"')
+    expect(panel.locator(".nbl-costs")).to_contain_text("earlier load")
+    assert "torch.float32 1" in run(page, 1)
+    panel.get_by_role("button", name="Clear").click()
+    expect(panel).to_contain_text("None of this model on this machine yet.")
+    assert page.complaints == []  # type: ignore[attr-defined]
+
+
+def test_the_whole_way_by_keyboard(server: Server, page: Page, demo_small: Path) -> None:
+    panel = open_workbench(page, server, demo_small)
+    expect(panel.locator(".nbl-verdict")).to_contain_text("it fits")
+    kind = panel.get_by_label("Type")
+    kind.focus()
+    expect(panel.locator(".nbl-help")).to_contain_text("type in memory")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(panel.locator(".nbl-code")).to_contain_text('dtype="float16"')
+    for _ in range(4):
+        page.keyboard.press("Tab")
+    expect(panel.get_by_label("Memory limit")).to_be_focused()
+    page.keyboard.type("15MB")
+    expect(panel.locator(".nbl-verdict")).to_contain_text("it will not fit")
+    for _ in range(10):
+        if panel.get_by_role("button", name="Load", exact=True).evaluate("node => node === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    question = panel.get_by_role("alert")
+    expect(question).to_contain_text("takes 19.4 MB of memory, and 15.0 MB is free")
+    panel.get_by_role("button", name="Load anyway").focus()
+    page.keyboard.press("Enter")
+    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_be_visible()
+    expect(panel.locator(".nbl-code")).to_contain_text("force=True")
+
+
+def test_a_cell_that_waits_gets_what_was_chosen(server: Server, page: Page, demo_small: Path) -> None:
+    panel = open_workbench(page, server, demo_small, ", max_memory='15MB'", "print(w.result().model.num_parameters())")
+    begin(page, 1)
+    choice = panel.get_by_role("button", name="quantization='4bit'")
+    expect(choice).to_contain_text("takes")
+    choice.click()
+    assert finish(page, 1).strip().isdigit()
+    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("4bit")
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_nobody_is_left_out(server: Server, page: Page, demo_small: Path, width: int) -> None:
+    page.set_viewport_size({"width": max(width, 700), "height": 1200})
+    panel = open_workbench(page, server, demo_small, ", dtype='float32', max_memory='30MB'")
+    panel.evaluate(f"node => {{ node.style.width = '{width}px'; node.style.maxWidth = 'none' }}")
+    expect(panel.locator(".nbl-verdict")).to_contain_text("it will not fit")
+    panel.locator(".nbl-more summary").click()
+    assert (violations(page), is_too_wide(panel)) == ([], False)
+    panel.get_by_role("button", name="Load", exact=True).click()
+    expect(panel.get_by_role("button", name="Load anyway")).to_be_visible()
+    expect(panel.locator(".nbl-status")).to_contain_text("Waiting for your choice")
+    assert (violations(page), is_too_wide(panel)) == ([], False)
+    panel.get_by_role("button", name="dtype='bfloat16'").click()
+    expect(panel.locator(".nbl-run")).to_have_count(1)
+    assert (violations(page), is_too_wide(panel)) == ([], False)
+    panel.get_by_label("Subfolder").fill("nowhere")
+    expect(panel.get_by_role("alert")).to_contain_text("nowhere")
+    panel.get_by_role("button", name="Load", exact=True).click()
+    expect(panel.locator(".nbl-status")).to_contain_text("Failed")
+    assert (violations(page), is_too_wide(panel)) == ([], False)
