@@ -1,4 +1,6 @@
-"""Times what a user waits for first: the import, show(), and the first paint of the panel in Chromium.
+"""Times what a user waits for: the import, show(), the first paint, and the plan after a change in the form.
+
+The last two are taken in Chromium; the plan also while a cell is running, and for a checkpoint of 20 000 tensors.
 
 Run it with: .venv/bin/python benchmarks/first_paint.py
 """
@@ -15,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.jupyter import open_browser, open_notebook, run, serve
+from scaling import make
+from support.jupyter import begin, open_browser, open_notebook, run, serve
 
 import nbloader
 
@@ -60,6 +63,48 @@ def show_and_paint(folder: Path) -> tuple[float, float]:
             return show, page.evaluate("window.painted") - clicked
 
 
+# From the change of a menu to the first frame that shows the figure that follows from it.
+_CHANGE = """
+async ([text]) => {
+  const menu = document.querySelector(".nbl-panel select");
+  const costs = document.querySelector(".nbl-costs");
+  const shown = new Promise((resolve) => {
+    const observer = new MutationObserver(() => {
+      if (costs.textContent.includes(` ${text}host`)) {
+        observer.disconnect();
+        requestAnimationFrame(() => setTimeout(() => resolve(performance.now())));
+      }
+    });
+    observer.observe(costs, { subtree: true, childList: true, characterData: true });
+  });
+  const began = performance.now();
+  menu.value = text;
+  menu.dispatchEvent(new Event("change", { bubbles: true }));
+  return (await shown - began) / 1000;
+}
+"""
+
+
+def plan_seconds(folder: Path, rounds: int, *, busy: bool) -> list[float]:
+    """Return the seconds from a change in the form to the plan for it on the screen."""
+    cells = [
+        f"from nbloader import LoaderWidget\nw = LoaderWidget({str(folder)!r})\nw",
+        "import time\nwhile True:\n    time.sleep(0.05)",
+    ]
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root,
+        serve(Path(root)) as server,
+        open_browser() as page,
+    ):
+        open_notebook(page, server, server.write("plan.ipynb", cells))
+        run(page, 0)
+        page.wait_for_selector(".nbl-verdict-fits")
+        if busy:
+            begin(page, 1)
+            page.wait_for_function("nb.state(1) === 'running'")
+        return [page.evaluate(_CHANGE, [("float32", "float16")[index % 2]]) for index in range(rounds)]
+
+
 def main() -> None:
     """Print min, median and max of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,11 +116,16 @@ def main() -> None:
         "import nbloader": [import_seconds() for _ in range(rounds)],
         "show() returns": list(shows),
         "call of show() to first paint": list(paints),
+        "change to plan": plan_seconds(folder, 2 * rounds, busy=False),
+        "change to plan, a cell running": plan_seconds(folder, 2 * rounds, busy=True),
     }
+    with tempfile.TemporaryDirectory() as many:
+        make(Path(many), tensors=20_000, shards=100)
+        rows["change to plan, 20 000 tensors"] = plan_seconds(Path(many), 2 * rounds, busy=False)
     for name, values in rows.items():
         print(
-            f"{name:30} min {min(values) * 1000:4.0f}  median {statistics.median(values) * 1000:4.0f}  "
-            f"max {max(values) * 1000:4.0f} ms, {rounds} rounds"
+            f"{name:32} min {min(values) * 1000:4.0f}  median {statistics.median(values) * 1000:4.0f}  "
+            f"max {max(values) * 1000:4.0f} ms, {len(values)} times"
         )
 
 

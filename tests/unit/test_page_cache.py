@@ -11,7 +11,7 @@ import pytest
 from support.page_cache import make_cold
 
 from nbloader import _page_cache
-from nbloader._page_cache import drops_cache, find_missing, make_resident, resident_bytes
+from nbloader._page_cache import drops_cache, find_missing, make_resident, resident_bytes, untouched_bytes
 
 CHUNK = 8 << 20
 
@@ -88,3 +88,18 @@ def test_storage_that_drops_its_cache_at_open_is_found_out(file: Path, monkeypat
 
     monkeypatch.setattr(_page_cache, "open", open_dropping, raising=False)
     assert drops_cache(file)
+
+
+def test_what_was_not_touched_is_told(tmp_path: Path) -> None:
+    size = 4 << 20
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE) as mapped:
+        whole = ctypes.c_char.from_buffer(mapped)
+        address = ctypes.addressof(whole)
+        assert untouched_bytes([(address, size)]) == size
+        for place in range(0, size // 2, mmap.PAGESIZE):
+            assert mapped[place] == 0
+        assert untouched_bytes([(address, size)]) == pytest.approx(size / 2, rel=0.1)
+        assert untouched_bytes([(address, size // 2), (address, 0)]) == 0
+        del whole

@@ -271,3 +271,23 @@ def test_the_command_prints_it(demo_small: Path, capsys: pytest.CaptureFixture[s
     assert "1,000 tokens" in told
     assert main(["plan", str(demo_small), "--device-map", "auto"]) == 0
     assert "not known before the load" in capsys.readouterr().out
+
+
+def test_experts_that_are_joined_are_copies(tmp_path: Path) -> None:
+    folder = archs.save(archs.build("mixtral (MoE)"), tmp_path)
+    checkpoint = read_checkpoint(folder)
+    experts = sum(tensor.bytes for key, tensor in checkpoint.tensors.items() if ".experts." in key)
+    plan = make_plan(checkpoint, LoadOptions(dtype="auto"))
+    assert plan.copies
+    assert plan.host_memory["files"] == experts
+    assert "joining" not in plan.host_memory
+    layers = [
+        sum(tensor.bytes for key, tensor in checkpoint.tensors.items() if f"layers.{layer}." in key and is_joined(key))
+        for layer in range(2)
+    ]
+    cast = make_plan(checkpoint, LoadOptions(dtype="bfloat16"))
+    assert cast.host_memory["joining"] == 2 * max(layers) // 2
+
+
+def is_joined(key: str) -> bool:
+    return ".experts." in key and not key.endswith((".w2.weight", ".down_proj.weight"))

@@ -233,3 +233,38 @@ def test_every_event_can_be_folded() -> None:
 
     kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)]
     assert [kind for kind in kinds if kind is not events.Event and kind not in _apply.registry] == []
+
+
+def test_the_process_s_own_peak_counts_once_it_has_risen() -> None:
+    def sampled(*peaks: int | None) -> LoadState:
+        samples = [Memory(100, 50, 10, process_peak=peak) for peak in peaks]
+        return folded(*(events.MemorySampled(float(t), sample) for t, sample in enumerate(samples)))
+
+    assert sampled(40, 40).observed_peak == 10  # of something before this load
+    assert sampled(40, 40, 45).observed_peak == 45
+    assert sampled(None, None).observed_peak == 10
+    untouched = fold(sampled(40, 45), events.Untouched(3.0, 30))
+    assert untouched.observed_peak == 45
+    assert fold(sampled(40, 40), events.Untouched(3.0, 30)).observed_peak == 10 + 30
+
+
+def test_a_question_stops_the_clock_of_stalls_and_an_answer_starts_anew() -> None:
+    choices = (({"dtype": "bfloat16"}, 10), ({"force": True}, None))
+    state = fold(running(100), events.StageStarted(1.0, "weights"))
+    state = folded(events.Asked(2.0, "WontFitError", "too large", choices), start=state)
+    assert state.question is not None
+    assert (state.question.choices, state.at(9.0).stalled_for) == (choices, 0.0)
+    state = fold(state, events.Answered(3.0, choices[0][0]))
+    assert (state.question, state.shards, state.stage) == (None, (), None)
+    assert {stage.started for stage in state.stages} == {None}
+    assert fold(state, events.Cancelled(4.0)).question is None
+    failed = fold(state, events.Failed(4.0, "WontFitError", "too large", "choose", choices))
+    assert failed.error is not None
+    assert failed.error.choices == choices
+
+
+def test_an_adapter_s_bytes_stay_when_the_model_s_are_planned_anew() -> None:
+    state = fold(running(100, 7), events.PlacePlanned(1.0, (80,)))
+    assert [shard.bytes_to_place for shard in state.shards] == [80, 7]
+    state = fold(state, events.DownloadAdded(1.0, ("adapter", 7, 2)))
+    assert (state.bytes_to_download, state.bytes_downloaded) == (7, 2)
