@@ -95,7 +95,7 @@ export interface Plan {
   download: number;
   read: number;
   place: number;
-  dtype: string | null;
+  placed_as: string;
   host: readonly (readonly [string, number])[];
   peak: number;
   available: number | null;

@@ -17,7 +17,7 @@ const PLAN: Plan = {
   download: 0,
   read: 1e7,
   place: 2e7,
-  dtype: "float32",
+  placed_as: "float32",
   host: [
     ["weights", 2e7],
     ["files", 1e7],

@@ -122,6 +122,11 @@ class LoadPlan:
     seconds: tuple[float, float] | None = None
 
     @property
+    def placed_as(self) -> str:
+        """The types of the weights in the model, in words; empty where they keep their own."""
+        return " + ".join(filter(None, (self.quantization, self.dtype)))
+
+    @property
     def peak_memory(self) -> int:
         """Bytes that the load adds to this process at most."""
         return sum(self.host_memory.values())

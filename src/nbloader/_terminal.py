@@ -76,7 +76,7 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
         "files": ", ".join(f"{dtype} {size_text(size)}" for dtype, size in plan.bytes_by_dtype.items()),
         "download": size_text(plan.bytes_to_download),
         "read": size_text(sum(plan.bytes_to_read)),
-        "place": f"{plan.dtype or ''} {size_text(sum(plan.bytes_to_place))}".strip(),
+        "place": f"{plan.placed_as} {size_text(sum(plan.bytes_to_place))}".strip(),
         "host": f"{size_text(plan.peak_memory)} ({host})",
     }
     if plan.available is not None:

@@ -140,7 +140,7 @@ def plan_view(plan: LoadPlan) -> dict[str, Any]:
         "download": plan.bytes_to_download,
         "read": sum(plan.bytes_to_read),
         "place": sum(plan.bytes_to_place),
-        "dtype": plan.dtype,
+        "placed_as": plan.placed_as,
         "host": [[part, size] for part, size in plan.host_memory.items() if size],
         "peak": plan.peak_memory,
         "available": plan.available,

@@ -46,6 +46,7 @@ def test_what_is_planned_is_what_is_made(tmp_path: Path, name: str, method: str)
     assert job.state.bytes_placed == job.state.bytes_to_place
     assert job.state.summary is not None
     assert method in job.state.summary["dtype"]
+    assert plan.placed_as.startswith(f"{method} + ")
 
 
 def test_a_quantized_model_runs(demo_small: Path) -> None:

@@ -60,7 +60,7 @@ class Watched:
 def test_it_plans_and_loads_nothing(demo_small: Path) -> None:
     bench = Watched(demo_small)
     plan = bench.planned()["plan"]
-    assert (plan["verdict"], plan["shards"], plan["dtype"]) == ("fits", 4, "bfloat16")
+    assert (plan["verdict"], plan["shards"], plan["placed_as"]) == ("fits", 4, "bfloat16")
     assert bench.widget.job is None
     assert bench.widget._form["code"] == f'LoaderWidget("{demo_small}").show()'
     assert bench.widget._runs == {"runs": [], "note": ""}
@@ -77,7 +77,7 @@ def test_a_choice_is_planned_for(demo_small: Path) -> None:
     bench = Watched(demo_small)
     before = bench.planned()["plan"]
     bench.click("plan", choices={"dtype": "float32"})
-    after = bench.form(lambda form: form["plan"] is not None and form["plan"]["dtype"] == "float32")
+    after = bench.form(lambda form: form["plan"] is not None and form["plan"]["placed_as"] == "float32")
     assert after["plan"]["place"] == 2 * before["place"]
     assert 'dtype="float32"' in after["code"]
     assert bench.value("dtype") == "float32"

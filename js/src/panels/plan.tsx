@@ -97,7 +97,7 @@ function lines(plan: Plan | null): [string, string][] {
     told("files", (plan) => parts(plan.by_dtype, {})),
     told("download", (plan) => (plan.download > 0 ? size(plan.download) : texts.plan.nothing)),
     told("read", (plan) => size(plan.read)),
-    told("place", (plan) => `${size(plan.place)}${plan.dtype === null ? "" : ` ${plan.dtype}`}`),
+    told("place", (plan) => `${size(plan.place)} ${plan.placed_as}`),
     told("host", (plan) => `${size(plan.peak)} (${parts(plan.host, texts.memory_part)})`),
     ...(plan !== null && (plan.devices === null || plan.devices.length > 0)
       ? [told("devices", (plan) => (plan.devices === null ? texts.plan.unknown : parts(plan.devices, {})))]
