@@ -43,7 +43,7 @@ def main() -> None:
                     take_all(server, folder, theme, stalled)
                 else:
                     take_ready(server, folder / "panel.png", demo)
-                    take_workbench(server, folder / "workbench.png", demo)
+                    take_workbench(server, folder / "workbench.png", "demo")
 
 
 def take_ready(server: Server, path: Path, checkpoint: Path) -> None:
@@ -62,11 +62,11 @@ def take_ready(server: Server, path: Path, checkpoint: Path) -> None:
         page.locator(".nbl-panel").screenshot(path=path)
 
 
-def take_workbench(server: Server, path: Path, checkpoint: Path) -> None:
+def take_workbench(server: Server, path: Path, model: str) -> None:
     """Take the workbench with two loads behind it, the second of them cast."""
     cell = (
         "import torch, transformers\nfrom nbloader import LoaderWidget\n"
-        f"w = LoaderWidget({str(checkpoint)!r})\nw.clear_history()\nw"
+        f"w = LoaderWidget({model!r})\nw.clear_history()\nw"
     )
     with open_browser(device_scale_factor=2, viewport={"width": 1200, "height": 1600}) as page:
         open_notebook(page, server, server.write("workbench.ipynb", [cell]))
@@ -113,7 +113,7 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
         "code": (f"LoaderWidget({str(brings_code)!r})", ".nbl-panel .nbl-question"),
         "failed": ("LoaderWidget('./models/no-such-folder')", ".nbl-panel .nbl-outcome.nbl-is-failed"),
     }
-    take_workbench(server, folder / f"workbench-{theme}.png", nbloader.demo_checkpoint("400MB", shards=8))
+    take_workbench(server, folder / f"workbench-{theme}.png", "demo")
     for state, (code, until) in states.items():
         stalled.stalled.clear()
         stalled.release.clear()

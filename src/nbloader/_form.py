@@ -109,7 +109,7 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     for name, said in texts.items():
         if name not in known or not isinstance(said, str) or len(said) > 4096:
             raise OptionError(f"The form has no field {name!r} with {str(said)[:100]!r}.")
-        if said != _CODE and said != _text_of(name, options):
+        if said != _text_of(name, options):
             changes.update(_choice(name, said.strip()))
     return merge_options(options, changes)
 

@@ -238,6 +238,7 @@ class LoadJob:
         if not error.suggestions or self._cancelled.is_set() or not self._can_ask():
             raise error
         reporter = self._reporter
+        self._answer = queue.SimpleQueue()  # a second click on the last question is no answer to this one
         reporter.tell(_events.Asked, type(error).__name__, error.message, _choices(error), _files(error))
         while True:
             reporter.check_cancelled()

@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from typing import NamedTuple
 _CHUNK = 8 << 20  # bytes asked about at once
 _SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
 
-_PAGES_LOOKED_AT = 16  # of each range, for whether they were touched
+_PAGES_LOOKED_AT = 2048  # of all ranges together, at least one of each, for whether they were touched
 _PRESENT = 1 << 7  # in the last byte of a page's entry
 
 _SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and later
@@ -143,17 +143,18 @@ def map_pages(address: int, length: int) -> None:
     _populate(start, address + length - start)
 
 
-def untouched_bytes(ranges: Iterable[tuple[int, int]]) -> int:
+def untouched_bytes(ranges: Sequence[tuple[int, int]]) -> int:
     """Return how many bytes of these ranges of memory, (address, length), this process has not touched yet.
 
     A mapped file is part of the process's RSS only where it was touched, be it in memory or not. A few pages of each
     range are looked at; 0 where the system does not tell (https://docs.kernel.org/admin-guide/mm/pagemap.html).
     """
     total = 0
+    looks = max(1, _PAGES_LOOKED_AT // max(1, len(ranges)))
     with suppress(OSError), open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         for address, length in ranges:
             pages = range(address // mmap.PAGESIZE, (address + length) // mmap.PAGESIZE)
-            looked = pages[:: max(1, len(pages) // _PAGES_LOOKED_AT)]
+            looked = pages[len(pages) // (2 * looks) :: max(1, len(pages) // looks)]
             absent = sum(not os.pread(pagemap.fileno(), 8, page * 8)[-1] & _PRESENT for page in looked)
             total += length * absent // len(looked) if looked else 0
     return total

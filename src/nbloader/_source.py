@@ -67,7 +67,8 @@ class Source:
 
     def allows_code(self, options: LoadOptions) -> bool:
         """Tell whether the options allow the checkpoint's own Python code to run."""
-        return options.trust_remote_code is not False and options.allows_code(self.code(options)[1])
+        consent = options.trust_remote_code
+        return consent is True or (consent is not False and options.allows_code(self.code(options)[1]))
 
     def root(self, options: LoadOptions) -> Path:
         """Return the checkpoint's top folder on this machine.

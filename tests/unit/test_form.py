@@ -53,8 +53,8 @@ def test_the_code_reproduces_the_choice(choices: dict[str, Any]) -> None:
 
 
 def test_an_emptied_field_is_the_default() -> None:
-    options = LoadOptions(device_map="auto", max_memory="8GB", revision="v1", readers=3)
-    emptied = changed_by(options, {"placement": "", "max_memory": " ", "revision": "", "readers": ""})
+    options = LoadOptions(device_map="auto", max_memory="8GB", subfolder="part", readers=3)
+    emptied = changed_by(options, {"placement": "", "max_memory": " ", "subfolder": "", "readers": ""})
     assert emptied == LoadOptions()
 
 

@@ -73,11 +73,12 @@ def test_a_config_of_transformers_is_taken(demo_small: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["8bit", "4bit"])
-def test_what_is_quantized_already_loads_as_it_is(tmp_path: Path, method: str) -> None:
-    source = archs.save(archs.build("llama"), tmp_path / "source")
-    nbloader.load(source, progress=False, quantization=method).model.save_pretrained(tmp_path / "done")
+def test_what_is_quantized_already_loads_as_it_is(tmp_path: Path, demo_small: Path, method: str) -> None:
+    nbloader.load(demo_small, progress=False, quantization=method).model.save_pretrained(tmp_path / "done")
     plan = nbloader.plan(tmp_path / "done")
-    assert plan.quantization == "bitsandbytes"
+    assert (plan.quantization, plan.dtype) == ("bitsandbytes", None)
+    stored = read_checkpoint(tmp_path / "done").tensors.values()
+    assert sum(plan.bytes_to_place) == sum(tensor.bytes for tensor in stored)
     job = nbloader.start(tmp_path / "done")
     assert any(quantized_modules(job.result().model))
     assert job.state.bytes_placed == job.state.bytes_to_place

@@ -38,7 +38,7 @@ export function Header(props: { state: PanelState; onCancel: () => void }) {
       </span>
       <button
         type="button"
-        class="nbl-cancel"
+        class="nbl-button nbl-cancel"
         disabled={state.status === "idle" || isOver(state.status) || state.cancelling}
         onClick={onCancel}
       >

@@ -2,6 +2,7 @@ import { fill, size } from "../format";
 import type { PanelState } from "../state";
 import { isOver } from "../state";
 import { texts } from "../texts";
+import { Gauge } from "./gauge";
 
 /** What this process, the host and each accelerator hold, with a mark where the peak was predicted. */
 export function Memory({ state }: { state: PanelState }) {
@@ -9,7 +10,7 @@ export function Memory({ state }: { state: PanelState }) {
   return (
     <section class="nbl-memory">
       <h4>{texts.panel.memory}</h4>
-      <Gauge
+      <Held
         label={texts.panel.process}
         held={memory?.process ?? 0}
         total={memory?.total ?? 0}
@@ -24,20 +25,18 @@ export function Memory({ state }: { state: PanelState }) {
               observed: size(state.observed_peak ?? 0),
             })}
       </p>
-      <Gauge
+      <Held
         label={texts.panel.available}
         held={memory?.available ?? 0}
         total={memory?.total ?? 0}
-        mark={null}
         kind="available"
       />
       {memory?.accelerators.map((device) => (
-        <Gauge
+        <Held
           key={device.name}
           label={`${device.name} ${texts.panel.used}`}
           held={device.used}
           total={device.total}
-          mark={null}
           kind="process"
         />
       ))}
@@ -45,25 +44,6 @@ export function Memory({ state }: { state: PanelState }) {
   );
 }
 
-function Gauge(props: { label: string; held: number; total: number; mark: number | null; kind: string }) {
-  const { label, held, total, mark, kind } = props;
-  const share = (bytes: number) => `${total > 0 ? Math.min((bytes / total) * 100, 100) : 0}%`;
-  return (
-    <div class="nbl-gauge">
-      <span class="nbl-gauge-label">{label}</span>
-      <span class="nbl-gauge-figures">{total > 0 ? `${size(held)} / ${size(total)}` : "–"}</span>
-      {/* biome-ignore lint/a11y/useSemanticElements: a <meter> cannot carry the mark of the predicted peak */}
-      <span
-        class="nbl-gauge-bar"
-        role="meter"
-        aria-label={label}
-        aria-valuemin={0}
-        aria-valuemax={total}
-        aria-valuenow={held}
-      >
-        <span class={`nbl-gauge-fill nbl-gauge-${kind}`} style={{ width: share(held) }} />
-        {mark !== null && <span class="nbl-gauge-mark" style={{ left: share(mark) }} />}
-      </span>
-    </div>
-  );
+function Held(props: { label: string; held: number; total: number; kind: string; mark?: number | null }) {
+  return <Gauge {...props} figures={`${size(props.held)} / ${size(props.total)}`} />;
 }

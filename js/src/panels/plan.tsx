@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import { duration, fill, size } from "../format";
 import type { FormState, Plan } from "../state";
 import { named, texts } from "../texts";
+import { Gauge } from "./gauge";
 
 const MARKS: Record<string, string> = { fits: "✓", tight: "⚠", wont_fit: "✕" };
 const COPIED = 1500; // milliseconds for which it is said
@@ -53,28 +54,14 @@ export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: (
 /** What the host must hold, as a share of what is free. */
 function Room({ plan }: { plan: Plan | null }) {
   const [peak, free] = [plan?.peak ?? 0, plan?.available ?? 0];
-  const share = free > 0 ? Math.min((peak / free) * 100, 100) : 0;
-  const told = free > 0 ? fill(texts.plan.needs, { size: size(peak), free: size(free) }) : "–";
   return (
-    <div class="nbl-gauge">
-      <span class="nbl-gauge-label">{texts.plan_line.host}</span>
-      <span class="nbl-gauge-figures">{told}</span>
-      {/* biome-ignore lint/a11y/useSemanticElements: drawn like the other gauges */}
-      <span
-        class="nbl-gauge-bar"
-        role="meter"
-        aria-label={texts.plan_line.host}
-        aria-valuemin={0}
-        aria-valuemax={Math.max(free, peak)}
-        aria-valuenow={peak}
-        aria-valuetext={told}
-      >
-        <span
-          class={`nbl-gauge-fill nbl-room-${plan?.verdict ?? "unknown"}`}
-          style={{ width: `${share}%` }}
-        />
-      </span>
-    </div>
+    <Gauge
+      label={texts.plan_line.host}
+      figures={fill(texts.plan.needs, { size: size(peak), free: size(free) })}
+      held={peak}
+      total={free}
+      kind={plan?.verdict ?? "unknown"}
+    />
   );
 }
 

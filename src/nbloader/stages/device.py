@@ -41,7 +41,7 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
 
 def tell_held(model: Any, reporter: Reporter) -> None:
     """Tell what the process holds, and what of the mapped weights is in memory without being counted in that."""
-    untouched = untouched_bytes(_cpu_storages(model))
+    untouched = untouched_bytes(list(_cpu_storages(model)))
     reporter.tell(events.MemorySampled, sample_memory())
     reporter.tell(events.Untouched, untouched)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbloader import _transformers
@@ -29,13 +29,20 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
         summary = {
             "model_class": type(model).__name__,
             "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
-            "parameters": model.num_parameters(),
+            "parameters": _count(model, parameters),
             "bytes": sum(map(stored_bytes, (*parameters, *buffers))),
             "dtype": " + ".join([*words, *(name for name, _ in dtypes.most_common())]),
             "device": ", ".join(device.replace("meta", "disk") for device in devices_of(parameters)),
         }
         note.detail = f"{summary['parameters']:,} parameters"
     return summary
+
+
+def _count(model: Any, parameters: Sequence[Any]) -> int:
+    """Return the number of parameters: transformers knows how many a packed one holds."""
+    if hasattr(model, "num_parameters"):
+        return int(model.num_parameters())
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _is_packed(tensor: Any) -> bool:
