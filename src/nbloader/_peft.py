@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nbloader._errors import CheckpointError, DependencyError, LoadCancelled, LoadError
+from nbloader._memory import trim_heap
 
 
 def check_peft() -> None:
@@ -67,6 +68,7 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
 
 def merge(model: Any, name: str) -> Any:
     """Return the base model with the attached adapter merged into its weights."""
+    trim_heap()  # merging takes several times a weight, on top of what was freed and kept
     with _told(name):
         return model.merge_and_unload()
 

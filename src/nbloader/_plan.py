@@ -20,6 +20,7 @@ from nbloader._quantization import (
     CUSTOM,
     METHODS,
     check_quantization,
+    has_accelerator,
     is_quantized,
     method_of,
     quantized_by,
@@ -89,7 +90,7 @@ class LoadPlan:
         merging it takes.
     device_memory
         What the weights take on each device, by its name; empty where all is on the host, None where a device map
-        decides it only when the libraries are there.
+        decides it only when the libraries are there. ``"disk"`` is what a map leaves there for want of memory.
     available
         What was free on the host when the plan was made (a container's limit and ``max_memory`` counted); None where
         nobody looked.
@@ -167,11 +168,15 @@ def make_plan(
         is_copied = sizes[key] != tensor.bytes or _is_cast(tensor, dtype) or _FUSED.search(key)
         copied += tensor.bytes if is_copied else 0
     method = method_of(options.quantization)
-    on_cpu = stays_on_cpu(options)
     limit = options.max_memory.get("cpu") if isinstance(options.max_memory, Mapping) else options.max_memory
     if available is not None and isinstance(limit, int):
         available = min(available, limit)
+    may_spill = _leaves_on_disk(options)
+    on_cpu = stays_on_cpu(options) or may_spill
     copies = copied > 0 or not on_cpu
+    host_memory = _host_memory(checkpoint, sizes, copied, dtype, method, on_cpu)
+    on_disk = max(0, host_memory["weights"] - available) if may_spill and available is not None else 0
+    host_memory["weights"] -= on_disk
     return LoadPlan(
         format=checkpoint.format,
         tensors=len(checkpoint.tensors),
@@ -183,10 +188,9 @@ def make_plan(
         dtype=dtype,
         copies=copies,
         adapter_bytes=0 if adapter is None else adapter.weights.bytes,
-        host_memory=_host_memory(checkpoint, sizes, copied, dtype, method, on_cpu)
-        | _adapter_memory(adapter, sizes, options),
+        host_memory=host_memory | _adapter_memory(adapter, sizes, options),
         quantization=method or quantized_by(checkpoint.config),
-        device_memory={} if on_cpu else _device_memory(options, sum(to_place)),
+        device_memory=_device_memory(options, sum(to_place), on_cpu, on_disk),
         available=available,
         kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
     )
@@ -281,7 +285,19 @@ def _adapter_memory(adapter: Adapter | None, sizes: Mapping[str, int], options: 
     return parts
 
 
-def _device_memory(options: LoadOptions, to_place: int) -> dict[str, int] | None:
+def _leaves_on_disk(options: LoadOptions) -> bool:
+    """Tell whether a device map has only the CPU and the disk to choose from.
+
+    What it leaves on disk is then what memory cannot hold, and a little more, as it keeps layers whole. Where there
+    are devices, which of them gets what is known when they are there.
+    """
+    is_spread = isinstance(options.placement, str) and options.placement in DEVICE_MAPS
+    return is_spread and not has_accelerator() and options.quantization is None
+
+
+def _device_memory(options: LoadOptions, to_place: int, on_cpu: bool, on_disk: int) -> dict[str, int] | None:
+    if on_cpu:
+        return {"disk": on_disk} if on_disk else {}
     is_one = isinstance(options.placement, str) and options.placement not in DEVICE_MAPS
     return {str(options.placement): to_place} if is_one else None
 

@@ -143,6 +143,11 @@ def staging_bytes(checkpoint: Checkpoint, name: str) -> int:
     return METHODS[name].staging * max(taken, default=0)
 
 
+def has_accelerator() -> bool:
+    """Tell whether there may be a device beside the CPU."""
+    return has_cuda() or sys.platform == "darwin"
+
+
 def has_cuda() -> bool:
     """Tell whether there may be a CUDA device: torch would know, and is not imported for a plan."""
     torch = sys.modules.get("torch")

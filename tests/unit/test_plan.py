@@ -137,8 +137,13 @@ def test_a_plan_that_cannot_be_made_says_why(demo: Repo, tmp_path: Path) -> None
     ],
 )
 def test_what_is_held_where(
-    demo_small: Path, choices: dict[str, Any], host: dict[str, int], devices: dict[str, int] | None
+    demo_small: Path,
+    choices: dict[str, Any],
+    host: dict[str, int],
+    devices: dict[str, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: True)
     checkpoint = read_checkpoint(demo_small)
     plan = make_plan(checkpoint, LoadOptions(**choices))
     unit = checkpoint.bytes
@@ -147,7 +152,25 @@ def test_what_is_held_where(
     assert (held if held is None else {device: round(size / unit) for device, size in held.items()}) == devices
 
 
-def test_the_verdict_follows_from_what_is_free(demo_small: Path) -> None:
+def test_without_devices_a_map_leaves_on_disk_what_does_not_fit(
+    demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: False)
+    checkpoint = read_checkpoint(demo_small)
+    size = checkpoint.bytes
+
+    def made(available: int | None, **choices: Any) -> LoadPlan:
+        return make_plan(checkpoint, LoadOptions(device_map="auto", **choices), available=available)
+
+    assert (made(None).device_memory, made(2 * size).device_memory) == ({}, {})
+    plan = made(2 * size, max_memory={"cpu": size // 2})
+    assert plan.device_memory == {"disk": size - size // 2}
+    assert plan.host_memory["weights"] == size // 2
+    assert (plan.verdict, plan.copies) == ("tight", False)
+
+
+def test_the_verdict_follows_from_what_is_free(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: True)
     checkpoint = read_checkpoint(demo_small)
 
     def verdict(available: int | None, **choices: Any) -> str | None:
@@ -262,7 +285,10 @@ def test_no_cache_is_made_up(tmp_path: Path, name: str) -> None:
     assert nbloader.plan(archs.save(archs.build(name), tmp_path)).kv_cache is None
 
 
-def test_the_command_prints_it(demo_small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_it(
+    demo_small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: True)
     assert main(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
     told = capsys.readouterr().out
     assert "safetensors, 4 shards" in told
