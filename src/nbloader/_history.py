@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from nbloader import _events as events
 from nbloader._options import changed_options
@@ -44,7 +43,9 @@ def follow(job: LoadJob) -> None:
 
 def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
     """Return what is kept of a load that is ready: plain values, sizes in bytes, times in seconds."""
-    plan, summary = job.plan, state.summary or {}
+    plan, summary, options = job.plan, state.summary or {}, changed_options(job.options)
+    if "extra" in options:
+        options["extra"] = sorted(options["extra"])  # what is in it may be nobody's business
     times = {stage.name: (stage.started or 0.0, stage.ended) for stage in state.stages if stage.ended is not None}
     read = [(shard.read_started, shard.read_ended) for shard in state.shards if shard.read_started is not None]
     spans = [(start, min(end if end is not None else start, times["weights"][0])) for start, end in read]
@@ -55,7 +56,7 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
         "model": os.fspath(job.model),
         "commit": state.commit,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "options": changed_options(job.options),
+        "options": options,
         "dtype": summary.get("dtype"),
         "device": summary.get("device"),
         "seconds": round(state.elapsed, 3),
@@ -151,6 +152,8 @@ def _is_run(run: Any) -> bool:
 
 
 def _change(change: Callable[[list[Run]], list[Run]]) -> None:
+    from filelock import FileLock, Timeout  # only a load that has ended needs it
+
     folder = _folder()
     with suppress(OSError, Timeout):
         folder.mkdir(parents=True, exist_ok=True)

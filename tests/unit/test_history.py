@@ -30,9 +30,10 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_load_that_is_ready_is_kept(demo_small: Path) -> None:
-    model = nbloader.load(demo_small, progress=False, dtype="float32", token="hf_secret").model
+    choices: dict[str, Any] = {"dtype": "float32", "token": "hf_secret", "extra": {"bos_token_id": 7}}
+    model = nbloader.load(demo_small, progress=False, **choices).model
     (run,) = _history.runs(str(demo_small))
-    assert run["options"] == {"dtype": "float32"}
+    assert run["options"] == {"dtype": "float32", "extra": ["bos_token_id"]}
     assert run["seconds"] > run["weights_seconds"] > 0
     assert run["bytes_read"] == read_checkpoint(demo_small).bytes
     assert run["bytes_placed"] == sum(parameter.nbytes for parameter in model.parameters())
