@@ -68,7 +68,7 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
         return None
     folder = Path(options.adapter).expanduser()
     if folder.is_dir():
-        return _read(str(options.adapter), folder, None, {path.name for path in folder.iterdir()}, options, open_local)
+        return _read(str(options.adapter), folder, None, {path.name for path in folder.iterdir()}, open_local)
     if not _hub.is_repo_id(options.adapter):
         raise SourceError(
             f"adapter={options.adapter!r} is neither a folder nor the id of a repository.", "Check the spelling."
@@ -77,7 +77,7 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
     repository = _hub.find_repository(options.adapter, own, CONFIG)
     if repository.files is None:
         folder = _hub.snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
-        return _read(options.adapter, folder, None, {path.name for path in folder.iterdir()}, options, open_local)
+        return _read(options.adapter, folder, None, {path.name for path in folder.iterdir()}, open_local)
     if CONFIG in repository.files:
         bring(repository, [CONFIG], own, check_cancelled)
         folder = _hub.snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
@@ -87,7 +87,7 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
             return open_local(shard)
         return _hub.open_file(repository, shard.name, own, check_cancelled)
 
-    return _read(options.adapter, folder, repository, set(repository.files), options, open_remote)
+    return _read(options.adapter, folder, repository, set(repository.files), open_remote)
 
 
 def missing_bytes(adapter: Adapter, options: LoadOptions) -> int:
@@ -126,7 +126,6 @@ def _read(
     folder: Path,
     repository: _hub.Repository | None,
     names: set[str],
-    options: LoadOptions,
     opened: Callable[[ShardFile], BinaryIO],
 ) -> Adapter:
     found = next(((kind, file) for kind, file in WEIGHT_FILES if file in names), None)

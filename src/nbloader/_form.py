@@ -104,7 +104,7 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     OptionError
         For a field that does not exist or a value that it cannot take.
     """
-    known = {name: kind for fields in _GROUPS.values() for name, kind in fields}
+    known = {name for fields in _GROUPS.values() for name, _ in fields}
     changes: dict[str, Any] = {}
     for name, said in texts.items():
         if name not in known or not isinstance(said, str) or len(said) > 4096:

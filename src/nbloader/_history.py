@@ -52,6 +52,7 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
     # What is read before the libraries are imported is done while they are: waiting for them is no part of it.
     early = max((end for _, end in spans), default=0.0) - min((start for start, _ in spans), default=0.0)
     weights = max(0.0, early) + times["device"][1] - times["weights"][0]
+    resident = sum(shard.bytes_resident for shard in state.shards)
     return {
         "model": os.fspath(job.model),
         "commit": state.commit,
@@ -64,10 +65,10 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
         "stages": [[name, round(start, 3), round(end, 3)] for name, (start, end) in times.items()],
         "bytes_downloaded": state.bytes_downloaded - sum(file.bytes_cached for file in state.downloads),
         "bytes_read": state.bytes_to_read,
-        "bytes_resident": sum(shard.bytes_resident for shard in state.shards),
+        "bytes_resident": resident,
         "bytes_placed": state.bytes_placed,
         "rate": round(state.bytes_to_read / weights) if weights > 0 else None,
-        "cache": _cache_word(sum(shard.bytes_resident for shard in state.shards), state.bytes_to_read),
+        "cache": _cache_word(resident, state.bytes_to_read),
         "copies": state.placing_copies,
         "predicted_peak": state.predicted_peak,
         "observed_peak": state.observed_peak,

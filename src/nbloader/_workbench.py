@@ -59,22 +59,21 @@ class Workbench:
 
     def change(self, options: LoadOptions) -> None:
         """Show these options and plan for them; returns at once."""
-        with self._lock:
-            self._turn += 1
-            turn = self._turn
+        turn = self._next_turn()
         known = self._known
         is_on_hub, config = (known[1].is_on_hub, known[1].checkpoint.config) if known is not None else (False, {})
         self._show(
-            turn, groups=fields_of(options, is_on_hub, config), code=self._code(options), error=None, planning=True
+            turn,
+            groups=fields_of(options, is_on_hub, config),
+            code=as_code(os.fspath(self._model), options),
+            error=None,
+            planning=True,
         )
         make_thread(self._plan, "nbloader-plan", turn, options).start()
 
     def refuse(self, error: LoadError) -> None:
         """Show why what was chosen cannot be; the options stay what they were."""
-        with self._lock:
-            self._turn += 1
-            turn = self._turn
-        self._show(turn, error=_told(error), planning=False)
+        self._show(self._next_turn(), error=_told(error), planning=False)
 
     def forget(self) -> None:
         """Look again the next time: a load has changed what is cached and what is in memory."""
@@ -85,6 +84,11 @@ class Workbench:
         found = _history.runs(os.fspath(self._model))[-_MOST_ROWS:][::-1]
         words = {run["cache"] for run in found}
         return {"runs": found, "note": text("runs", "mixed") if len(words) > 1 else ""}
+
+    def _next_turn(self) -> int:
+        with self._lock:
+            self._turn += 1
+            return self._turn
 
     def _plan(self, turn: int, options: LoadOptions) -> None:
         with self._working:
@@ -120,9 +124,6 @@ class Workbench:
             self._view = {**self._view, **parts}
             view = dict(self._view)
         self._send(view)
-
-    def _code(self, options: LoadOptions) -> str:
-        return as_code(os.fspath(self._model), options)
 
 
 def _told(error: LoadError) -> dict[str, str]:
