@@ -99,11 +99,24 @@ export interface Plan {
   host: readonly (readonly [string, number])[];
   peak: number;
   available: number | null;
-  devices: readonly (readonly [string, number])[] | null;
+  host_verdict: string | null;
+  /** What each device takes, by part; null where that is known at the load only. */
+  devices: readonly DevicePlan[] | null;
+  /** Bytes that stay on disk. */
+  offloaded: number;
   verdict: string | null;
   kv_cache: number | null;
   kv_tokens: number;
   seconds: readonly [number, number] | null;
+}
+
+export interface DevicePlan {
+  name: string;
+  parts: readonly (readonly [string, number])[];
+  needed: number;
+  /** What is free there; null where that is not known. */
+  available: number | null;
+  verdict: string | null;
 }
 
 export interface FormState {

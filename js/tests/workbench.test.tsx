@@ -24,7 +24,9 @@ const PLAN: Plan = {
   ],
   peak: 3e7,
   available: 6e7,
+  host_verdict: "fits",
   devices: [],
+  offloaded: 0,
   verdict: "fits",
   kv_cache: null,
   kv_tokens: 4096,
@@ -159,6 +161,25 @@ describe("the plan", () => {
     expect(told).toContain("1.2 s to 3.4 s");
     expect(find(".nbl-verdict").textContent).toBe("✓ it fits");
     expect(find("[role=meter]").getAttribute("aria-valuetext")).toBe("30.0 MB of 60.0 MB free");
+  });
+
+  it("shows devices beside the host, as far as they are known", () => {
+    const device = {
+      name: "cuda:0",
+      parts: [["weights", 1e7] as const],
+      needed: 1e7,
+      available: 8e6,
+      verdict: "wont_fit",
+    };
+    const unknown = { ...device, name: "cuda:1", available: null, verdict: null };
+    draw({ ...FORM, plan: { ...PLAN, devices: [device, unknown], offloaded: 5e6 } });
+    const meters = [...root.querySelectorAll("[role=meter]")];
+    expect(meters.map((meter) => meter.getAttribute("aria-label"))).toEqual(["host memory", "cuda:0"]);
+    expect(meters[1]?.getAttribute("aria-valuetext")).toBe("10.0 MB of 8.00 MB free");
+    expect(find(".nbl-gauge-wont_fit")).not.toBeNull();
+    expect(find(".nbl-costs").textContent).toContain(
+      "cuda:0 10.0 MB (weights 10.0 MB), cuda:1 10.0 MB (weights 10.0 MB), 5.00 MB left on disk",
+    );
   });
 
   it("says what it does not know", () => {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from nbloader._errors import OptionError
 from nbloader._locale import text
+from nbloader._memory import free_devices
 from nbloader._options import (
     DEVICE_MAPS,
     DTYPES,
@@ -89,7 +88,7 @@ def _why_no_choice(name: str, choice: str, config: Mapping[str, Any]) -> str:
         return why_not(choice, config)
     if choice == "cuda" and not has_cuda():
         return text("why_not", "cuda")
-    if choice == "mps" and (sys.platform, platform.machine()) != ("darwin", "arm64"):
+    if choice == "mps" and "mps" not in free_devices():
         return text("why_not", "mps")
     if choice == "flash_attention_2" and not has_cuda():
         return text("why_not", "cuda")

@@ -12,7 +12,7 @@ from nbloader._adapter import Adapter, check_adapter, find_adapter, missing_byte
 from nbloader._callback import ProgressCallback, follow
 from nbloader._checkpoint import Checkpoint
 from nbloader._job import Loaded, LoadJob
-from nbloader._memory import sample_memory
+from nbloader._memory import find_free
 from nbloader._options import LoadOptions, changed_options, merge_options
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
@@ -96,7 +96,7 @@ def foresee(
 ) -> LoadPlan:
     """Return the plan of a load that would begin now, with `resident` bytes of the weights in memory."""
     to_download = bytes_to_download + (0 if adapter is None else missing_bytes(adapter, options))
-    made = make_plan(checkpoint, options, to_download, sample_memory().available, adapter)
+    made = make_plan(checkpoint, options, to_download, find_free(), adapter)
     seconds = _history.predict_seconds(made, changed_options(options), resident, _history.runs())
     return replace(made, seconds=seconds)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+
+from nbloader import _nvml
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,35 @@ class Memory:
     accelerators: tuple[Accelerator, ...] = ()
     # What the process has held at most since it began; None where the system does not tell.
     process_peak: int | None = None
+
+
+class Free(NamedTuple):
+    """Bytes that are free: on the host, and on each device beside the CPU by torch's name; None where not known."""
+
+    host: int
+    devices: Mapping[str, int | None]
+
+
+def find_free() -> Free:
+    """Return what is free now. Never imports torch, and never wakes a device."""
+    return Free(sample_memory().available, free_devices())
+
+
+def free_devices() -> dict[str, int | None]:
+    """Return the bytes that are free on each device beside the CPU; None where that is not known."""
+    if sys.platform == "darwin":
+        # An Apple GPU has the host's memory.
+        return {"mps": psutil.virtual_memory().available} if platform.machine() == "arm64" else {}
+    free = dict(enumerate(_nvml.free_bytes()))
+    torch: Any = sys.modules.get("torch")
+    with suppress(Exception):  # torch may be half-imported by another thread
+        # It knows better which devices there are: those of other makers, and none where it was built without any.
+        free = {index: free.get(index) for index in range(torch.cuda.device_count())}
+        if torch.cuda.is_initialized():
+            for index, left in free.items():
+                unused = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+                free[index] = None if left is None else left + unused
+    return {f"cuda:{index}": left for index, left in free.items()}
 
 
 def sample_memory() -> Memory:

@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,18 +15,21 @@ from nbloader._adapter import Adapter
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
 from nbloader._errors import DependencyError, OptionError, WontFitError
 from nbloader._locale import size_text
-from nbloader._options import DEVICE_MAPS, LoadOptions
+from nbloader._memory import Free
+from nbloader._options import LoadOptions
+from nbloader._placement import CPU, place_bytes
 from nbloader._quantization import (
     CUSTOM,
     METHODS,
     check_quantization,
-    has_accelerator,
+    device_staging_bytes,
     is_quantized,
     method_of,
     quantized_by,
     quantized_bytes,
     staging_bytes,
 )
+from nbloader._transformers import placing_order
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
@@ -59,6 +62,23 @@ class KVCache(NamedTuple):
         return tokens * self.layer_bytes
 
 
+class Room(NamedTuple):
+    """What a load takes of the host or of a device, and what is free there, in bytes; None where that is not known."""
+
+    name: str
+    needed: int
+    available: int | None
+
+    @property
+    def verdict(self) -> str | None:
+        """``"fits"``, ``"tight"`` or ``"wont_fit"``; None where it is not known what is free."""
+        if self.available is None:
+            return None
+        if self.needed > self.available:
+            return "wont_fit"
+        return "fits" if self.needed <= _TIGHT * self.available else "tight"
+
+
 @dataclass(frozen=True)
 class LoadPlan:
     """What a load will move and hold. Sizes in bytes; the tuples have one entry a shard.
@@ -89,11 +109,15 @@ class LoadPlan:
         takes, ``"joining"`` what joining a layer's experts does, ``"adapter"`` what an adapter adds, ``"merge"`` what
         merging it takes.
     device_memory
-        What the weights take on each device, by its name; empty where all is on the host, None where a device map
-        decides it only when the libraries are there. ``"disk"`` is what a map leaves there for want of memory.
+        What the load adds to each device at most, by the device's name and by part, as on the host; empty where all
+        is on the host, None where a device map decides it only when the libraries are there.
+    bytes_to_offload
+        What a device map leaves on disk for want of memory.
     available
         What was free on the host when the plan was made (a container's limit and ``max_memory`` counted); None where
         nobody looked.
+    device_available
+        What was free on each device, by its name; None where that is not known.
     kv_cache
         What generating takes beside the weights; None where the config does not tell.
     quantization
@@ -116,8 +140,10 @@ class LoadPlan:
     copies: bool
     adapter_bytes: int
     host_memory: Mapping[str, int]
-    device_memory: Mapping[str, int] | None
+    device_memory: Mapping[str, Mapping[str, int]] | None
+    bytes_to_offload: int = 0
     available: int | None = None
+    device_available: Mapping[str, int | None] = field(default_factory=dict)
     kv_cache: KVCache | None = None
     quantization: str | None = None
     seconds: tuple[float, float] | None = None
@@ -139,23 +165,33 @@ class LoadPlan:
 
     @property
     def verdict(self) -> str | None:
-        """``"fits"``, ``"tight"`` or ``"wont_fit"`` on the host; None where that is not known."""
-        if self.available is None or self.device_memory is None or self.quantization == CUSTOM:
+        """``"fits"``, ``"tight"`` or ``"wont_fit"`` where it fits worst; None where that is not known."""
+        if self.device_memory is None or self.quantization == CUSTOM:
             return None
-        needed = self.needed_memory
-        if needed > self.available:
-            return "wont_fit"
-        return "fits" if needed <= _TIGHT * self.available else "tight"
+        found = {room.verdict for room in self.rooms}
+        return next(verdict for verdict in ("wont_fit", None, "tight", "fits") if verdict in found)
+
+    @property
+    def rooms(self) -> tuple[Room, ...]:
+        """The host, by the name ``"cpu"``, and each device that the load takes memory of."""
+        devices = self.device_memory or {}
+        return (
+            Room(CPU, self.needed_memory, self.available),
+            *(Room(name, sum(parts.values()), self.device_available.get(name)) for name, parts in devices.items()),
+        )
 
 
 def make_plan(
     checkpoint: Checkpoint,
     options: LoadOptions,
     bytes_to_download: int = 0,
-    available: int | None = None,
+    free: Free | None = None,
     adapter: Adapter | None = None,
 ) -> LoadPlan:
-    """Return what loading `checkpoint` with `options`, and attaching `adapter` to it, will move and hold."""
+    """Return what loading `checkpoint` with `options`, and attaching `adapter` to it, will move and hold.
+
+    `free` is what is free now; None where nobody looked.
+    """
     dtype = target_dtype(checkpoint.config, options)
     check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
     sizes = placed_sizes(checkpoint, options)
@@ -168,15 +204,15 @@ def make_plan(
         is_copied = sizes[key] != tensor.bytes or _is_cast(tensor, dtype) or _FUSED.search(key)
         copied += tensor.bytes if is_copied else 0
     method = method_of(options.quantization)
-    limit = options.max_memory.get("cpu") if isinstance(options.max_memory, Mapping) else options.max_memory
-    if available is not None and isinstance(limit, int):
-        available = min(available, limit)
-    may_spill = _leaves_on_disk(options)
-    on_cpu = stays_on_cpu(options) or may_spill
-    copies = copied > 0 or not on_cpu
-    host_memory = _host_memory(checkpoint, sizes, copied, dtype, method, on_cpu)
-    on_disk = max(0, host_memory["weights"] - available) if may_spill and available is not None else 0
-    host_memory["weights"] -= on_disk
+    limit = options.max_memory.get(CPU) if isinstance(options.max_memory, Mapping) else options.max_memory
+    available = None if free is None else min(free.host, limit) if isinstance(limit, int) else free.host
+    placed = place_bytes({key: sizes[key] for key in placing_order(sizes)}, options, free)
+    stays = placed.devices is not None and not placed.devices
+    if stays:
+        host_memory = _host_memory(checkpoint, sizes, copied, dtype, method)
+        host_memory["weights"] -= placed.disk
+    else:
+        host_memory = {"weights": placed.cpu, "files": checkpoint.bytes}
     return LoadPlan(
         format=checkpoint.format,
         tensors=len(checkpoint.tensors),
@@ -186,12 +222,14 @@ def make_plan(
         bytes_to_read=tuple(shard.bytes for shard in checkpoint.shards),
         bytes_to_place=tuple(to_place),
         dtype=dtype,
-        copies=copies,
+        copies=copied > 0 or not stays,
         adapter_bytes=0 if adapter is None else adapter.weights.bytes,
         host_memory=host_memory | _adapter_memory(adapter, sizes, options),
         quantization=method or quantized_by(checkpoint.config),
-        device_memory=_device_memory(options, sum(to_place), on_cpu, on_disk),
+        device_memory=_device_memory(placed.devices, device_staging_bytes(checkpoint, method)),
+        bytes_to_offload=placed.disk,
         available=available,
+        device_available={} if free is None else free.devices,
         kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
     )
 
@@ -199,7 +237,7 @@ def make_plan(
 def check_fit(
     name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, adapter: Adapter | None = None
 ) -> None:
-    """Refuse a load whose weights take more of the host's memory than is free, unless the options force it.
+    """Refuse a load whose weights take more memory of the host or of a device than is free, unless options force it.
 
     Raises
     ------
@@ -208,34 +246,38 @@ def check_fit(
     """
     if plan.verdict != "wont_fit" or options.force:
         return
-    needed, free = plan.needed_memory, plan.available or 0
-    fitting = []
+    short = next(room for room in plan.rooms if room.verdict == "wont_fit")
+    left = short.available or 0
+    free = Free(plan.available or 0, plan.device_available)
+    fitting: list[tuple[Mapping[str, Any], int]] = []
     for changes in _SMALLER:
         with suppress(OptionError, DependencyError):
-            made = make_plan(checkpoint, replace(options, **changes), 0, plan.available, adapter)
+            made = make_plan(checkpoint, replace(options, **changes), 0, free, adapter)
             if made.verdict != "wont_fit":
-                fitting.append((changes, made.needed_memory))
+                fitting += [(changes, room.needed) for room in made.rooms if room.name == short.name]
     offloaded = _offloaded(checkpoint, options, free)
     if offloaded is not None:
-        fitting.append((offloaded, int(_TIGHT * free)))
+        fitting.append((offloaded, int(_TIGHT * left)))
     would = "".join(f"{_said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
-    ways: list[tuple[Mapping[str, Any], int]] = [*fitting, ({"force": True}, needed)]
+    ways = [*fitting, ({"force": True}, short.needed)]
+    where = "memory" if short.name == CPU else f"the memory of {short.name}"
     raise WontFitError(
-        f"{name} takes {size_text(needed)} of memory, and {size_text(free)} is free.",
+        f"{name} takes {size_text(short.needed)} of {where}, and {size_text(left)} is free.",
         f"{would}Free memory, or load it all the same with force=True.",
         [changes for changes, _ in ways],
         [size for _, size in ways],
     )
 
 
-def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: int) -> Mapping[str, Any] | None:
-    """Return the choices that leave on disk what does not fit; None where a single tensor is too large for that."""
-    limit = int(_TIGHT * free)
+def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapping[str, Any] | None:
+    """Return the choices that leave on the host or on disk what does not fit; None where that cannot be."""
+    limit = int(_TIGHT * free.host)
     largest = max(placed_sizes(checkpoint, options).values(), default=0)
-    if options.placement not in (None, "cpu") or options.quantization is not None or 2 * largest > limit:
+    if isinstance(options.placement, Mapping) or options.quantization is not None or 2 * largest > limit:
         return None
     folder = str(Path(tempfile.gettempdir()) / "nbloader-offload")
-    return {"device": None, "device_map": "auto", "max_memory": {"cpu": limit}, "offload_folder": folder}
+    spread = {"device": None, "device_map": "auto", "offload_folder": folder}
+    return {**spread, "max_memory": {"cpu": limit}} if options.placement in (None, CPU) else spread
 
 
 def _said(changes: Mapping[str, Any]) -> str:
@@ -258,11 +300,9 @@ def _host_memory(
     copied: int,
     dtype: str | None,
     method: str | None,
-    on_cpu: bool,
 ) -> dict[str, int]:
+    """Return the parts where all stays on the CPU."""
     to_place = sum(sizes.values())
-    if not on_cpu:
-        return {"weights": 0, "files": checkpoint.bytes}
     if not copied:
         return {"weights": checkpoint.bytes}
     parts = {"weights": to_place, "files": copied}
@@ -285,21 +325,11 @@ def _adapter_memory(adapter: Adapter | None, sizes: Mapping[str, int], options: 
     return parts
 
 
-def _leaves_on_disk(options: LoadOptions) -> bool:
-    """Tell whether a device map has only the CPU and the disk to choose from.
-
-    What it leaves on disk is then what memory cannot hold, and a little more, as it keeps layers whole. Where there
-    are devices, which of them gets what is known when they are there.
-    """
-    is_spread = isinstance(options.placement, str) and options.placement in DEVICE_MAPS
-    return is_spread and not has_accelerator() and options.quantization is None
-
-
-def _device_memory(options: LoadOptions, to_place: int, on_cpu: bool, on_disk: int) -> dict[str, int] | None:
-    if on_cpu:
-        return {"disk": on_disk} if on_disk else {}
-    is_one = isinstance(options.placement, str) and options.placement not in DEVICE_MAPS
-    return {str(options.placement): to_place} if is_one else None
+def _device_memory(weights: Mapping[str, int] | None, quantization: int) -> dict[str, dict[str, int]] | None:
+    if weights is None:
+        return None
+    extra = {"quantization": quantization} if quantization else {}
+    return {name: {"weights": size, **extra} for name, size in weights.items()}
 
 
 def _kv_cache(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
@@ -329,11 +359,6 @@ def _kv_cache(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
         window=window,
         layer_bytes=2 * kv_heads * head_dim * FLOATS[dtype][1],
     )
-
-
-def stays_on_cpu(options: LoadOptions) -> bool:
-    """Tell whether the options leave the whole model on the CPU."""
-    return options.placement in (None, "cpu")
 
 
 def target_dtype(config: Mapping[str, Any], options: LoadOptions) -> str | None:

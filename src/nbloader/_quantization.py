@@ -12,8 +12,6 @@ point for each row.
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
 from nbloader._errors import DependencyError, OptionError
 from nbloader._locale import text
+from nbloader._memory import free_devices
 
 
 class Method(NamedTuple):
@@ -43,6 +42,7 @@ METHODS: Mapping[str, Method] = {
 CUSTOM = "custom"
 """Stands for a configuration whose sizes are not known here."""
 
+_DEVICE_STAGING = 4  # bytes for each element
 _BLOCK = 64  # elements that share a maximum, in bitsandbytes' 4-bit
 _CODE = 64  # bytes of the 16 values that its 4-bit numbers stand for
 _FLOATS = {code for code, _ in FLOATS.values()}
@@ -135,20 +135,29 @@ def quantized_bytes(tensor: Tensor, config: Mapping[str, Any], name: str) -> int
 
 def staging_bytes(checkpoint: Checkpoint, name: str) -> int:
     """Return what a method needs at most beside what it has made: for the largest weight that it takes."""
+    return METHODS[name].staging * _largest(checkpoint, name)
+
+
+def _largest(checkpoint: Checkpoint, name: str) -> int:
+    """Return the elements of the largest weight that a method takes."""
     taken = (
         tensor.elements
         for key, tensor in checkpoint.tensors.items()
         if is_quantized(key, tensor, checkpoint.config, name)
     )
-    return METHODS[name].staging * max(taken, default=0)
+    return max(taken, default=0)
 
 
-def has_accelerator() -> bool:
-    """Tell whether there may be a device beside the CPU."""
-    return has_cuda() or sys.platform == "darwin"
+def device_staging_bytes(checkpoint: Checkpoint, name: str | None) -> int:
+    """Return what a method needs of a device beside what it has made: the largest weight, in half precision, twice.
+
+    By the sources of transformers and bitsandbytes, which quantize there one weight after the other; not measured.
+    """
+    if name is None or name == CUSTOM:
+        return 0
+    return _DEVICE_STAGING * _largest(checkpoint, name)
 
 
 def has_cuda() -> bool:
-    """Tell whether there may be a CUDA device: torch would know, and is not imported for a plan."""
-    torch = sys.modules.get("torch")
-    return bool(torch.cuda.is_available()) if torch is not None else shutil.which("nvidia-smi") is not None
+    """Tell whether there is a CUDA device, as far as that is known without torch."""
+    return any(name.startswith("cuda") for name in free_devices())

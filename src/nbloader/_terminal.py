@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,7 +13,7 @@ from nbloader._locale import size_text, text
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
-    from nbloader._plan import LoadPlan
+    from nbloader._plan import LoadPlan, Room
     from nbloader._state import LoadState
 
 _STEP = 0.1  # seconds
@@ -61,9 +62,6 @@ def _draw(bar: tqdm[Any], state: LoadState) -> None:
 
 def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
     """Return what a plan says, a line a figure; the KV cache is that of one sequence of `context_length` tokens."""
-    host = ", ".join(
-        f"{text('memory_part', part)} {size_text(size)}" for part, size in plan.host_memory.items() if size
-    )
     lines = {
         "weights": text(
             "plan",
@@ -77,15 +75,17 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
         "download": size_text(plan.bytes_to_download),
         "read": size_text(sum(plan.bytes_to_read)),
         "place": f"{plan.placed_as} {size_text(sum(plan.bytes_to_place))}".strip(),
-        "host": f"{size_text(plan.peak_memory)} ({host})",
+        "host": f"{size_text(plan.peak_memory)} ({_parts(plan.host_memory)})",
     }
-    if plan.available is not None:
-        verdict = "" if plan.verdict is None else f": {text('verdict', plan.verdict)}"
-        lines["free"] = size_text(plan.available) + verdict
+    host, *on_devices = plan.rooms
+    if host.available is not None:
+        lines["free"] = size_text(host.available) + ("" if plan.verdict is None else _verdict(host))
     if plan.device_memory is None:
         lines["devices"] = text("plan", "unknown")
-    elif plan.device_memory:
-        lines["devices"] = ", ".join(f"{device} {size_text(size)}" for device, size in plan.device_memory.items())
+    else:
+        devices = [_device_text(room, plan.device_memory[room.name]) for room in on_devices]
+        offloaded = text("plan", "offloaded", size=size_text(plan.bytes_to_offload)) if plan.bytes_to_offload else ""
+        lines["devices"] = ", ".join(filter(None, [*devices, offloaded]))
     if plan.kv_cache is not None:
         cache = size_text(plan.kv_cache.bytes(context_length))
         lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
@@ -93,9 +93,25 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
     if plan.seconds is not None:
         low, high = (f"{seconds:.1f} s" for seconds in plan.seconds)
         lines["time"] = text("plan", "one_second" if low == high else "seconds", low=low, high=high)
+    lines = {key: line for key, line in lines.items() if line}
     labels = {key: text("plan_line", key) for key in lines}
     width = max(map(len, labels.values()))
     return "\n".join([name, *(f"  {labels[key]:{width}}  {line}" for key, line in lines.items())])
+
+
+def _parts(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{text('memory_part', part)} {size_text(size)}" for part, size in parts.items() if size)
+
+
+def _device_text(room: Room, parts: Mapping[str, int]) -> str:
+    needed = size_text(room.needed)
+    if room.available is not None:
+        needed = text("plan", "needs", size=needed, free=size_text(room.available))
+    return f"{room.name} {needed} ({_parts(parts)}){_verdict(room)}"
+
+
+def _verdict(room: Room) -> str:
+    return "" if room.verdict is None else f": {text('verdict', room.verdict)}"
 
 
 def result_line(state: LoadState) -> str:

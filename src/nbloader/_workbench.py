@@ -132,6 +132,9 @@ def _told(error: LoadError) -> dict[str, str]:
 
 def plan_view(plan: LoadPlan) -> dict[str, Any]:
     """Return what the front end draws of a plan (js/src/state.ts has the same shape)."""
+    host, *devices = plan.rooms
+    held = plan.device_memory or {}
+    told = [{**room._asdict(), "verdict": room.verdict, "parts": list(held[room.name].items())} for room in devices]
     return {
         "format": plan.format,
         "shards": len(plan.bytes_to_read),
@@ -145,7 +148,9 @@ def plan_view(plan: LoadPlan) -> dict[str, Any]:
         "host": [[part, size] for part, size in plan.host_memory.items() if size],
         "peak": plan.peak_memory,
         "available": plan.available,
-        "devices": None if plan.device_memory is None else [list(item) for item in plan.device_memory.items()],
+        "host_verdict": host.verdict,
+        "devices": None if plan.device_memory is None else told,
+        "offloaded": plan.bytes_to_offload,
         "verdict": plan.verdict,
         "kv_cache": None if plan.kv_cache is None else plan.kv_cache.bytes(CONTEXT_LENGTH),
         "kv_tokens": CONTEXT_LENGTH,

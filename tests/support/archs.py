@@ -93,14 +93,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-def build(name: str) -> Any:
-    """Return a model of this architecture whose every parameter is random, norms and biases too."""
+def build(name: str, **changes: Any) -> Any:
+    """Return a model of this architecture whose every parameter is random, norms and biases too.
+
+    `changes` replace arguments of its config, where it has them.
+    """
     import torch
     import transformers
 
     config_class, arguments, model_class = ARCHITECTURES[name]
     torch.manual_seed(0)
-    config = getattr(transformers, config_class)(**arguments)
+    known = {key: value for key, value in changes.items() if key in arguments}
+    config = getattr(transformers, config_class)(**{**arguments, **known})
     model = getattr(transformers, model_class)(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -19,7 +19,8 @@ import nbloader
 from nbloader import DownloadError, LoadOptions, LoadPlan, WontFitError, _hub
 from nbloader._checkpoint import read_checkpoint
 from nbloader._cli import main
-from nbloader._plan import make_plan
+from nbloader._memory import Free
+from nbloader._plan import check_fit, make_plan
 from nbloader._remote_file import open_remote
 from nbloader._transfer import BrokenOffError, Reply
 
@@ -133,6 +134,9 @@ def test_a_plan_that_cannot_be_made_says_why(demo: Repo, tmp_path: Path) -> None
         ({}, {"weights": 1}, {}),
         ({"dtype": "float32"}, {"weights": 2, "files": 1}, {}),
         ({"device": "cuda:1"}, {"weights": 0, "files": 1}, {"cuda:1": 1}),
+        ({"device": "cuda", "dtype": "float32"}, {"weights": 0, "files": 1}, {"cuda:0": 2}),
+        ({"device_map": {"": 1}}, {"weights": 0, "files": 1}, {"cuda:1": 1}),
+        ({"device_map": {"": "cpu"}}, {"weights": 1}, {}),
         ({"device_map": "auto"}, {"weights": 0, "files": 1}, None),
     ],
 )
@@ -141,48 +145,49 @@ def test_what_is_held_where(
     choices: dict[str, Any],
     host: dict[str, int],
     devices: dict[str, int] | None,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: True)
     checkpoint = read_checkpoint(demo_small)
     plan = make_plan(checkpoint, LoadOptions(**choices))
     unit = checkpoint.bytes
     assert {part: round(size / unit) for part, size in plan.host_memory.items()} == host
     held = plan.device_memory
-    assert (held if held is None else {device: round(size / unit) for device, size in held.items()}) == devices
+    assert (held if held is None else {name: round(parts["weights"] / unit) for name, parts in held.items()}) == devices
 
 
-def test_without_devices_a_map_leaves_on_disk_what_does_not_fit(
-    demo_small: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: False)
+def test_without_devices_a_map_leaves_on_disk_what_does_not_fit(demo_small: Path) -> None:
     checkpoint = read_checkpoint(demo_small)
     size = checkpoint.bytes
 
-    def made(available: int | None, **choices: Any) -> LoadPlan:
-        return make_plan(checkpoint, LoadOptions(device_map="auto", **choices), available=available)
+    def made(available: int, **choices: Any) -> LoadPlan:
+        return make_plan(checkpoint, LoadOptions(device_map="auto", **choices), free=Free(available, {}))
 
-    assert (made(None).device_memory, made(2 * size).device_memory) == ({}, {})
+    whole = made(2 * size)
+    assert (whole.device_memory, whole.bytes_to_offload, whole.verdict) == ({}, 0, "fits")
     plan = made(2 * size, max_memory={"cpu": size // 2})
-    assert plan.device_memory == {"disk": size - size // 2}
-    assert plan.host_memory["weights"] == size // 2
-    assert (plan.verdict, plan.copies) == ("tight", False)
+    assert plan.host_memory["weights"] + plan.bytes_to_offload == size
+    assert 0 < plan.host_memory["weights"] <= size // 2
+    assert (plan.device_memory, plan.verdict, plan.copies) == ({}, "fits", False)
 
 
-def test_the_verdict_follows_from_what_is_free(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: True)
+def test_the_verdict_follows_from_what_is_free(demo_small: Path) -> None:
     checkpoint = read_checkpoint(demo_small)
 
-    def verdict(available: int | None, **choices: Any) -> str | None:
-        return make_plan(checkpoint, LoadOptions(**choices), available=available).verdict
+    def verdict(available: int | None, devices: dict[str, int | None] | None = None, **choices: Any) -> str | None:
+        free = None if available is None else Free(available, devices or {})
+        return make_plan(checkpoint, LoadOptions(**choices), free=free).verdict
 
     size = checkpoint.bytes
     assert [verdict(free) for free in (2 * size, int(1.05 * size), size - 1)] == ["fits", "tight", "wont_fit"]
     assert verdict(2 * size, dtype="float32") == "tight"
     assert verdict(2 * size, max_memory={"cpu": size // 2}) == "wont_fit"
     assert verdict(2 * size, max_memory=size // 2) == "wont_fit"
-    assert verdict(size - 1, device="cuda") == "fits"
-    assert (verdict(None), verdict(size, device_map="auto")) == (None, None)
+    assert verdict(size - 1, {"cuda:0": 2 * size}, device="cuda") == "fits"
+    assert verdict(2 * size, {"cuda:0": int(0.95 * size)}, device="cuda") == "wont_fit"
+    assert verdict(2 * size, {"cuda:0": 2 * size, "cuda:1": int(1.05 * size)}, device="cuda:1") == "tight"
+    assert verdict(2 * size, {"cuda:0": None}, device="cuda") is None
+    assert verdict(2 * size, {"cuda:0": 2 * size}, device="cuda", adapter="x") == "fits"
+    assert (verdict(None), verdict(size, {"cuda:0": None}, device_map="auto")) == (None, None)
+    assert verdict(2 * size, {"cuda:0": size // 2}, device_map="auto") == "fits"
 
 
 def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
@@ -206,6 +211,24 @@ def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
     assert job.state.summary is not None
     assert job.state.summary["device"] == "cpu, disk"
     assert nbloader.load(demo_small, progress=False, max_memory=size // 8, force=True).model is not None
+
+
+def test_what_will_not_fit_on_a_device_is_told_by_its_name(demo_small: Path) -> None:
+    checkpoint = read_checkpoint(demo_small)
+    size, options = checkpoint.bytes, LoadOptions(device="cuda:1", dtype="float32")
+    plan = make_plan(checkpoint, options, free=Free(9 * size, {"cuda:0": 9 * size, "cuda:1": int(1.5 * size)}))
+    with pytest.raises(WontFitError, match=r"takes 38\.8 MB of the memory of cuda:1, and 29\.1 MB is free") as raised:
+        check_fit("it", checkpoint, plan, options)
+    *smaller, spread, force = raised.value.suggestions
+    assert smaller == [{"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"}]
+    assert (spread["device_map"], spread["device"], force) == ("auto", None, {"force": True})
+    assert raised.value.needed[0] == sum(tensor.bytes for tensor in checkpoint.tensors.values())
+    check_fit("it", checkpoint, plan, replace(options, force=True))
+    quantized = make_plan(checkpoint, replace(options, quantization="4bit"), free=Free(size, {"cuda:1": size}))
+    assert quantized.device_memory is not None
+    assert quantized.device_memory["cuda:1"]["weights"] == sum(quantized.bytes_to_place)
+    inner = [tensor.elements for key, tensor in checkpoint.tensors.items() if "layers" in key]
+    assert quantized.device_memory["cuda:1"]["quantization"] == 4 * max(inner)
 
 
 def test_a_repository_that_will_not_fit_is_not_downloaded(hub: Hub, demo: Repo, tmp_path: Path) -> None:
@@ -288,15 +311,21 @@ def test_no_cache_is_made_up(tmp_path: Path, name: str) -> None:
 def test_the_command_prints_it(
     demo_small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbloader._plan.has_accelerator", lambda: True)
+    monkeypatch.setattr("nbloader._load.find_free", lambda: Free(10**9, {"cuda:0": 10**7, "cuda:1": None}))
     assert main(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
     told = capsys.readouterr().out
     assert "safetensors, 4 shards" in told
     assert "float32 38" in told
-    assert "it fits" in told
+    assert ": it fits" in told
     assert "1,000 tokens" in told
     assert main(["plan", str(demo_small), "--device-map", "auto"]) == 0
     assert "not known before the load" in capsys.readouterr().out
+    assert main(["plan", str(demo_small), "--device", "cuda"]) == 0
+    assert "cuda:0 19.4 MB of 10.0 MB free (weights 19.4 MB): it will not fit" in capsys.readouterr().out
+    assert main(["plan", str(demo_small), "--device-map", "auto", "--max-memory", "6MB"]) == 0
+    told = capsys.readouterr().out
+    assert "cuda:0" in told
+    assert "left on disk" in told
 
 
 def test_experts_that_are_joined_are_copies(tmp_path: Path) -> None:

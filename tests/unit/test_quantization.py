@@ -13,6 +13,7 @@ from support import archs
 import nbloader
 from nbloader import DependencyError, LoadOptions, OptionError
 from nbloader._checkpoint import read_checkpoint
+from nbloader._memory import Free
 from nbloader._plan import make_plan, placed_sizes
 from nbloader._quantization import is_quantized, method_of, why_not
 from nbloader.stages.metadata import stored_bytes
@@ -68,7 +69,7 @@ def test_a_config_of_transformers_is_taken(demo_small: Path) -> None:
         assert any(quantized_modules(job.result().model))
         assert job.plan is not None
         assert job.plan.quantization == "8bit"
-    custom = make_plan(read_checkpoint(demo_small), LoadOptions(quantization={"quant_method": "hqq"}), available=1)
+    custom = make_plan(read_checkpoint(demo_small), LoadOptions(quantization={"quant_method": "hqq"}), free=Free(1, {}))
     assert (custom.quantization, custom.verdict) == ("custom", None)
 
 

@@ -23,7 +23,24 @@ export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: (
               : ""}
         </span>
       </h4>
-      <Room plan={plan} />
+      <Room
+        label={texts.plan_line.host}
+        needed={plan?.peak ?? 0}
+        available={plan?.available ?? null}
+        verdict={plan?.host_verdict ?? null}
+      />
+      {plan?.devices?.map(
+        (device) =>
+          device.available !== null && (
+            <Room
+              key={device.name}
+              label={device.name}
+              needed={device.needed}
+              available={device.available}
+              verdict={device.verdict}
+            />
+          ),
+      )}
       {error !== null ? (
         <div class="nbl-outcome nbl-is-failed" role="alert">
           <strong>{error.kind}</strong>
@@ -51,23 +68,37 @@ export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: (
   );
 }
 
-/** What the host must hold, as a share of what is free. */
-function Room({ plan }: { plan: Plan | null }) {
-  const [peak, free] = [plan?.peak ?? 0, plan?.available ?? 0];
+/** What the host or a device must hold, as a share of what is free. */
+function Room(props: { label: string; needed: number; available: number | null; verdict: string | null }) {
+  const { label, needed, available, verdict } = props;
+  const free = available ?? 0;
   return (
     <Gauge
-      label={texts.plan_line.host}
-      figures={fill(texts.plan.needs, { size: size(peak), free: size(free) })}
-      held={peak}
+      label={label}
+      figures={fill(texts.plan.needs, { size: size(needed), free: size(free) })}
+      held={needed}
       total={free}
-      kind={plan?.verdict ?? "unknown"}
+      kind={verdict ?? "unknown"}
     />
   );
 }
 
+const parts = (pairs: readonly (readonly [string, number])[], names: Record<string, string>) =>
+  pairs.map(([name, bytes]) => `${named(names, name)} ${size(bytes)}`).join(", ");
+
+/** What goes to devices and to disk, in words; empty where nothing does. */
+function onDevices(plan: Plan): string {
+  if (plan.devices === null) {
+    return texts.plan.unknown;
+  }
+  const told = plan.devices.map(
+    (device) => `${device.name} ${size(device.needed)} (${parts(device.parts, texts.memory_part)})`,
+  );
+  const offloaded = plan.offloaded > 0 ? [fill(texts.plan.offloaded, { size: size(plan.offloaded) })] : [];
+  return [...told, ...offloaded].join(", ");
+}
+
 function lines(plan: Plan | null): [string, string][] {
-  const parts = (pairs: readonly (readonly [string, number])[], names: Record<string, string>) =>
-    pairs.map(([name, bytes]) => `${named(names, name)} ${size(bytes)}`).join(", ");
   const told = (key: string, line: (plan: Plan) => string): [string, string] => [
     key,
     plan ? line(plan) : "–",
@@ -86,9 +117,7 @@ function lines(plan: Plan | null): [string, string][] {
     told("read", (plan) => size(plan.read)),
     told("place", (plan) => `${size(plan.place)} ${plan.placed_as}`),
     told("host", (plan) => `${size(plan.peak)} (${parts(plan.host, texts.memory_part)})`),
-    ...(plan !== null && (plan.devices === null || plan.devices.length > 0)
-      ? [told("devices", (plan) => (plan.devices === null ? texts.plan.unknown : parts(plan.devices, {})))]
-      : []),
+    ...(plan !== null && onDevices(plan) !== "" ? [told("devices", onDevices)] : []),
     told("kv_cache", (plan) =>
       plan.kv_cache === null
         ? "–"

@@ -26,7 +26,7 @@ from nbloader._checkpoint import (
 )
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
 from nbloader._locale import size_text
-from nbloader._memory import sample_memory
+from nbloader._memory import find_free
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
@@ -96,7 +96,7 @@ def fetching(
         fetched = Fetched(folder, read_config(folder), Future(), adapter)
 
         def make_known(checkpoint: Checkpoint, bytes_to_download: int = 0) -> LoadPlan:
-            plan = make_plan(checkpoint, options, bytes_to_download, sample_memory().available, adapter)
+            plan = make_plan(checkpoint, options, bytes_to_download, find_free(), adapter)
             on_plan(plan)
             check_fit(source.name, checkpoint, plan, options, adapter)
             sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
