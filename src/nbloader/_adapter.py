@@ -104,13 +104,17 @@ def bring(
     options: LoadOptions,
     check_cancelled: Callable[[], None],
     on_bytes: Callable[[int], None] = lambda size: None,
+    on_wait: Callable[[str, float, str], None] = lambda name, seconds, reason: None,
 ) -> None:
-    """Download files of an adapter that are not here; `on_bytes` is told what arrived of them."""
+    """Download files of an adapter that are not here.
+
+    `on_bytes` is told what arrived of them; `on_wait` a file, the seconds until it is asked for again, and why.
+    """
     missing = [name for name in names if _hub.cached_file(repository.repo_id, repository.commit, name, options) is None]
     watcher = _hub.DownloadWatcher(
         on_bytes=lambda name, size: on_bytes(size),
         on_file=lambda name: None,
-        on_wait=lambda name, seconds, reason: None,
+        on_wait=on_wait,
         check_cancelled=check_cancelled,
     )
     _hub.download(repository, missing, options, watcher)

@@ -78,17 +78,16 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
     """
     merged = merge_options(options, choices)
     checkpoint, bytes_to_download = look(find_source(model, merged), merged)
-    adapter = look_at_adapter(os.fspath(model), checkpoint, merged)
+    adapter = find_adapter(merged)
+    check_fits(adapter, os.fspath(model), checkpoint, merged)
     return foresee(checkpoint, merged, bytes_to_download, resident_bytes(checkpoint), adapter)
 
 
-def look_at_adapter(model: str, checkpoint: Checkpoint, options: LoadOptions) -> Adapter | None:
-    """Return the adapter of the options, which fits the checkpoint; None without one."""
-    adapter = find_adapter(options)
+def check_fits(adapter: Adapter | None, model: str, checkpoint: Checkpoint, options: LoadOptions) -> None:
+    """Refuse an adapter that cannot be attached here, or not to this checkpoint; None is fine."""
     if adapter is not None:
         check_peft()
         check_adapter(adapter, model, checkpoint, options)
-    return adapter
 
 
 def foresee(

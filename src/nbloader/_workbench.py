@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nbloader import _history
+from nbloader._adapter import Adapter, find_adapter
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import LoadError
 from nbloader._form import as_code, fields_of
-from nbloader._load import foresee, look_at_adapter, resident_bytes
+from nbloader._load import check_fits, foresee, resident_bytes
 from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
@@ -23,6 +24,7 @@ CONTEXT_LENGTH = 4096
 """Tokens for which the KV cache is told."""
 
 _MOST_ROWS = 20
+_ADAPTER_OPTIONS = ("adapter", "token", "cache_dir", "local_files_only")
 _SOURCE_OPTIONS = (
     "revision", "token", "cache_dir", "subfolder", "variant", "use_safetensors", "local_files_only"
 )  # fmt: skip
@@ -55,6 +57,7 @@ class Workbench:
         self._working = threading.Lock()
         self._turn = 0
         self._known: tuple[tuple[Any, ...], _Looked] | None = None
+        self._adapter: tuple[tuple[Any, ...], Adapter | None] | None = None
         self._view: dict[str, Any] = {"plan": None}
 
     def change(self, options: LoadOptions) -> None:
@@ -77,7 +80,7 @@ class Workbench:
 
     def forget(self) -> None:
         """Look again the next time: a load has changed what is cached and what is in memory."""
-        self._known = None
+        self._known = self._adapter = None
 
     def runs(self) -> dict[str, Any]:
         """Return the runs of this model, the newest first, and what must be said before they are compared."""
@@ -96,7 +99,7 @@ class Workbench:
                 return
             try:
                 looked = self._look(options)
-                adapter = look_at_adapter(os.fspath(self._model), looked.checkpoint, options)
+                adapter = self._look_at_adapter(looked.checkpoint, options)
                 plan = foresee(looked.checkpoint, options, looked.bytes_to_download, looked.bytes_resident, adapter)
             except LoadError as error:
                 self._show(turn, plan=None, error=_told(error), planning=False)
@@ -115,6 +118,14 @@ class Workbench:
             checkpoint, left = look(source, options)
             looked = _Looked(checkpoint, left, resident_bytes(checkpoint), source.repository is not None)
             known = self._known = key, looked
+        return known[1]
+
+    def _look_at_adapter(self, checkpoint: Checkpoint, options: LoadOptions) -> Adapter | None:
+        key = tuple(getattr(options, name) for name in _ADAPTER_OPTIONS)
+        known = self._adapter
+        if known is None or known[0] != key:
+            known = self._adapter = key, find_adapter(options)
+        check_fits(known[1], os.fspath(self._model), checkpoint, options)
         return known[1]
 
     def _show(self, turn: int, **parts: Any) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from support.hub import Hub, Repo
 import nbloader
 from nbloader import CheckpointError, DependencyError, LoadJob, LoadOptions, OptionError, SourceError
 from nbloader._events import Asked
+from nbloader._workbench import Workbench
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 
@@ -126,6 +130,40 @@ def test_one_on_the_hub_is_downloaded_and_cached(hub: Hub, base: Path, lora: Pat
     again = nbloader.start("us/base", **choices, local_files_only=True)
     assert torch.equal(logits(again.result().model), expected(base, lora))
     assert again.state.bytes_to_download == 0
+
+
+def test_waiting_for_it_is_told(hub: Hub, base: Path, tmp_path: Path) -> None:
+    large = make_adapter(base, tmp_path / "large", str(base), rank=256)
+    hub.repos["us/lora"] = Repo.of_folder(large, faults={"adapter_model.safetensors": ["503 0"]})
+    job = nbloader.start(base, adapter="us/lora", cache_dir=tmp_path / "cache")
+    job.result()
+    waits = [line for line in job.state.log if line.code == "download_waits"]
+    assert ["adapter_model.safetensors" in str(line.arguments) for line in waits] == [True]
+
+
+def test_a_form_asks_for_it_once(hub: Hub, base: Path, lora: Path, tmp_path: Path) -> None:
+    hub.repos["us/base"] = Repo.of_folder(base)
+    hub.repos["us/lora"] = Repo.of_folder(lora)
+    views: Queue[Mapping[str, Any]] = Queue()
+    bench = Workbench("us/base", views.put)
+    chosen = LoadOptions(adapter="us/lora", cache_dir=tmp_path / "cache", force=True)
+
+    def planned(options: LoadOptions) -> Mapping[str, Any]:
+        bench.change(options)
+        view = views.get(timeout=30)
+        while view["planning"]:
+            view = views.get(timeout=30)
+        assert view["error"] is None
+        return view["plan"]  # type: ignore[no-any-return]
+
+    first = planned(chosen)
+    hub.requests.clear()
+    assert ["adapter" in dict(planned(replace(chosen, merge_adapter=merged))["host"]) for merged in (True, False)]
+    assert hub.requests == []
+    assert "adapter" not in dict(planned(replace(chosen, adapter=None))["host"])
+    bench.forget()
+    assert planned(chosen)["host"] == first["host"]
+    assert [path for _, path in hub.requests if "lora" in path]
 
 
 def test_one_for_another_architecture_is_refused_with_both_names(base: Path, tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_what_is_held_where(
     plan = make_plan(checkpoint, LoadOptions(**choices))
     unit = checkpoint.bytes
     assert {part: round(size / unit) for part, size in plan.host_memory.items()} == host
+    assert plan.copies == (host != {"weights": 1})
     held = plan.device_memory
     assert (held if held is None else {name: round(parts["weights"] / unit) for name, parts in held.items()}) == devices
 
@@ -185,6 +186,7 @@ def test_the_verdict_follows_from_what_is_free(demo_small: Path) -> None:
     assert verdict(2 * size, {"cuda:0": int(0.95 * size)}, device="cuda") == "wont_fit"
     assert verdict(2 * size, {"cuda:0": 2 * size, "cuda:1": int(1.05 * size)}, device="cuda:1") == "tight"
     assert verdict(2 * size, {"cuda:0": None}, device="cuda") is None
+    assert verdict(2 * size, {"cuda:0": 1, "cuda:1": None}, device_map={"model": 0, "lm_head": 1}) == "wont_fit"
     assert verdict(2 * size, {"cuda:0": 2 * size}, device="cuda", adapter="x") == "fits"
     assert (verdict(None), verdict(size, {"cuda:0": None}, device_map="auto")) == (None, None)
     assert verdict(2 * size, {"cuda:0": size // 2}, device_map="auto") == "fits"
@@ -222,6 +224,7 @@ def test_what_will_not_fit_on_a_device_is_told_by_its_name(demo_small: Path) -> 
     *smaller, spread, force = raised.value.suggestions
     assert smaller == [{"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"}]
     assert (spread["device_map"], spread["device"], force) == ("auto", None, {"force": True})
+    assert "max_memory" not in spread
     assert raised.value.needed[0] == sum(tensor.bytes for tensor in checkpoint.tensors.values())
     check_fit("it", checkpoint, plan, replace(options, force=True))
     quantized = make_plan(checkpoint, replace(options, quantization="4bit"), free=Free(size, {"cuda:1": size}))

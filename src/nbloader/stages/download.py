@@ -189,10 +189,17 @@ def _bring_adapter(
         with lock:
             tally.add(number, size)
 
-    bring(repository, [adapter.weights.name], own, check, count)
+    bring(repository, [adapter.weights.name], own, check, count, _teller_of_waits(reporter))
     _hub.remember_revision(repository, own)
     tally.flush()
     reporter.tell(events.DownloadEnded, number)
+
+
+def _teller_of_waits(reporter: Reporter) -> Callable[[str, float, str], None]:
+    def tell(name: str, seconds: float, reason: str) -> None:
+        reporter.log("warning", "download_waits", name=name, seconds=f"{seconds:.0f}", reason=reason)
+
+    return tell
 
 
 class _Download:
@@ -211,6 +218,7 @@ class _Download:
         self._options = options
         self._reporter = reporter
         self._check = check
+        self._waited = _teller_of_waits(reporter)
         self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
         self._lock = threading.Lock()
         self.detail = ""
@@ -369,9 +377,6 @@ class _Download:
                 absent = sum(piece.absent for piece in find_missing(path))
                 size = self._files[name].bytes - absent
                 self._reporter.tell(events.Resident, self._shards.index(name), size)
-
-    def _waited(self, name: str, seconds: float, reason: str) -> None:
-        self._reporter.log("warning", "download_waits", name=name, seconds=f"{seconds:.0f}", reason=reason)
 
     def _log_skipped(self, wanted: Collection[str]) -> None:
         """Say which weights in other formats are not downloaded, and what that saves."""
