@@ -161,6 +161,8 @@ def test_a_form_asks_for_it_once(hub: Hub, base: Path, lora: Path, tmp_path: Pat
     assert ["adapter" in dict(planned(replace(chosen, merge_adapter=merged))["host"]) for merged in (True, False)]
     assert hub.requests == []
     assert "adapter" not in dict(planned(replace(chosen, adapter=None))["host"])
+    assert planned(chosen)["host"] == first["host"]
+    hub.requests.clear()
     bench.forget()
     assert planned(chosen)["host"] == first["host"]
     assert [path for _, path in hub.requests if "lora" in path]
