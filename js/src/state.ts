@@ -25,7 +25,15 @@ export interface Memory {
   accelerators: readonly Accelerator[];
 }
 
+/** Sizes in bytes; `holders` say who refers to the model still. */
+export interface Gone {
+  places: readonly (readonly [name: string, before: number, after: number])[];
+  holders: readonly string[];
+  successor: string;
+}
+
 export interface Summary {
+  already_loaded?: boolean;
   model_class: string;
   parameters: number;
   bytes: number;
@@ -57,6 +65,10 @@ export interface PanelState {
   /** Reads under way at once, the last time that any were. */
   readers: number;
   resident: number;
+  /** The loads that this one waits for, the one under way first. */
+  ahead: readonly (readonly [number: number, name: string])[];
+  /** What unloading gave back; null while the model is there. */
+  gone: Gone | null;
   stages: readonly Stage[];
   memory: Memory | null;
   predicted_peak: number | null;

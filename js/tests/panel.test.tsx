@@ -19,6 +19,8 @@ const STATE: PanelState = {
   read: [8e8, 1e9],
   place: [2e8, 1e9],
   readers: 0,
+  ahead: [],
+  gone: null,
   resident: 0,
   stages: [
     { name: "resolve", started: 0, ended: 0.5, detail: "folder" },
@@ -37,6 +39,14 @@ const STATE: PanelState = {
   question: null,
   error: null,
   summary: null,
+};
+
+const SUMMARY = {
+  model_class: "LlamaModel",
+  parameters: 5e8,
+  bytes: 1e9,
+  dtype: "bfloat16",
+  device: "cpu",
 };
 
 const ASKED: Asked = {
@@ -159,16 +169,45 @@ describe("the panel", () => {
   });
 
   it("says what was loaded once it is ready", () => {
-    const summary = {
-      model_class: "LlamaModel",
-      parameters: 5e8,
-      bytes: 1e9,
-      dtype: "bfloat16",
-      device: "cpu",
-    };
-    model.set({ status: "ready", fraction: 1, elapsed: 3.21, summary });
+    model.set({ status: "ready", fraction: 1, elapsed: 3.21, summary: SUMMARY });
     expect(text(".nbl-outcome")).toBe("LlamaModel 1.00 GB in 3.2 s, bfloat16 on cpu");
-    expect(el.querySelector("button")?.disabled).toBe(true);
+  });
+
+  it("offers to give back what is loaded, and says what that gave", () => {
+    const button = () => el.querySelector<HTMLButtonElement>(".nbl-header button");
+    model.set({ status: "ready", summary: { ...SUMMARY, already_loaded: true } });
+    expect(text(".nbl-outcome")).toBe("LlamaModel loaded already, 0 bytes read; 1.00 GB, bfloat16 on cpu");
+    expect(button()?.textContent).toBe("Unload");
+    button()?.click();
+    expect(model.sent.at(-1)).toEqual({ kind: "unload" });
+    const gone = {
+      places: [["this process", 3e9, 1e9] as const, ["cuda:0", 8e9, 2e9] as const],
+      holders: ["Out[3] refers to it."],
+      successor: "us/other",
+    };
+    model.set({ status: "idle", gone });
+    expect(text(".nbl-status")).toBe("○Unloaded");
+    expect(text(".nbl-outcome")).toBe(
+      "Unloaded. this process: 3.00 GB before, 1.00 GB after; cuda:0: 8.00 GB before, 2.00 GB after. " +
+        "It made room for us/other.⚠ Out[3] refers to it.",
+    );
+    expect(button()?.disabled).toBe(true);
+  });
+
+  it("shows what it waits for, and cancels that by its number", () => {
+    model.set({
+      status: "queued",
+      ahead: [
+        [7, "us/first"],
+        [9, "us/second"],
+      ],
+    });
+    expect([...el.querySelectorAll(".nbl-line-name")].map((node) => node.textContent)).toEqual([
+      "us/first",
+      "us/second",
+    ]);
+    el.querySelector<HTMLButtonElement>("[aria-label='Cancel us/second']")?.click();
+    expect(model.sent.at(-1)).toEqual({ kind: "cancel", number: 9 });
   });
 
   it("asks, and sends the choice", () => {

@@ -13,9 +13,10 @@ from nbloader._errors import (
     WontFitError,
 )
 from nbloader._job import Loaded, LoadJob
-from nbloader._load import load, plan, start
+from nbloader._load import load, plan, preload, start
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
+from nbloader._resident import loaded, unload
 from nbloader._state import LoadState
 
 TYPE_CHECKING = False
@@ -50,6 +51,9 @@ __all__ = [
     "WontFitError",
     "demo_checkpoint",
     "load",
+    "loaded",
     "plan",
+    "preload",
     "start",
+    "unload",
 ]

@@ -17,6 +17,7 @@ from nbloader import _hub
 from nbloader._checkpoint import Checkpoint, ShardFile, Tensor, read_json, read_tensors
 from nbloader._errors import CheckpointError, SourceError
 from nbloader._options import LoadOptions
+from nbloader._source import state_of
 
 CONFIG = "adapter_config.json"
 WEIGHT_FILES = (("safetensors", "adapter_model.safetensors"), ("bin", "adapter_model.bin"))
@@ -88,6 +89,18 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
         return _hub.open_file(repository, shard.name, own, check_cancelled)
 
     return _read(options.adapter, folder, repository, set(repository.files), open_remote)
+
+
+def adapter_state(options: LoadOptions) -> tuple[Any, ...] | None:
+    """Return what tells the state of an adapter's files from any other; None where the options name none."""
+    if options.adapter is None:
+        return None
+    folder = Path(options.adapter).expanduser()
+    if folder.is_dir():
+        return os.path.realpath(folder), state_of(folder)
+    if not _hub.is_repo_id(options.adapter):
+        return (options.adapter,)
+    return options.adapter, _hub.find_repository(options.adapter, adapter_options(options), CONFIG).commit
 
 
 def missing_bytes(adapter: Adapter, options: LoadOptions) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from nbloader._locale import text
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
+    from nbloader._state import LoadState
 
 ProgressCallback = Callable[[Mapping[str, Any]], None]
 """Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls."""
@@ -33,16 +35,37 @@ def follow(job: LoadJob, callback: ProgressCallback) -> None:
 
     A callback that raises is logged and not called again.
     """
-    job.subscribe(_Teller(job, callback))
+    teller = _Teller(job, callback)
+    job.subscribe(teller)
+    teller.catch_up()
 
 
 class _Teller:
     def __init__(self, job: LoadJob, callback: ProgressCallback) -> None:
-        self._job = job
+        self._job = weakref.ref(job)
         self._callback = callback
+        self._has_ended = False
         self._progress = 0.0
         self._in_weights = False
         self._lock = threading.RLock()
+
+    def catch_up(self) -> None:
+        """Tell where a load is that was joined when it was under way, or has ended since."""
+        with self._lock:
+            state = self._state()
+            if state.stage is not None:
+                self._take(events.StageStarted(0.0, state.stage))
+            if state.status == "ready":
+                self._tell_end(events.Ready(0.0, {}))
+            elif state.error is not None:
+                self._tell_end(events.Failed(0.0, state.error.kind, state.error.message, state.error.hint))
+            elif state.status == "cancelled":
+                self._tell_end(events.Cancelled(0.0))
+
+    def _state(self) -> LoadState:
+        job = self._job()
+        assert job is not None  # who calls is the job
+        return job.state
 
     def __call__(self, event: events.Event) -> None:
         with self._lock:  # reading and placing tell from threads of their own
@@ -56,13 +79,13 @@ class _Teller:
             self._in_weights = self._in_weights and event.stage != "weights"
             self._tell(*_ON_END.get(event.stage, (None, 0)))
         elif isinstance(event, events.Downloaded):
-            state = self._job.state
+            state = self._state()
             # The tokenizer is made meanwhile.
             begin, end = (_TOKENIZED, _LOADING) if self._progress >= _TOKENIZED else (0, 10)
             share = _share(state.bytes_downloaded, state.bytes_to_download)
             self._tell("downloading", begin + (end - begin) * share)
         elif isinstance(event, (events.Read, events.Placed)) and self._in_weights:
-            state = self._job.state
+            state = self._state()
             done, to_do = state.bytes_read + state.bytes_placed, state.bytes_to_read + state.bytes_to_place
             self._tell("loading_model", 25 + 60 * _share(done, to_do))
         else:
@@ -82,6 +105,9 @@ class _Teller:
             self._send(status, text("message", status))
 
     def _send(self, status: str, message: str) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = status in ("complete", "error")
         self._callback({"status": status, "message": message, "progress": round(self._progress, 1)})
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled, LoadError
-from nbloader._load import make_job, plan
+from nbloader._job import LoadJob
+from nbloader._load import begin, plan
 from nbloader._locale import text
 from nbloader._options import DTYPES, QUANTIZATIONS, merge_options
 from nbloader._terminal import plan_lines, result_line, show_bar
@@ -41,10 +42,10 @@ def _plan(model: str, choices: dict[str, Any], context_length: int) -> int:
 
 
 def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
-    job = make_job(model, merge_options(None, choices))
+    job = LoadJob(model, merge_options(None, choices))
     if not quiet:
         job.subscribe(_print_stage)
-    job.start()
+    begin(job)
     try:
         if not quiet and sys.stderr.isatty():
             show_bar(job)

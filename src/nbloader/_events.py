@@ -24,7 +24,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Queued(Event):
-    """The load waits for another one to end."""
+    """The load waits for others to end: (number, name) of each that is ahead, the one under way first."""
+
+    ahead: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,16 @@ class Ready(Event):
     """Every weight byte the model uses is in memory or on its device."""
 
     summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Unloaded(Event):
+    """What the load had made was given back; `holders` says who refers to it still, `successor` what took its place."""
+
+    before: Memory
+    after: Memory
+    holders: tuple[str, ...] = ()
+    successor: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from nbloader._memory import free_devices
 from nbloader._options import (
     DEVICE_MAPS,
     DTYPES,
+    KEEPS,
     QUANTIZATIONS,
     LoadOptions,
     changed_options,
@@ -32,7 +33,13 @@ _GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("cache_dir", "text"),
         ("local_files_only", "flag"),
     ),
-    "loading": (("auto_class", "text"), ("readahead", "choice"), ("readers", "number"), ("force", "flag")),
+    "loading": (
+        ("auto_class", "text"),
+        ("readahead", "choice"),
+        ("readers", "number"),
+        ("keep", "choice"),
+        ("force", "flag"),
+    ),
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": DTYPES,
@@ -41,6 +48,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "placement": ("", "cuda", "mps", "auto", "balanced"),
     "use_safetensors": ("", "true", "false"),
     "readahead": ("auto", "true", "false"),
+    "keep": KEEPS,
 }
 _HUB_ONLY = ("revision", "cache_dir", "local_files_only")
 _CODE = "code"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -33,10 +34,12 @@ Run = Mapping[str, Any]
 
 def follow(job: LoadJob) -> None:
     """Keep a record of `job` once it is ready."""
+    reference = weakref.ref(job)
 
     def take(event: events.Event) -> None:
-        if isinstance(event, events.Ready) and job.plan is not None:
-            remember(record_of(job.state, job))
+        ended = reference() if isinstance(event, events.Ready) else None
+        if ended is not None and ended.plan is not None:
+            remember(record_of(ended.state, ended))
 
     job.subscribe(take)
 

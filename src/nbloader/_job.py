@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbloader import _events, _transformers, stages
+from nbloader import _events, _resident, stages
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
 from nbloader._reporter import Reporter
 from nbloader._state import FINAL, LoadState, fold, stages_of
-from nbloader._threads import make_thread
+from nbloader._threads import make_thread, weakly
+from nbloader.stages.resolve import resolve
 
 if TYPE_CHECKING:
     from nbloader._plan import LoadPlan
 
+_numbers = itertools.count(1)
 _SAMPLE_SECONDS = 0.25
 _TICK = 0.05  # seconds between two looks at whether to go on
 _CANCEL_SECONDS = 0.8
@@ -36,7 +39,9 @@ class Loaded(NamedTuple):
 
 
 class LoadJob:
-    """One load, running on a thread of its own since it was made.
+    """One load, on a thread of its own.
+
+    `number` tells it from every other load of the process.
 
     Parameters
     ----------
@@ -44,6 +49,8 @@ class LoadJob:
         A folder, the id of a repository on the Hub, or ``"demo"``.
     options
         The load's options.
+    reload
+        Whether to load even if the model is loaded already.
     can_ask
         Tells whether somebody is there who can answer a question; it may take seconds to find out. Where nobody is,
         what would have been asked ends the load as an error.
@@ -56,15 +63,18 @@ class LoadJob:
         model: str | os.PathLike[str],
         options: LoadOptions,
         *,
+        reload: bool = False,
         can_ask: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.options = options
-        self._can_ask = can_ask
+        self.number = next(_numbers)
+        self.comes_next = False
+        self._reload = reload
+        self._askers = [can_ask]
         self._answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        self._clock = clock
-        self._began = clock()
+        self._now = _stopwatch(clock)
         self._lock = threading.RLock()
         name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model)
         self._state = LoadState(name=name, stages=stages_of(with_adapter=options.adapter is not None))
@@ -73,10 +83,13 @@ class LoadJob:
         self._cancelled = threading.Event()
         self._done = threading.Event()
         self._loaded: Loaded | None = None
+        self._is_gone = False
+        self._successor = ""
+        self._expecting: list[list[Loaded]] = []
         self._error: LoadError | LoadCancelled | None = None
         self._plan: LoadPlan | None = None
         self._finisher: int | None = None
-        self._reporter = Reporter(self._add, self._now, self._cancelled)
+        self._reporter = Reporter(weakly(self._add), self._now, self._cancelled)
         for notice in options.notices:
             self._reporter.log("info", notice.code, name=notice.name, value=notice.value)
 
@@ -148,21 +161,39 @@ class LoadJob:
         TimeoutError
             Where it has not ended in time; it goes on.
         """
+        with self.expecting() as given:
+            try:
+                # A callback that is told the end, and asks for the result, must not wait for itself.
+                ended = self._finisher == threading.get_ident() or self._done.wait(timeout)
+            except KeyboardInterrupt:
+                self.cancel()
+                self._done.wait(2 * _CANCEL_SECONDS)
+                raise
+            if not ended:
+                raise TimeoutError(f"{self._state.name} has not loaded within {timeout} s; it goes on loading.")
+            return self._result(given)
+
+    @contextmanager
+    def expecting(self) -> Iterator[list[Loaded]]:
+        """Give a list that will have what the load makes, even if another load has it unloaded at once."""
+        given: list[Loaded] = []
+        with self._lock:
+            self._expecting.append(given)
         try:
-            # A callback that is told the end, and asks for the result, must not wait for itself.
-            ended = self._finisher == threading.get_ident() or self._done.wait(timeout)
-        except KeyboardInterrupt:
-            self.cancel()
-            self._done.wait(2 * _CANCEL_SECONDS)
-            raise
-        if not ended:
-            raise TimeoutError(f"{self._state.name} has not loaded within {timeout} s; it goes on loading.")
+            yield given
+        finally:
+            with self._lock:
+                self._expecting = [other for other in self._expecting if other is not given]
+
+    def _result(self, given: list[Loaded]) -> Loaded:
         if isinstance(self._error, LoadError):
             raise self._error.fresh()
         if self._error is not None:
             raise LoadCancelled(str(self._error))
-        assert self._loaded is not None
-        return self._loaded
+        loaded = given[0] if given else self._loaded
+        if loaded is None:
+            raise self._gone()
+        return loaded
 
     def subscribe(self, function: Callable[[_events.Event], None]) -> Callable[[], None]:
         """Call `function` with every event from now on, on the thread that tells it; returns how to stop that.
@@ -178,13 +209,49 @@ class LoadJob:
             if function in self._subscribers:
                 self._subscribers.remove(function)
 
-    def _now(self) -> float:
-        return self._clock() - self._began
+    def join(self, can_ask: Callable[[], bool]) -> None:
+        """Note that one more wants what this load makes: who may be able to answer its questions."""
+        with self._lock:
+            self._askers.append(can_ask)
+
+    def unload(self) -> _resident.Freed:
+        """Give back what the load made, and return what that gave back; see `nbloader.unload`.
+
+        Raises
+        ------
+        LoadError
+            Where there is nothing to give back.
+        """
+        return _resident.unload(self)
+
+    def let_go(self, successor: str) -> None:
+        """Forget what the load made, to make room for the model `successor`, if one is named."""
+        with self._lock:
+            self._loaded, self._is_gone, self._successor = None, True, successor
+
+    def _gone(self) -> LoadError:
+        name, successor = self._state.name, self._successor
+        if successor:
+            return LoadError(
+                f"{name} was unloaded to make room for {successor}.",
+                "Load it again, or load both with keep='all'.",
+            )
+        return LoadError(f"{name} was unloaded.", "Load it again.")
+
+    def tell_unloaded(self, freed: _resident.Freed) -> None:
+        """Tell what that gave back."""
+        holders = tuple(map(str, freed.holders))
+        if self.done():
+            self._take(_events.Unloaded(self._now(), freed.before, freed.after, holders, self._successor))
 
     def _add(self, event: _events.Event) -> None:
         with self._lock:
-            if self._state.status in FINAL:
+            if self._done.is_set() or self._state.status in FINAL:
                 return  # a load that was left behind has nothing more to say
+        self._take(event)
+
+    def _take(self, event: _events.Event) -> None:
+        with self._lock:
             self._state = fold(self._state, event)
             self._events.append(event)
         self._notify(event)
@@ -213,6 +280,7 @@ class LoadJob:
             release_memory()
         reporter.tell(_events.MemorySampled, sample_memory())
         self._finish(outcome, failure)
+        _resident.left(self)
 
     def _load_or_ask(self) -> stages.Outcome | None:
         """Return what the load made; None where somebody has chosen how it goes on."""
@@ -227,15 +295,26 @@ class LoadJob:
         return None
 
     def _load(self) -> stages.Outcome:
-        reporter = self._reporter
-        with _transformers.exclusive(lambda: reporter.tell(_events.Queued), reporter.check_cancelled):
+        reporter, residence = self._reporter, _resident.Residence(self, self._reload)
+        reporter.tell(_events.Started)
+        source = resolve(self.model, self.options, reporter)
+        # What is there already need not wait for what is being loaded.
+        outcome = stages.find(source, reporter, residence)
+        if outcome is not None:
+            return outcome
+        with _resident.turn(self, lambda ahead: reporter.tell(_events.Queued, ahead), reporter.check_cancelled):
             reporter.tell(_events.Started)
             reporter.tell(_events.MemorySampled, sample_memory())
-            return stages.run(self.model, self.options, reporter, self._keep_plan)
+            outcome = stages.find(source, reporter, residence)
+            if outcome is None:
+                outcome = stages.run(self.model, source, self.options, reporter, self._keep_plan, residence)
+                if not self._cancelled.is_set():
+                    residence.add(outcome, source.commit)
+            return outcome
 
     def _ask(self, error: LoadError) -> Mapping[str, Any]:
         """Return the choice of somebody who was asked how to go on after `error`; raise it where nobody can choose."""
-        if not error.suggestions or self._cancelled.is_set() or not self._can_ask():
+        if not error.suggestions or self._cancelled.is_set() or not any(can_ask() for can_ask in list(self._askers)):
             raise error
         reporter = self._reporter
         self._answer = queue.SimpleQueue()  # a second click on the last question is no answer to this one
@@ -271,6 +350,8 @@ class LoadJob:
         with self._lock:
             if self._loaded is not None or self._error is not None:
                 return
+            if self._is_gone:  # between its last step and this one
+                outcome, failure = None, self._gone()
             if isinstance(failure, LoadError):
                 self._error = failure
                 told = (type(failure).__name__, failure.message, failure.hint, _choices(failure), _files(failure))
@@ -280,6 +361,8 @@ class LoadJob:
                 event = _events.Cancelled(self._now())
             else:
                 self._loaded = Loaded(outcome.model, outcome.tokenizer)
+                for given in self._expecting:
+                    given.append(self._loaded)
                 event = _events.Ready(self._now(), outcome.summary)
             self._state = fold(self._state, event)
             self._events.append(event)
@@ -295,6 +378,11 @@ class LoadJob:
             if self._cancelled.is_set() and not self._done.wait(_CANCEL_SECONDS - _SAMPLE_SECONDS):
                 self._reporter.log("warning", "left_behind", stage=self._state.stage or "")
                 self._finish(None, None)
+
+
+def _stopwatch(clock: Callable[[], float]) -> Callable[[], float]:
+    began = clock()
+    return lambda: clock() - began
 
 
 def _choices(error: LoadError) -> tuple[tuple[Mapping[str, Any], int | None], ...]:

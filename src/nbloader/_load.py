@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from nbloader import _history
+from nbloader import _history, _resident
 from nbloader._adapter import Adapter, check_adapter, find_adapter, missing_bytes
 from nbloader._callback import ProgressCallback, follow
 from nbloader._checkpoint import Checkpoint
@@ -26,9 +26,14 @@ def start(
     options: LoadOptions | None = None,
     *,
     progress_callback: ProgressCallback | None = None,
+    reload: bool = False,
+    replace: bool = False,
     **choices: Any,
 ) -> LoadJob:
     """Load a checkpoint in the background; returns at once.
+
+    The same model with the same options is loaded once: a load that is under way is joined, and a model that is loaded
+    is what the job gives.
 
     Parameters
     ----------
@@ -39,6 +44,10 @@ def start(
     progress_callback
         Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
         of the load and one call at a time. One that raises is logged and not called again.
+    reload
+        Load again even if the model is loaded, or being loaded.
+    replace
+        Cancel what is being loaded now, and come next; else loads wait for each other, in order.
     **choices
         Single options, on top of `options`: see `LoadOptions`.
 
@@ -48,21 +57,43 @@ def start(
         For an option that does not exist or a value it cannot take. What is wrong with the checkpoint is told by
         the job.
     """
-    return make_job(model, merge_options(options, choices), progress_callback).start()
+    made = LoadJob(model, merge_options(options, choices), reload=reload)
+    return begin(made, progress_callback, reload=reload, replace=replace)
 
 
-def make_job(
-    model: str | os.PathLike[str],
-    options: LoadOptions,
+def begin(
+    made: LoadJob,
     progress_callback: ProgressCallback | None = None,
     can_ask: Callable[[], bool] = lambda: False,
+    *,
+    reload: bool = False,
+    replace: bool = False,
 ) -> LoadJob:
-    """Return a load that tells `progress_callback` of itself and is kept in the history; it is not started yet."""
-    job = LoadJob(model, options, can_ask=can_ask)
+    """Start a load, or join one that does the same already; return the one that does it."""
+    job = _resident.submit(made, reload=reload, replace=replace)
+    job.join(can_ask)
     if progress_callback is not None:
         follow(job, progress_callback)
-    _history.follow(job)
+    if job is made:
+        _history.follow(job)
+        job.start()
     return job
+
+
+def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
+    """Load models in the background, one after the other, and keep them until they are unloaded.
+
+    A later request for one of them joins its load, or has the model at once. With no `keep=` all are kept.
+
+    Raises
+    ------
+    OptionError
+        For an option that does not exist or a value it cannot take.
+    """
+    jobs = [start(model, **{"keep": "all", **choices}) for model in models]
+    for job in jobs:
+        _resident.keep(job)
+    return jobs
 
 
 def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:
@@ -97,7 +128,7 @@ def foresee(
     to_download = bytes_to_download + (0 if adapter is None else missing_bytes(adapter, options))
     made = make_plan(checkpoint, options, to_download, find_free(), adapter)
     seconds = _history.predict_seconds(made, changed_options(options), resident, _history.runs())
-    return replace(made, seconds=seconds)
+    return dataclasses.replace(made, seconds=seconds)
 
 
 def resident_bytes(checkpoint: Checkpoint) -> int:
@@ -115,6 +146,8 @@ def load(
     *,
     progress: bool = True,
     progress_callback: ProgressCallback | None = None,
+    reload: bool = False,
+    replace: bool = False,
     **choices: Any,
 ) -> Loaded:
     """Load a checkpoint and return (model, tokenizer), with a progress bar in the terminal meanwhile.
@@ -135,7 +168,7 @@ def load(
     KeyboardInterrupt
         Where it was interrupted; the load is cancelled first.
     """
-    job = start(model, options, progress_callback=progress_callback, **choices)
+    job = start(model, options, progress_callback=progress_callback, reload=reload, replace=replace, **choices)
     if progress:
         from nbloader._terminal import show_bar
 

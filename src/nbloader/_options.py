@@ -16,6 +16,7 @@ from nbloader._pace import MOST_READERS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("8bit", "4bit", "int8", "int4")
+KEEPS = ("one", "all")
 PREFIX = "NBLOADER_"
 
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
@@ -121,6 +122,8 @@ class LoadOptions:
         How many reads are under way at once, 1 to 64; None finds the number by measuring.
     force
         Load although the weights take more memory than is free.
+    keep
+        ``"one"`` unloads the other models that were loaded before this one's weights are placed, ``"all"`` keeps them.
     extra
         Anything else that ``from_pretrained`` takes, by name.
 
@@ -151,6 +154,7 @@ class LoadOptions:
     readahead: bool | str = "auto"
     readers: int | None = None
     force: bool = False
+    keep: str = "one"
     extra: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[Notice, ...] = field(default=(), repr=False, compare=False)
 
@@ -199,6 +203,8 @@ class LoadOptions:
             )
 
     def _check_files(self) -> None:
+        if self.keep not in KEEPS:
+            raise OptionError(f"keep={self.keep!r} is not a choice.", did_you_mean(self.keep, KEEPS))
         if os.path.isabs(self.subfolder) or ".." in re.split(r"[/\\]", self.subfolder):
             raise OptionError(
                 f"subfolder={self.subfolder!r} leaves the checkpoint.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbloader import _events as events
 from nbloader._locale import text
-from nbloader._state import FINAL, Download, LoadState
+from nbloader._state import FINAL, Download, Gone, LoadState
 from nbloader._threads import make_thread
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._stopped = False
         self._thread: threading.Thread | None = None
-        job.subscribe(self._notice)
+        self._unsubscribe = job.subscribe(self._notice)
 
     def start(self) -> None:
         """Send the present state, and go on in the background until the load has ended."""
@@ -67,8 +67,9 @@ class Publisher:
             time.sleep(INTERVAL)
             self._changed.wait(_HEARTBEAT - INTERVAL)
             self._changed.clear()
-            ended = self._job.state.status in FINAL
+            ended = self._job.done()
             self._publish()
+        self._unsubscribe()
 
     def _publish(self) -> None:
         try:
@@ -104,6 +105,8 @@ def view_of(state: LoadState) -> dict[str, Any]:
             "read": [state.bytes_read, state.bytes_to_read],
             "place": [state.bytes_placed, state.bytes_to_place],
             "readers": state.readers,
+            "ahead": [list(item) for item in state.ahead],
+            "gone": None if state.gone is None else _gone(state.gone),
             "resident": sum(shard.bytes_resident for shard in state.shards),
             "stages": [asdict(stage) for stage in state.stages],
             "memory": None if state.memory is None else asdict(state.memory),
@@ -139,6 +142,20 @@ def view_of(state: LoadState) -> dict[str, Any]:
         + [[0, 0, 0, 0, None, None, None, None, *_download_of(file, file.bytes)] for file in others],
     }
     return {name: _sendable(part) for name, part in view.items()}
+
+
+def _gone(gone: Gone) -> dict[str, Any]:
+    """Return what unloading gave back; sizes in bytes."""
+    before = {device.name: device.used for device in gone.before.accelerators}
+    after = {device.name: device.used for device in gone.after.accelerators}
+    return {
+        "places": [
+            [text("panel", "process"), gone.before.process, gone.after.process],
+            *([name, used, after.get(name, used)] for name, used in before.items()),
+        ],
+        "holders": list(gone.holders),
+        "successor": gone.successor,
+    }
 
 
 def _with_labels(told: dict[str, Any]) -> dict[str, Any]:

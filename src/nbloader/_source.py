@@ -84,6 +84,18 @@ class Source:
         return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options)
 
 
+def state_of(folder: Path, subfolder: str = "") -> tuple[tuple[str, int, int], ...]:
+    """Return (name, bytes, time of the last change in ns) of each file of a checkpoint's folder."""
+    found = []
+    for top in {"", subfolder}:
+        with os.scandir(folder / top) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    status = entry.stat()
+                    found.append((os.path.join(top, entry.name), status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
 def find_source(
     model: str | os.PathLike[str], options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None
 ) -> Source:

@@ -105,10 +105,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Gone:
+    """What unloading gave back: what was held before and after it, who refers to the model still, what came next."""
+
+    before: Memory
+    after: Memory
+    holders: tuple[str, ...] = ()
+    successor: str = ""
+
+
+@dataclass(frozen=True)
 class LoadState:
     """What is known of a load at `now` seconds since it began.
 
-    Sizes in bytes, times in seconds. `status` is one of idle, queued, running, ready, failed, cancelled.
+    Sizes in bytes, times in seconds. `status` is one of idle, queued, running, ready, failed, cancelled; of a model
+    that was unloaded it is idle, and `gone` says what that gave back.
     """
 
     status: str = "idle"
@@ -129,6 +140,9 @@ class LoadState:
     error: ErrorInfo | None = None
     question: Question | None = None
     summary: Mapping[str, Any] | None = None
+    gone: Gone | None = None
+    # Of a load that waits: (number, name) of those ahead, the one under way first.
+    ahead: tuple[tuple[int, str], ...] = ()
     now: float = 0.0
     ended: float | None = None
     # Bytes moved so far, without what was resident already: (seconds, downloaded, read, placed).
@@ -180,8 +194,8 @@ class LoadState:
 
     @property
     def fraction(self) -> float:
-        """From 0 to 1; never falls, and is 1 only when the model is ready."""
-        return 1.0 if self.status == "ready" else self.floor
+        """From 0 to 1; never falls, and is 1 only once the model was ready."""
+        return 1.0 if self.status == "ready" or self.gone is not None else self.floor
 
     @property
     def elapsed(self) -> float:
@@ -248,8 +262,8 @@ def stages_of(*, with_adapter: bool) -> tuple[Stage, ...]:
 
 
 def fold(state: LoadState, event: events.Event) -> LoadState:
-    """Return `state` with one more event in it. What follows a final event changes nothing."""
-    if state.status in FINAL:
+    """Return `state` with one more event in it. Of what follows a final event, only being unloaded changes it."""
+    if state.status in FINAL and not isinstance(event, events.Unloaded):
         return state
     state = _apply(event, replace(state, now=max(state.now, event.t)))
     done, to_do = state.bytes_done, state.bytes_to_do
@@ -264,12 +278,12 @@ def _apply(event: events.Event, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Queued, state: LoadState) -> LoadState:
-    return replace(state, status="queued")
+    return replace(state, status="queued", ahead=event.ahead)
 
 
 @_apply.register
 def _(event: events.Started, state: LoadState) -> LoadState:
-    return replace(state, status="running")
+    return replace(state, status="running", ahead=())
 
 
 @_apply.register
@@ -447,6 +461,12 @@ def _(event: events.Ready, state: LoadState) -> LoadState:
 def _(event: events.Failed, state: LoadState) -> LoadState:
     error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files)
     return replace(state, status="failed", question=None, ended=event.t, error=error)
+
+
+@_apply.register
+def _(event: events.Unloaded, state: LoadState) -> LoadState:
+    gone = Gone(event.before, event.after, event.holders, event.successor)
+    return replace(state, status="idle", memory=event.after, gone=gone)
 
 
 @_apply.register

@@ -35,25 +35,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _WEIGHTS_BAR = "Loading weights"
 
-_turn = threading.Lock()
-
-
-@contextlib.contextmanager
-def exclusive(on_wait: Callable[[], None], check_cancelled: Callable[[], None]) -> Iterator[None]:
-    """Hold the process's one turn to load.
-
-    ``from_pretrained`` changes globals of torch and of its own while it runs, and two at once leave them changed
-    (https://github.com/huggingface/transformers/issues/41782).
-    """
-    if not _turn.acquire(blocking=False):
-        on_wait()
-        while not _turn.acquire(timeout=0.05):
-            check_cancelled()
-    try:
-        yield
-    finally:
-        _turn.release()
-
 
 def import_libraries() -> str:
     """Import torch and transformers, and return their versions in words."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import traitlets
 from nbloader import _events as events
 from nbloader import _history
 from nbloader._callback import ProgressCallback
-from nbloader._errors import OptionError
+from nbloader._errors import LoadError, OptionError
 from nbloader._form import changed_by
 from nbloader._job import Loaded, LoadJob
-from nbloader._load import make_job
+from nbloader._load import begin
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import LoadPlan
 from nbloader._publisher import Publisher, view_of
+from nbloader._resident import Freed, are_alike, cancel_waiting
 from nbloader._state import LoadState
+from nbloader._threads import weakly
 from nbloader._workbench import Workbench
 
 _STATIC = Path(__file__).parent / "static"
@@ -50,6 +53,10 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     progress_callback
         Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
         of the load and one call at a time. One that raises is logged and not called again.
+    reload
+        Load again even if the model is loaded, or being loaded.
+    replace
+        Cancel what is being loaded now, and come next; else loads wait for each other, in order.
     **choices
         Single options, on top of `options`: see `LoadOptions`.
 
@@ -74,9 +81,12 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         options: LoadOptions | None = None,
         *,
         progress_callback: ProgressCallback | None = None,
+        reload: bool = False,
+        replace: bool = False,
         **choices: Any,
     ) -> None:
         self._source = model
+        self._reload, self._replace = reload, replace
         self._options = merge_options(options, choices)
         self._callback = progress_callback
         self._job: LoadJob | None = None
@@ -97,12 +107,13 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._is_panel = True
         display(self)
         self._shown_by = _executing()
-        return self.load() if self._job is None else self
+        return self.load(reload=self._reload, replace=self._replace) if self._job is None else self
 
-    def load(self, **changes: Any) -> LoaderWidget:
+    def load(self, *, reload: bool = False, replace: bool = False, **changes: Any) -> LoaderWidget:
         """Start the load, or start it again, with changes to its options; returns at once.
 
-        A load that is still running is cancelled first.
+        A load of this widget that is still running goes on where nothing has changed, and is cancelled where something
+        has. The parameters `reload` and `replace` are those of the widget.
 
         Raises
         ------
@@ -110,13 +121,17 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             For an option that does not exist or a value it cannot take.
         """
         self._options = merge_options(self._options, changes)
-        self.cancel()
+        made, old = LoadJob(self._source, self._options, reload=reload), self._job
+        if old is not None and (reload or not are_alike(old, made)):
+            old.cancel()
+        job = begin(made, self._callback, weakly(self._can_ask), reload=reload, replace=replace)
+        if job is old:
+            return self
         if self._publisher is not None:
             self._publisher.stop()
-        self._job = make_job(self._source, self._options, self._callback, self._can_ask)
-        self._job.subscribe(self._take)
+        self._job = job
+        self._job.subscribe(weakly(self._take))
         self._publisher = Publisher(self._job, self._send_view)
-        self._job.start()
         self._publisher.start()
         if self._workbench is not None:
             self._workbench.change(self._options)
@@ -126,6 +141,20 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """Stop the load, if one is running; returns at once."""
         if self._job is not None:
             self._job.cancel()
+
+    def unload(self) -> Freed:
+        """Give back what the load made, and return what that gave back, on the host and on each device.
+
+        A model that you refer to yourself stays until you let go of it: the answer names who holds it.
+
+        Raises
+        ------
+        LoadError
+            Where nothing is loaded.
+        """
+        if self._job is None:
+            raise LoadError(f"{self._source} is not loaded.", "Start it with load() or show().")
+        return self._job.unload()
 
     def result(self, timeout: float | None = None) -> Loaded:
         """Wait for the load, and return (model, tokenizer). Starts it if it has not been started.
@@ -149,13 +178,14 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     async def _wait(self) -> Loaded:
         job = self._started()
-        try:
-            while not job.done():
-                await asyncio.sleep(_TICK)
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            job.cancel()
-            raise
-        return job.result()
+        with job.expecting():
+            try:
+                while not job.done():
+                    await asyncio.sleep(_TICK)
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                job.cancel()
+                raise
+            return job.result()
 
     @property
     def model(self) -> Any:
@@ -228,6 +258,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _take(self, event: events.Event) -> None:
         """Keep up with the load: what was answered is chosen from now on, and a load that ended is a run."""
+        if isinstance(event, events.Unloaded) and self._job is not None:
+            self._send_view(view_of(self._job.state))
         if isinstance(event, events.Answered):
             self._options = merge_options(self._options, event.changes)
         workbench = self._workbench
@@ -260,9 +292,20 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         else:
             self.load(**changes)
 
+    def _cancel(self, number: object) -> None:
+        """Cancel this load or, by its number, one that it waits for."""
+        if number is None:
+            self.cancel()
+        elif number in [other for other, _ in self.state.ahead]:
+            cancel_waiting(number)
+
+    def _unload(self) -> None:
+        with suppress(LoadError):  # it is gone already
+            self.unload()
+
     def _started(self) -> LoadJob:
         if self._job is None:
-            self.load()
+            self.load(reload=self._reload, replace=self._replace)
         assert self._job is not None
         return self._job
 
@@ -288,7 +331,9 @@ def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
     if kind == "drawn":
         widget._is_drawn.set()
     elif kind == "cancel":
-        widget.cancel()
+        widget._cancel(content.get("number"))
+    elif kind == "unload":
+        widget._unload()
     elif kind == "answer":
         widget._answer(content.get("choice"))
     elif kind == "plan":

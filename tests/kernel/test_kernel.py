@@ -104,3 +104,24 @@ def test_a_kernel_that_shuts_down_in_mid_load_ends(hub: Hub, demo_small: Path, t
         repo.release.set()
         fresh.manager.shutdown_kernel()
         assert not fresh.manager.is_alive()
+
+
+def test_what_a_notebook_holds_is_named(shared: Notebook, demo_small: Path) -> None:
+    shared.run(f"import nbloader; m = nbloader.load({str(demo_small)!r}, progress=False).model")
+    shared.run("m")
+    told = shared.run("freed = nbloader.unload(); print(freed)")
+    assert "m refers to it" in told
+    assert "Out[" in told
+    assert "%reset -f out" in told
+    again = f"nbloader.load({str(demo_small)!r}, progress=False)"
+    shared.run(f"del m; get_ipython().run_line_magic('reset', '-f out'); m = {again}.model")
+    shared.run("import weakref; ref = weakref.ref(m); del m")
+    assert shared.run("import gc; gc.collect(); print(ref())").strip() == "None"
+
+
+def test_the_last_error_is_named(shared: Notebook, demo_small: Path) -> None:
+    shared.run(
+        f"def fail():\n    held = nbloader.load({str(demo_small)!r}, progress=False, reload=True).model\n    1 / 0"
+    )
+    shared.finish(shared.begin("fail()"))
+    assert "The last error" in shared.run("print(nbloader.unload())")

@@ -241,7 +241,7 @@ def load_demo(cache: Path, **choices: Any) -> nbloader.LoadJob:
 
 
 def assert_whole(job: nbloader.LoadJob, demo_small: Path) -> None:
-    plain = nbloader.load(demo_small, progress=False).model
+    plain = nbloader.load(demo_small, progress=False, keep="all").model
     assert archs.differences(job.result().model, plain) == []
     assert job.state.bytes_downloaded == job.state.bytes_to_download
 
@@ -425,7 +425,7 @@ def test_an_interrupted_snapshot_is_never_taken_for_whole(demo: Repo, demo_small
         load_demo(tmp_path)
     job = load_demo(tmp_path, local_files_only=True)
     assert job.state.commit == whole
-    assert archs.differences(job.result().model, nbloader.load(demo_small, progress=False).model) == []
+    assert archs.differences(job.result().model, nbloader.load(demo_small, progress=False, keep="all").model) == []
 
 
 def test_cancel_stops_the_traffic_and_the_next_load_goes_on(

@@ -379,7 +379,7 @@ def test_a_timeout_leaves_the_load_running(demo_small: Path) -> None:
 
 
 def test_two_loads_wait_for_each_other(demo_small: Path) -> None:
-    jobs = [nbloader.start(demo_small, dtype=dtype) for dtype in ("float32", "bfloat16", "float16")]
+    jobs = [nbloader.start(demo_small, dtype=dtype, keep="all") for dtype in ("float32", "bfloat16", "float16")]
     dtypes = [str(job.result().model.dtype) for job in jobs]
     assert dtypes == ["torch.float32", "torch.bfloat16", "torch.float16"]
     assert any(isinstance(event, _events.Queued) for job in jobs for event in job.events)

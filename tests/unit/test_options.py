@@ -51,6 +51,7 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("readahead", "off", False),
         ("readers", "4", 4),
         ("force", "yes", True),
+        ("keep", "all", "all"),
         ("extra", '{"num_labels": 3}', {"num_labels": 3}),
     ],
 )

@@ -63,7 +63,7 @@ def codes_used(pattern: str) -> set[str]:
 
 
 def test_every_text_is_there_and_none_too_many() -> None:
-    logged = codes_used(r'\.log\(\s*"\w+", "(\w+)"') | codes_used(r'Notice\("(\w+)"')
+    logged = codes_used(r'\.log\(\s*"?\w+"?, "(\w+)"') | codes_used(r'Notice\("(\w+)"')
     logged |= {"missing_keys", "unexpected_keys", "mismatched_keys"}
     assert logged == set(texts()["log"])
     assert set(texts()["stage"]) == set(nbloader._events.STAGES)

@@ -14,7 +14,7 @@ from support.comm import RecordingComm
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import LoadCancelled, LoaderWidget, OptionError, SourceError
+from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
 from nbloader._publisher import INTERVAL
 
 
@@ -189,3 +189,66 @@ def test_the_views_shape_is_what_the_front_end_expects() -> None:
     block = source.split("export interface PanelState {")[1].split("\n}")[0]
     declared = set(re.findall(r"^  (\w+):", block, re.MULTILINE))
     assert declared == set(view_of(nbloader.LoadState())["_state"])
+
+
+def test_two_widgets_share_one_load_and_one_line(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    first, second = (LoaderWidget("us/demo", cache_dir=str(tmp_path)).load() for _ in range(2))
+    assert first.job is second.job
+    assert repo.stalled.wait(30)
+    waits = LoaderWidget(demo_small).load()
+    assert waits.job is not None
+    told = threading.Event()
+    waits.job.subscribe(lambda event: told.set() if waits.state.ahead else None)
+    assert told.wait(30) or waits.state.ahead
+    ahead = waits.state.ahead[0][0]
+    for forged in (ahead + 1, "1", -1, True, [ahead], {}):
+        comm_of(waits).click({"kind": "cancel", "number": forged})
+    assert not waits.job.done()
+    assert not first.state.cancelling
+    comm_of(waits).click({"kind": "cancel", "number": ahead})
+    assert waits.result(30).model is not None
+    assert wait_for_final(second)["status"] == wait_for_final(first)["status"] == "cancelled"
+
+
+def test_loading_the_same_again_goes_on(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    widget = LoaderWidget("us/demo", cache_dir=str(tmp_path)).load()
+    job = widget.job
+    assert repo.stalled.wait(30)
+    assert widget.load(readers=2).job is job
+    again = widget.load(reload=True).job
+    assert again is not job
+    repo.release.set()
+    assert widget.result(30).model is not None
+    assert job is not None
+    assert job.state.status == "cancelled"
+
+
+def test_a_click_gives_it_back(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small, dtype="float32")
+    with pytest.raises(LoadError, match="is not loaded"):
+        widget.unload()
+    comm_of(widget).click({"kind": "unload"})
+    assert widget.result().model is not None
+    wait_for_final(widget)
+    comm_of(widget).click({"kind": "unload"})
+    final = comm_of(widget).states()[-1]
+    assert final["status"] == widget.state.status == "idle"
+    name, before, after = final["gone"]["places"][0]
+    assert (name, before > after) == ("this process", True)
+    assert nbloader.loaded() == []
+    with pytest.raises(LoadError, match="was unloaded"):
+        widget.result()
+    assert widget.load().result().model is not None
+
+
+def test_the_same_cell_again_has_it_at_once(demo_small: Path) -> None:
+    first = LoaderWidget(demo_small).show()
+    model = first.result().model
+    second = LoaderWidget(demo_small).show()
+    assert second.model is model
+    final = wait_for_final(second)
+    assert (final["status"], final["read"]) == ("ready", [0, 0])
+    assert final["summary"]["already_loaded"] is True  # type: ignore[index]
+    assert LoaderWidget(demo_small, reload=True).show().model is not model

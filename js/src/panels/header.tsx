@@ -11,12 +11,13 @@ const MARKS: Record<string, string> = {
   ready: "✓",
   failed: "✕",
   cancelled: "⊘",
+  gone: "○",
 };
 
-/** What is loaded, how it stands, how long it has taken, and the way to stop it. */
-export function Header(props: { state: PanelState; onCancel: () => void }) {
-  const { state, onCancel } = props;
-  const status = state.question === null ? state.status : "asking";
+/** What is loaded, how it stands, how long it has taken, and the way to stop it or to give it back. */
+export function Header(props: { state: PanelState; onCancel: () => void; onUnload: () => void }) {
+  const { state, onCancel, onUnload } = props;
+  const status = state.gone !== null ? "gone" : state.question === null ? state.status : "asking";
   return (
     <div class="nbl-header">
       <span class={`nbl-status nbl-is-${status}`}>
@@ -36,14 +37,20 @@ export function Header(props: { state: PanelState; onCancel: () => void }) {
       <span class="nbl-clock" role="timer" aria-label={texts.panel.elapsed}>
         {clock(state.elapsed)}
       </span>
-      <button
-        type="button"
-        class="nbl-button nbl-cancel"
-        disabled={state.status === "idle" || isOver(state.status) || state.cancelling}
-        onClick={onCancel}
-      >
-        {state.cancelling ? texts.panel.cancelling : texts.panel.cancel}
-      </button>
+      {state.status === "ready" ? (
+        <button type="button" class="nbl-button nbl-cancel" onClick={onUnload}>
+          {texts.panel.unload}
+        </button>
+      ) : (
+        <button
+          type="button"
+          class="nbl-button nbl-cancel"
+          disabled={state.status === "idle" || isOver(state.status) || state.cancelling}
+          onClick={onCancel}
+        >
+          {state.cancelling ? texts.panel.cancelling : texts.panel.cancel}
+        </button>
+      )}
     </div>
   );
 }

@@ -20,7 +20,7 @@ export function Memory({ state }: { state: PanelState }) {
       <p class="nbl-note">
         {predicted === null
           ? "\u00a0"
-          : fill(isOver(state.status) ? texts.panel.peaks : texts.panel.predicted, {
+          : fill(isOver(state.status) || state.gone !== null ? texts.panel.peaks : texts.panel.predicted, {
               predicted: size(predicted),
               observed: size(state.observed_peak ?? 0),
             })}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nbloader._errors import RemoteCodeError
+from nbloader._errors import RemoteCodeError, WontFitError
+from nbloader._memory import Free, find_free
+from nbloader._plan import check_fit, make_plan
 from nbloader.stages.adapter import attach_adapter
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
 from nbloader.stages.download import fetching
 from nbloader.stages.metadata import describe
-from nbloader.stages.resolve import resolve
 from nbloader.stages.tokenizer import make_tokenizer
 from nbloader.stages.weights import place, reading
 
 if TYPE_CHECKING:
+    from nbloader._adapter import Adapter
+    from nbloader._checkpoint import Checkpoint
     from nbloader._options import LoadOptions
     from nbloader._plan import LoadPlan
     from nbloader._reporter import Reporter
@@ -32,8 +35,35 @@ class Outcome(NamedTuple):
     summary: Mapping[str, Any]
 
 
+class Neighbours(Protocol):
+    """The models that the process has already, as one load sees them."""
+
+    def find(self, source: Source) -> Any:
+        """Return the resident model that would be loaded from `source`; None where it has to be loaded."""
+
+    def free(self) -> Free:
+        """Return what is free for the load, once the others have made room."""
+
+    def make_room(self) -> tuple[str, Any] | None:
+        """Unload the others, where they are not to be kept; return their names and what that gave back."""
+
+
+def find(source: Source, reporter: Reporter, neighbours: Neighbours) -> Outcome | None:
+    """Return what was made of `source` already; None where it has to be loaded."""
+    resident = neighbours.find(source)
+    if resident is None:
+        return None
+    reporter.log("info", "already_loaded", name=resident.name)
+    return Outcome(resident.model, resident.tokenizer, {**resident.summary, "already_loaded": True})
+
+
 def run(
-    model: str | os.PathLike[str], options: LoadOptions, reporter: Reporter, on_plan: Callable[[LoadPlan], None]
+    model: str | os.PathLike[str],
+    source: Source,
+    options: LoadOptions,
+    reporter: Reporter,
+    on_plan: Callable[[LoadPlan], None],
+    neighbours: Neighbours,
 ) -> Outcome:
     """Load `model`, telling `reporter` everything and `on_plan` the plan once it is made.
 
@@ -44,21 +74,50 @@ def run(
     LoadCancelled
         Where the load was cancelled.
     """
-    source = resolve(model, options, reporter)
     with (
-        fetching(model, source, options, reporter, on_plan) as fetched,
+        fetching(model, source, options, reporter, on_plan, neighbours.free) as fetched,
         reading(fetched.whole, options, reporter) as supply,
     ):
         with _consenting(source, options) as allows_code:
             tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
             chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
         checkpoint, plan = reporter.wait(fetched.whole)
+        make_room(source, checkpoint, options, reporter, neighbours, fetched.adapter)
         loaded = place(checkpoint, plan, chosen, options, reporter, supply)
     settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     if fetched.adapter is not None:
         loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
+
+
+def make_room(
+    source: Source,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    reporter: Reporter,
+    neighbours: Neighbours,
+    adapter: Adapter | None,
+) -> None:
+    """Have the models that are not to be kept unloaded.
+
+    Raises
+    ------
+    WontFitError
+        Where that gave back less than the load was promised.
+    """
+    made = neighbours.make_room()
+    if made is None:
+        return
+    names, freed = made
+    level = "warning" if freed.holders else "info"
+    reporter.log(level, "unloaded", names=names, freed=str(freed))
+    plan = make_plan(checkpoint, options, 0, find_free(), adapter)
+    try:
+        check_fit(source.name, checkpoint, plan, options, adapter)
+    except WontFitError as error:
+        error.hint = " ".join([*map(str, freed.holders), error.hint])
+        raise
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from nbloader._checkpoint import (
 )
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
 from nbloader._locale import size_text
-from nbloader._memory import find_free
+from nbloader._memory import Free
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
@@ -62,8 +62,11 @@ def fetching(
     options: LoadOptions,
     reporter: Reporter,
     on_plan: Callable[[LoadPlan], None],
+    find_free: Callable[[], Free],
 ) -> Iterator[Fetched]:
     """Bring what the load needs: all but the weights before this returns, the weights behind it.
+
+    `find_free` tells what memory there will be for them.
 
     Leaving the context ends the download.
 

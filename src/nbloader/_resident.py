@@ -1,0 +1,362 @@
+"""Which models this process has, is loading, and has yet to load: each once, one at a time, in order.
+
+The registry keeps no model alive by itself: a model stays as long as somebody refers to it, its `LoadJob` (and so its
+widget) among them. What is preloaded is held here until it is unloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbloader._adapter import adapter_state
+from nbloader._errors import LoadError
+from nbloader._holders import Holder, find_holders
+from nbloader._locale import size_text
+from nbloader._memory import Free, Memory, find_free, release_memory, sample_memory
+from nbloader._options import LoadOptions
+from nbloader._source import DEMO, state_of
+
+if TYPE_CHECKING:
+    from nbloader._job import LoadJob
+    from nbloader._plan import LoadPlan
+    from nbloader._source import Source
+    from nbloader.stages import Outcome
+
+_TICK = 0.05  # seconds between two looks at whose turn it is
+_NEUTRAL: Mapping[str, Any] = {
+    "token": None, "local_files_only": False, "readahead": "auto", "readers": None, "force": False, "keep": "one",
+}  # fmt: skip
+"""Options that change how a model is loaded, and not which."""
+
+
+class Freed(NamedTuple):
+    """What unloading gave back: what was held before and after, and who still refers to what was unloaded."""
+
+    before: Memory
+    after: Memory
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def host(self) -> int:
+        """Bytes that the process holds less, mapped weights included."""
+        return max(0, self.before.process - self.after.process)
+
+    @property
+    def devices(self) -> dict[str, int]:
+        """Bytes that are in use less on each accelerator that this process uses."""
+        used = {device.name: device.used for device in self.after.accelerators}
+        return {device.name: max(0, device.used - used.get(device.name, 0)) for device in self.before.accelerators}
+
+    def __str__(self) -> str:
+        places = {"host": self.host, **self.devices}
+        given = ", ".join(f"{size_text(size)} of {name} memory" for name, size in places.items())
+        return f"{given} given back." + "".join(f" {holder}" for holder in self.holders)
+
+
+class Waiting(NamedTuple):
+    """A load that is under way or in line, as those behind it see it."""
+
+    number: int
+    name: str
+
+
+@dataclass(eq=False)
+class Resident:
+    """A model that is loaded. `bytes` are those of its parameters and buffers; `model` is None once it is gone."""
+
+    name: str
+    summary: Mapping[str, Any] = field(repr=False)
+    options: LoadOptions = field(repr=False)
+    commit: str | None
+    identity: Any = field(repr=False)
+    plan: LoadPlan | None = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    _model: weakref.ref[Any] = field(repr=False)
+    _jobs: weakref.WeakSet[LoadJob] = field(repr=False, default_factory=weakref.WeakSet)
+
+    @property
+    def model(self) -> Any:
+        """The model itself."""
+        return self._model()
+
+    @property
+    def bytes(self) -> int:
+        """What its parameters and buffers take."""
+        return int(self.summary["bytes"])
+
+    def matches(self, model: Any) -> bool:
+        """Tell whether this is the model that somebody means: by itself, by its job, or by its name."""
+        if isinstance(model, (str, os.PathLike)):
+            return _place_of(model) in (_place_of(self.name), *(_place_of(job.model) for job in self._jobs))
+        return model is self or model in self._jobs or model is self.model
+
+
+class _Registry:
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.active: list[LoadJob] = []  # from the request to the end, those that wait included
+        self.line: list[LoadJob] = []
+        self.running: LoadJob | None = None
+        self.residents: list[Resident] = []
+        self.preloaded: list[LoadJob] = []
+
+
+_registry = _Registry()
+
+
+def submit(job: LoadJob, *, reload: bool = False, replace: bool = False) -> LoadJob:
+    """Return the job that does what `job` was made for: itself, to be started, or one that is doing it already.
+
+    Parameters
+    ----------
+    reload
+        Load again even if the model is loaded, or being loaded.
+    replace
+        Cancel what is being loaded now, and come next.
+    """
+    wanted = _request_of(job)
+    with _registry.changed:
+        for other in _registry.active:
+            is_open = not other.done() and not other.state.cancelling
+            if is_open and not reload and _same(_request_of(other), wanted):
+                return other
+        running = _registry.running
+        _registry.active.append(job)
+    if replace:
+        job.comes_next = True
+        if running is not None:
+            running.cancel()
+    return job
+
+
+def are_alike(one: LoadJob, other: LoadJob) -> bool:
+    """Tell whether two jobs were asked for the same."""
+    return _same(_request_of(one), _request_of(other))
+
+
+def left(job: LoadJob) -> None:
+    """Note that a job has ended."""
+    with _registry.changed:
+        if job in _registry.active:
+            _registry.active.remove(job)
+
+
+@contextmanager
+def turn(
+    job: LoadJob, on_wait: Callable[[tuple[Waiting, ...]], None], check_cancelled: Callable[[], None]
+) -> Iterator[None]:
+    """Hold the process's one turn to load, which comes in the order of the requests.
+
+    ``from_pretrained`` changes globals of torch and of its own while it runs, and two at once leave them changed
+    (https://github.com/huggingface/transformers/issues/41782). `on_wait` is told who is ahead, each time that changes.
+    """
+    registry, told = _registry, None
+    with registry.changed:
+        registry.line.insert(0 if job.comes_next else len(registry.line), job)
+    try:
+        while True:
+            with registry.changed:
+                ahead = _ahead_of(job)
+                if not ahead:
+                    registry.running = job
+                    break
+                if ahead == told:
+                    registry.changed.wait(_TICK)
+            if ahead != told:
+                told = ahead
+                on_wait(ahead)
+            check_cancelled()
+    finally:
+        with registry.changed:
+            registry.line.remove(job)
+    try:
+        yield
+    finally:
+        with registry.changed:
+            registry.running = None
+            registry.changed.notify_all()
+
+
+def _ahead_of(job: LoadJob) -> tuple[Waiting, ...]:
+    line = _registry.line
+    ahead = [_registry.running, *line[: line.index(job)]]
+    return tuple(Waiting(other.number, other.state.name) for other in ahead if other is not None)
+
+
+def cancel_waiting(number: int) -> None:
+    """Cancel the load of this number, if it is under way or in line."""
+    with _registry.changed:
+        found = [job for job in _registry.active if job.number == number]
+    for job in found:
+        job.cancel()
+
+
+class Residence:
+    """What one load has to do with the models that are loaded: is it there already, and who must make room.
+
+    Parameters
+    ----------
+    job
+        The load.
+    reload
+        Whether it loads in any case.
+    """
+
+    def __init__(self, job: LoadJob, reload: bool) -> None:
+        self._job = job
+        self._reload = reload
+        self._identity: Any = None
+
+    def find(self, source: Source) -> Resident | None:
+        """Return the model from `source`, if it is loaded with these options and its files have not changed since."""
+        self._identity = _identity_of(source, self._job.options)
+        if self._reload:
+            return None
+        for resident in loaded():
+            if _same(resident.identity, self._identity):
+                resident._jobs.add(self._job)
+                return resident
+        return None
+
+    def add(self, outcome: Outcome, commit: str | None) -> None:
+        """Note that the load has made its model."""
+        job = self._job
+        made = Resident(
+            name=job.state.name,
+            options=job.options,
+            summary=outcome.summary,
+            commit=commit,
+            identity=self._identity,
+            plan=job.plan,
+            tokenizer=outcome.tokenizer,
+            _model=weakref.ref(outcome.model),
+        )
+        made._jobs.add(job)
+        with _registry.changed:
+            _registry.residents.append(made)
+
+    def free(self) -> Free:
+        """Return what is free for the load: what is free now, and what unloading others will give back."""
+        free = find_free()
+        devices = dict(free.devices)
+        host = free.host
+        for plan in (resident.plan for resident in self._leaving()):
+            if plan is None:
+                continue
+            host += plan.host_memory["weights"] if plan.copies else 0  # what is mapped counts as available
+            for name, parts in (plan.device_memory or {}).items():
+                left = devices.get(name)
+                if left is not None:
+                    devices[name] = left + parts["weights"]
+        return Free(host, devices)
+
+    def make_room(self) -> tuple[str, Freed] | None:
+        """Unload the others, unless all are to be kept; return their names and what that gave back."""
+        leaving = self._leaving()
+        if not leaving:
+            return None
+        return ", ".join(resident.name for resident in leaving), _unload(leaving, self._job.state.name)
+
+    def _leaving(self) -> list[Resident]:
+        return loaded() if self._job.options.keep == "one" else []
+
+
+def loaded() -> list[Resident]:
+    """Return the models that are loaded, the oldest first."""
+    with _registry.changed:
+        _registry.residents = [resident for resident in _registry.residents if resident.model is not None]
+        return list(_registry.residents)
+
+
+def unload(model: Any = None) -> Freed:
+    """Unload a model, or all of them, and return what that gave back.
+
+    The loads that made it forget it, and what it held on the host and on devices is given back. A model that somebody
+    else refers to stays until they let go of it: the answer names them.
+
+    Parameters
+    ----------
+    model
+        The model, its job, what `loaded` says of it, or the folder or id that it was loaded from; None for all.
+
+    Raises
+    ------
+    LoadError
+        Where no such model is loaded.
+    """
+    found = [resident for resident in loaded() if model is None or resident.matches(model)]
+    if model is not None and not found:
+        names = ", ".join(resident.name for resident in loaded()) or "none"
+        shown = model if isinstance(model, (str, os.PathLike)) else type(model).__name__
+        raise LoadError(f"{shown} is not loaded.", f"Loaded: {names}.")
+    return _unload(found, "")
+
+
+def keep(job: LoadJob) -> None:
+    """Keep what a load makes alive, although nobody may refer to it yet."""
+    with _registry.changed:
+        _registry.preloaded.append(job)
+
+
+def _unload(residents: list[Resident], successor: str) -> Freed:
+    before = sample_memory()
+    watched = [weakref.ref(part) for resident in residents for part in _parts_of(resident.model)]
+    jobs = {job for resident in residents for job in resident._jobs}
+    with _registry.changed:
+        _registry.residents = [resident for resident in _registry.residents if resident not in residents]
+        _registry.preloaded = [job for job in _registry.preloaded if job not in jobs]
+    for job in jobs:
+        job.let_go(successor)
+    release_memory()
+    alive = [part for part in (reference() for reference in watched) if part is not None]
+    holders = find_holders(alive) if alive else ()
+    freed = Freed(before, sample_memory(), holders)
+    for job in jobs:
+        job.tell_unloaded(freed)
+    return freed
+
+
+def _parts_of(model: Any) -> Iterator[Any]:
+    if model is not None:
+        yield model
+        yield from model.modules()
+        yield from model.parameters()
+
+
+def _place_of(model: Any) -> str:
+    """Return a model's name so that equal places have equal names."""
+    place = os.path.expanduser(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else repr(model)
+    return os.path.realpath(place) if place != DEMO and os.path.isdir(place) else place
+
+
+def _request_of(job: LoadJob) -> tuple[str, LoadOptions]:
+    return _place_of(job.model), _effective(job.options)
+
+
+def _effective(options: LoadOptions) -> LoadOptions:
+    """Return the options with everything that does not change the model as if it had not been chosen."""
+    on_cpu: Mapping[str, Any] = {"device": None, "device_map": None} if options.placement == "cpu" else {}
+    return replace(options, **_NEUTRAL, **on_cpu)
+
+
+def _identity_of(source: Source, options: LoadOptions) -> tuple[Any, ...]:
+    """Return what tells this model from every other: where its files are, in which state, and the options."""
+    effective = _effective(options)
+    adapter = adapter_state(options)
+    if source.repository is not None:
+        return source.repository.repo_id, source.commit, adapter, replace(effective, revision=None)
+    folder = source.root(options)
+    return os.path.realpath(folder), state_of(folder, options.subfolder), adapter, effective
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - values of extra= may be anything, and compare as they like
+        return False
