@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nbloader._errors import CheckpointError, DependencyError, LoadCancelled, LoadError
+from nbloader._isolation import here_only
 from nbloader._memory import trim_heap
 
 
@@ -44,7 +45,7 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
 
     place = str(folder.resolve())  # a relative one could be taken for the id of a repository
     own = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
-    with _told(name):
+    with _told(name), _isolated():
         config = peft.PeftConfig.from_pretrained(place)
         config.inference_mode = True
         made_by = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
@@ -69,8 +70,35 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
 def merge(model: Any, name: str) -> Any:
     """Return the base model with the attached adapter merged into its weights."""
     trim_heap()  # merging takes several times a weight, on top of what was freed and kept
-    with _told(name):
+    from peft.tuners import tuners_utils
+
+    # Its bar is not shown, and would leave a thread behind that watches bars.
+    with _told(name), here_only(tuners_utils, "tqdm", lambda items, **settings: items):
         return model.merge_and_unload()
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """Keep to this thread what peft changes for all while it makes an adapter's modules: their memory comes later."""
+    import torch
+    from peft.utils import integrations
+
+    register = torch.nn.Module.register_parameter
+
+    @contextlib.contextmanager
+    def init_here(device: Any, include_buffers: bool | None = None) -> Iterator[None]:
+        def register_empty(module: Any, name: str, parameter: Any) -> None:
+            register(module, name, parameter)
+            if parameter is not None and not getattr(integrations._init_on_device, "_skip", False):
+                empty = parameter.to(device)
+                kind, settings = type(parameter), {**vars(parameter), "requires_grad": parameter.requires_grad}
+                module._parameters[name] = kind(empty, **settings)
+
+        with here_only(torch.nn.Module, "register_parameter", register_empty):
+            yield
+
+    with here_only(integrations, "_init_on_device", init_here):
+        yield
 
 
 @contextlib.contextmanager

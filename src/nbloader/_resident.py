@@ -128,11 +128,19 @@ def submit(job: LoadJob, *, reload: bool = False, replace: bool = False) -> Load
                 return other
         running = _registry.running
         _registry.active.append(job)
-    if replace:
-        job.comes_next = True
-        if running is not None:
-            running.cancel()
+        job.comes_next = replace
+        _line_up(job)
+    if replace and running is not None:
+        running.cancel()
     return job
+
+
+def _line_up(job: LoadJob) -> None:
+    """Put a job in the line, where it is not: in the order of the requests, behind what comes next."""
+    line = _registry.line
+    if job not in line:
+        line.append(job)
+        line.sort(key=lambda other: (not other.comes_next, other.number))
 
 
 def are_alike(one: LoadJob, other: LoadJob) -> bool:
@@ -143,8 +151,10 @@ def are_alike(one: LoadJob, other: LoadJob) -> bool:
 def left(job: LoadJob) -> None:
     """Note that a job has ended."""
     with _registry.changed:
-        if job in _registry.active:
-            _registry.active.remove(job)
+        for jobs in (_registry.active, _registry.line):
+            if job in jobs:
+                jobs.remove(job)
+        _registry.changed.notify_all()
 
 
 @contextmanager
@@ -158,7 +168,7 @@ def turn(
     """
     registry, told = _registry, None
     with registry.changed:
-        registry.line.insert(0 if job.comes_next else len(registry.line), job)
+        _line_up(job)
     try:
         while True:
             with registry.changed:

@@ -6,6 +6,8 @@ Importing this module imports neither transformers nor torch; its functions do, 
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import logging
 import os
 import re
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nbloader import _isolation
 from nbloader._errors import (
     CheckpointError,
     DependencyError,
@@ -42,6 +45,7 @@ def import_libraries() -> str:
     import transformers
     import transformers.models.auto.modeling_auto
 
+    _tie_weights()
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
 
 
@@ -72,6 +76,8 @@ class Watcher:
         Called before each step; its exception ends the load.
     gate
         What stands between transformers and the weight files; None where they can be used as they are.
+    on_stranger
+        Called with the name of another thread that loads with transformers itself meanwhile, on that thread.
     """
 
     on_open: Callable[[Sequence[str]], None]
@@ -79,6 +85,22 @@ class Watcher:
     on_warning: Callable[[str], None]
     check_cancelled: Callable[[], None]
     gate: Gate | None = None
+    on_stranger: Callable[[str], None] = lambda name: None
+
+
+class _Strangers:
+    """Other threads that load with transformers themselves; each is told once."""
+
+    def __init__(self, on_first: Callable[[str], None]) -> None:
+        self._on_first = on_first
+        self.seen: set[str] = set()
+
+    def note(self, *anything: object) -> None:
+        """Note the thread that calls this."""
+        name = threading.current_thread().name
+        if name not in self.seen:
+            self.seen.add(name)
+            self._on_first(name)
 
 
 class Gate(Protocol):
@@ -107,6 +129,8 @@ def watched(watcher: Watcher) -> Iterator[None]:
         watching = _watchers.get(threading.get_ident())
         if watching is not None:
             return _bar(watching, args, kwargs)
+        if kwargs.get("desc") == _WEIGHTS_BAR:
+            watcher.on_stranger(threading.current_thread().name)
         return factory(*args, **kwargs) if previous is None else previous(factory, args, kwargs)
 
     def keep(record: logging.LogRecord) -> bool:
@@ -171,6 +195,61 @@ def waiting(gate: Gate | None) -> Iterator[None]:
         yield
     finally:
         module.safe_open, module.load_state_dict = safe_open, load_state_dict
+
+
+@contextlib.contextmanager
+def isolated(on_other: Callable[[], None]) -> Iterator[None]:
+    """Keep to this thread what transformers changes for the whole process while it builds a model.
+
+    Of its contexts those that are known are replaced, in their places; others are left as they are. `on_other` is
+    called on another thread that builds a model meanwhile, which changes all of that for everybody.
+    """
+    from transformers import PreTrainedModel
+
+    contexts = vars(PreTrainedModel).get("get_init_context")
+    initialize = vars(PreTrainedModel).get("initialize_weights")
+    if not isinstance(contexts, classmethod) or initialize is None:  # another transformers
+        yield
+        return
+    bare = inspect.unwrap(initialize)
+
+    def get_init_context(cls: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        return [_kept_here(context) for context in contexts.__func__(cls, *args, **kwargs)]
+
+    def initialize_weights(model: Any) -> None:
+        import torch
+
+        with torch.no_grad(), _isolation.loaded_stay():
+            bare(model)
+        if not any("tie_weights" in vars(kind) for kind in type(model).__mro__ if kind is not PreTrainedModel):
+            # Another thread may have replaced it for a while, and this model is tied next.
+            vars(model)["tie_weights"] = functools.partial(_tie_weights(), model)
+
+    with (
+        _isolation.here_only(PreTrainedModel, "get_init_context", get_init_context, on_other),
+        _isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights),
+    ):
+        yield
+
+
+@functools.cache
+def _tie_weights() -> Any:
+    """Return the method of PreTrainedModel, as it was when this was first asked."""
+    from transformers import PreTrainedModel
+
+    return vars(PreTrainedModel)["tie_weights"]
+
+
+def _kept_here(context: Any) -> Any:
+    """Return what does for this thread what a context of transformers does for all; an unknown one as it is."""
+    from transformers import PreTrainedModel
+
+    name = getattr(getattr(context, "func", None), "__name__", "")
+    if name == "local_torch_dtype" and context.args[0].is_floating_point:
+        return _isolation.default_dtype(context.args[0])
+    if name == "no_tie_weights":
+        return _isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None)
+    return _isolation.linspace_on_cpu() if name == "meta_device_safe_creation_ops" else context
 
 
 class _WaitingTensor:
@@ -485,19 +564,35 @@ def load_model(
         Whatever transformers could not do, in words.
     """
     warnings: list[str] = []
-    noting = replace(watcher, on_warning=warnings.append)
-    with _told(folder, warnings), watched(noting), waiting(watcher.gate):
+    strangers = _Strangers(watcher.on_stranger)
+    noting = replace(watcher, on_warning=warnings.append, on_stranger=strangers.note)
+    with _told(folder, warnings), watched(noting), waiting(watcher.gate), isolated(strangers.note):
         model, info = model_class.from_pretrained(
             str(folder),
             config=config,
             output_loading_info=True,
             **arguments,
         )
+    vars(model).pop("tie_weights", None)
+    _check_whole(model, folder, strangers.seen)
     for text in warnings:
         # What the report says in a table, the caller gets as data.
         if "LOAD REPORT" not in text:
             watcher.on_warning(text)
     return model, info
+
+
+def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
+    """Refuse a model whose weights are not all there, unless a device map has put some of them off."""
+    lost = [name for name, value in model.named_parameters() if value.is_meta]
+    if not lost or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        return
+    others = ", ".join(sorted(strangers))
+    meanwhile = f" Another thread ({others}) was loading with from_pretrained meanwhile." if others else ""
+    raise LoadError(
+        f"{len(lost)} weights of {folder} are not there, {lost[0]} among them.{meanwhile}",
+        "Load it again; loads with nbloader wait for each other.",
+    )
 
 
 def name_model(model: Any, repo_id: str, commit: str | None) -> None:

@@ -147,13 +147,31 @@ def save_bin(model: Any, folder: Path, shards: int = 1, legacy: bool = False) ->
 
 
 def differences(one: Any, other: Any) -> list[str]:
-    """Return the names of tensors that differ, in value, shape or type."""
+    """Return the names of tensors that differ, in value, shape or type; buffers that are in no file too."""
     import torch
 
-    mine, theirs = one.state_dict(), other.state_dict()
+    mine, theirs = ({**model.state_dict(), **dict(model.named_buffers())} for model in (one, other))
     names = [name for name in {**mine, **theirs} if name not in mine or name not in theirs]
     return names + [
         name
         for name in mine
         if name in theirs and (mine[name].dtype != theirs[name].dtype or not torch.equal(mine[name], theirs[name]))
     ]
+
+
+def make_adapter(base: Path, folder: Path, name: str = "", rank: int = 4, **settings: Any) -> Path:
+    """Make a LoRA adapter for the model in `base`, with weights that change something, and save it."""
+    import peft
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    config = peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", **settings)
+    made = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for key, value in made.named_parameters():
+            if "lora_B" in key:
+                value.normal_(0, 0.2)
+    made.peft_config["default"].base_model_name_or_path = name
+    made.save_pretrained(folder)
+    return folder

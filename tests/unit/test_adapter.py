@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support import archs
+from support.archs import make_adapter
 from support.hub import Hub, Repo
 
 import nbloader
@@ -20,22 +21,6 @@ from nbloader._events import Asked
 from nbloader._workbench import Workbench
 
 IDS = torch.tensor([[1, 2, 3, 4]])
-
-
-def make_adapter(base: Path, folder: Path, name: str = "", rank: int = 4, **settings: Any) -> Path:
-    import peft
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    config = peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", **settings)
-    made = peft.get_peft_model(model, config)
-    with torch.no_grad():
-        for key, value in made.named_parameters():
-            if "lora_B" in key:
-                value.normal_(0, 0.2)
-    made.peft_config["default"].base_model_name_or_path = name
-    made.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -30,13 +30,14 @@ def resident_share(folder: Path) -> float:
     return resident / total
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", archs.ARCHITECTURES)
-def test_every_tensor_equals_plain_from_pretrained(name: str, tmp_path: Path) -> None:
+def test_every_tensor_equals_plain_from_pretrained(name: str, dtype: str, tmp_path: Path) -> None:
     import transformers
 
     folder = archs.save(archs.build(name), tmp_path, shards=3)
-    plain = getattr(transformers, archs.ARCHITECTURES[name][2]).from_pretrained(folder)
-    job = nbloader.start(folder)
+    plain = getattr(transformers, archs.ARCHITECTURES[name][2]).from_pretrained(folder, dtype=dtype)
+    job = nbloader.start(folder, dtype=dtype)
     loaded = job.result()
     assert type(loaded.model) is type(plain)
     assert archs.differences(loaded.model, plain) == []

@@ -223,8 +223,8 @@ def test_replace_cancels_what_loads_and_comes_next(
     assert waits.result(30).model is not None
     with pytest.raises(LoadCancelled):
         running.result(30)
-    begun = {job: max(event.t for event in job.events if isinstance(event, _events.Started)) for job in (urgent, waits)}
-    assert begun[waits] > begun[urgent]
+    ahead_of_it = [event.ahead for event in waits.events if isinstance(event, _events.Queued)]
+    assert (urgent.number, other.name) in ahead_of_it[-1]
 
 
 def wait_for(holds: Callable[[], bool]) -> None:

@@ -292,6 +292,7 @@ class _PlaceTracker:
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),
             check_cancelled=self._reporter.check_cancelled,
             gate=supply.gate(),
+            on_stranger=lambda name: self._reporter.log("warning", "stranger", thread=name),
         )
 
     def finish(self) -> None:
