@@ -244,6 +244,23 @@ class LoadJob:
         if self.done():
             self._take(_events.Unloaded(self._now(), freed.before, freed.after, holders, self._successor))
 
+    def abandon(self) -> None:
+        """End a load in a child that was forked in its midst: its threads are not there, and its locks may be held."""
+        self._lock, self._done = threading.RLock(), threading.Event()
+        error = LoadError(
+            f"{self._state.name} was being loaded when this process was forked from the one that loads it.",
+            "Load it before the fork, or in the child.",
+        )
+        if not self._is_over():
+            self._error = error
+            self._state = fold(
+                self._state, _events.Failed(self._now(), type(error).__name__, error.message, error.hint)
+            )
+        self._done.set()
+
+    def _is_over(self) -> bool:
+        return self._loaded is not None or self._error is not None
+
     def _add(self, event: _events.Event) -> None:
         with self._lock:
             if self._done.is_set() or self._state.status in FINAL:
@@ -348,7 +365,7 @@ class LoadJob:
 
     def _finish(self, outcome: stages.Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
         with self._lock:
-            if self._loaded is not None or self._error is not None:
+            if self._is_over():
                 return
             if self._is_gone:  # between its last step and this one
                 outcome, failure = None, self._gone()

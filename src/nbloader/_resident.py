@@ -110,6 +110,19 @@ class _Registry:
 _registry = _Registry()
 
 
+def _begin_anew() -> None:
+    """In a child, forget what its parent loads: only the thread that forked is there."""
+    global _registry
+    former, _registry = _registry, _Registry()
+    for job in former.active:
+        job.abandon()
+    _registry.residents, _registry.preloaded = former.residents, former.preloaded
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 def submit(job: LoadJob, *, reload: bool = False, replace: bool = False) -> LoadJob:
     """Return the job that does what `job` was made for: itself, to be started, or one that is doing it already.
 

@@ -204,11 +204,12 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
     Of its contexts those that are known are replaced, in their places; others are left as they are. `on_other` is
     called on another thread that builds a model meanwhile, which changes all of that for everybody.
     """
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, modeling_utils
 
     contexts = vars(PreTrainedModel).get("get_init_context")
     initialize = vars(PreTrainedModel).get("initialize_weights")
-    if not isinstance(contexts, classmethod) or initialize is None:  # another transformers
+    is_known = hasattr(modeling_utils, "local_torch_dtype") and isinstance(contexts, classmethod)
+    if not is_known or contexts is None or initialize is None:  # another transformers
         yield
         return
     bare = inspect.unwrap(initialize)
@@ -225,7 +226,13 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
             # Another thread may have replaced it for a while, and this model is tied next.
             vars(model)["tie_weights"] = functools.partial(_tie_weights(), model)
 
+    def local_torch_dtype(dtype: Any, *names: Any) -> Any:
+        return _isolation.default_dtype(dtype) if dtype.is_floating_point else local_dtype(dtype, *names)
+
+    local_dtype = modeling_utils.local_torch_dtype
     with (
+        # Parts of a model that has several are built from their configs, with the type as their own default.
+        _isolation.here_only(modeling_utils, "local_torch_dtype", local_torch_dtype),
         _isolation.here_only(PreTrainedModel, "get_init_context", get_init_context, on_other),
         _isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights),
     ):
@@ -245,8 +252,6 @@ def _kept_here(context: Any) -> Any:
     from transformers import PreTrainedModel
 
     name = getattr(getattr(context, "func", None), "__name__", "")
-    if name == "local_torch_dtype" and context.args[0].is_floating_point:
-        return _isolation.default_dtype(context.args[0])
     if name == "no_tie_weights":
         return _isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None)
     return _isolation.linspace_on_cpu() if name == "meta_device_safe_creation_ops" else context

@@ -88,11 +88,13 @@ def loads(tmp_path: Path) -> list[dict[str, Any]]:
     tied = archs.save(archs.build("gpt2 (tied)", n_layer=6), tmp_path / "tied", shards=3)
     llama = archs.save(archs.build("llama", num_hidden_layers=6), tmp_path / "llama")
     lora = archs.make_adapter(llama, tmp_path / "lora", str(llama))
+    composite = archs.save(archs.build("llava (vision-language)"), tmp_path / "llava")
     in_bin = archs.save_bin(archs.build("llama"), tmp_path / "bin", 2, False)
     return [
         {"model": tied, "dtype": "bfloat16"},
         {"model": llama, "dtype": "float16"},
         {"model": in_bin, "dtype": "bfloat16"},
+        {"model": composite, "dtype": "bfloat16"},
         {"model": llama, "dtype": "bfloat16", "adapter": str(lora), "merge_adapter": True, "force": True},
         {"model": tied, "dtype": "bfloat16", "auto_class": "AutoModelForSequenceClassification"},
         {"model": llama, "dtype": "bfloat16", "quantization": "8bit"},

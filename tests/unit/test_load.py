@@ -33,12 +33,14 @@ def resident_share(folder: Path) -> float:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", archs.ARCHITECTURES)
 def test_every_tensor_equals_plain_from_pretrained(name: str, dtype: str, tmp_path: Path) -> None:
+    import torch
     import transformers
 
     folder = archs.save(archs.build(name), tmp_path, shards=3)
     plain = getattr(transformers, archs.ARCHITECTURES[name][2]).from_pretrained(folder, dtype=dtype)
     job = nbloader.start(folder, dtype=dtype)
     loaded = job.result()
+    assert torch.get_default_dtype() == torch.float32
     assert type(loaded.model) is type(plain)
     assert archs.differences(loaded.model, plain) == []
     state = job.state

@@ -1,0 +1,214 @@
+"""Leave no trace: after loads that were cancelled or failed at any moment, nothing of them is left.
+
+NBLOADER_TEST_ROUNDS sets how many rounds are run; docs/reliability.md says how many have been.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support import archs
+from support.hub import Hub, Repo
+from support.page_cache import make_cold
+
+import nbloader
+from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
+from nbloader._memory import sample_memory
+
+ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", "40"))
+SWAY = 0.15
+"""Share of its memory by which a process sways, as the allocator keeps now more and now less of what was freed."""
+
+
+def open_files() -> int:
+    return psutil.Process().num_fds()
+
+
+def own_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("nbloader")]
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
+
+
+def files_in(*folders: Path) -> set[Path]:
+    return {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def settled() -> tuple[int, int]:
+    """Return what the process holds and how many files it has open, once the load's threads have ended."""
+    wait_for(lambda: not own_threads())
+    nbloader.unload()
+    gc.collect()
+    return sample_memory().process, open_files()
+
+
+def end_early(job: LoadJob, chance: random.Random, longest: float) -> str:
+    """Cancel a load at a moment by chance, now and then twice; return how it ended."""
+    timer = threading.Timer(chance.uniform(0, longest), job.cancel)
+    timer.start()
+    again = threading.Timer(chance.uniform(0, longest), job.cancel)
+    again.start()
+    with suppress(LoadCancelled, LoadError):
+        job.result(60)
+    for each in (timer, again):
+        each.cancel()
+        each.join()
+    return job.state.status
+
+
+def test_loads_that_end_at_any_moment_leave_nothing(
+    hub: Hub, tmp_path: Path, demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    large = nbloader.demo_checkpoint("100MB", shards=2)
+    broken = archs.save(archs.build("llama"), tmp_path / "broken", shards=3)
+    shard = sorted(broken.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    hub.repos["us/demo"] = Repo.of_folder(demo_small)
+    cache = tmp_path / "cache"
+    kinds: list[Mapping[str, Any]] = [
+        {"model": demo_small},
+        {"model": demo_small, "dtype": "float32"},
+        {"model": large, "dtype": "float32"},
+        {"model": large, "cold": True},
+        {"model": large, "dtype": "float16", "cold": True},
+        {"model": demo_small, "quantization": "8bit"},
+        {"model": broken},
+        {"model": demo_small, "extra": {"nonsense": 1}},
+        {"model": "us/demo", "cache_dir": str(cache)},
+    ]
+    for kind in kinds:  # what the first use of each leaves is the libraries' own
+        run(kind, None)
+    nbloader.load("us/demo", progress=False, cache_dir=cache)
+    known = files_in(cache, large, demo_small, broken, temporary)
+    chance, ends = random.Random(0), []
+    for kind in kinds:
+        ends.append(run(kind, chance))
+    held, opened = settled()
+    for number in range(ROUNDS):
+        ends.append(run(kinds[number % len(kinds)], chance))
+    after, opened_after = settled()
+    assert after - held < SWAY * held
+    assert opened_after <= opened
+    assert files_in(cache, large, demo_small, broken, temporary) == known
+    assert nbloader.load(demo_small, progress=False).model is not None
+    assert {"cancelled", "failed"} <= set(ends)
+
+
+def run(kind: Mapping[str, Any], chance: random.Random | None) -> str:
+    """Run a load of a kind, to its end or to a moment by chance; return how it ended."""
+    choices = dict(kind)
+    model, is_cold = choices.pop("model"), choices.pop("cold", False)
+    if is_cold:
+        make_cold(model)
+    job = LoadJob(model, LoadOptions(**choices), reload=True).start()
+    if chance is not None:
+        return end_early(job, chance, 0.4)
+    with suppress(LoadError):
+        job.result(60)
+    return job.state.status
+
+
+def test_loading_and_unloading_over_and_over_grows_nothing(demo_small: Path, tmp_path: Path) -> None:
+    other = archs.save(archs.build("qwen3"), tmp_path)
+    held, opened = 0, 0
+    for number in range(max(20, ROUNDS)):
+        assert nbloader.load((demo_small, other)[number % 2], progress=False, dtype="float32").model is not None
+        if number == 5:
+            held, opened = settled()
+    after, opened_after = settled()
+    assert after - held < SWAY * held
+    assert opened_after <= opened
+
+
+def test_a_load_that_nobody_refers_to_ends_and_leaves_nothing(demo_small: Path) -> None:
+    settled()
+    ended = threading.Event()
+    nbloader.start(
+        demo_small, dtype="float32", progress_callback=lambda told: ended.set() if told["progress"] == 100 else None
+    )
+    assert ended.wait(30)
+    wait_for(lambda: not own_threads())
+    gc.collect()
+    assert nbloader.loaded() == []
+
+
+def test_a_fork_in_mid_load_is_the_childs_problem_alone(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    ready = nbloader.load(demo_small, progress=False, keep="all")
+    job = nbloader.start("us/demo", cache_dir=tmp_path, keep="all")
+    assert repo.stalled.wait(30)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            job.result(10)
+        except LoadError as error:
+            is_told = "forked" in error.message and job.state.status == "failed"
+            again = nbloader.start(demo_small)
+            code = 0 if is_told and again.result(10).model is ready.model else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    repo.release.set()
+    assert job.result(30).model is not None
+
+
+def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, threading
+import nbloader
+job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
+def never(event):
+    if type(event).__name__ == "StageStarted" and event.stage == "config":
+        os.kill(os.getpid(), signal.SIGINT)
+        cancelled.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+        gone.wait(30)
+    if type(event).__name__ == "CancelRequested":
+        cancelled.set()
+cancelled, gone = threading.Event(), threading.Event()
+job.subscribe(never)
+job.start()
+try:
+    job.result()
+except KeyboardInterrupt:
+    print(job.state.cancelling, job.done())
+    gone.set()
+try:
+    job.result()
+except nbloader.LoadCancelled:
+    print(job.state.status)
+"""
+    folder = archs.save(archs.build("llama"), tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "False", "cancelled"], done.stderr
+
+
+def test_a_process_that_ends_in_mid_load_ends(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    code = "import nbloader, sys; nbloader.start('us/demo', cache_dir=sys.argv[1]); sys.stdin.readline()"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE) as process:
+        assert repo.stalled.wait(60)
+        process.communicate(b"go\n", timeout=60)
+    assert process.returncode == 0
