@@ -105,7 +105,7 @@ if way == "watched":
     print(json.dumps(watch(nbloader.start(folder))))
     sys.exit()
 if way == "nbloader":
-    model, tokenizer = nbloader.load(folder, progress=False)
+    model, tokenizer = nbloader.load(folder, progress=False, reload=True)
 elif way == "raw read":
     read_raw()
 else:

@@ -85,7 +85,7 @@ def main() -> None:
             ways: dict[str, Callable[[], Any]] = {
                 "planning": lambda: plan(folder),  # noqa: B023 - called before the next round of the loop
                 "plain": lambda: transformers.LlamaForCausalLM.from_pretrained(folder),  # noqa: B023
-                "nbloader": lambda: nbloader.load(folder, progress=False),  # noqa: B023
+                "nbloader": lambda: nbloader.load(folder, progress=False, reload=True),  # noqa: B023
             }
             for work in ways.values():
                 work()

@@ -35,7 +35,7 @@ def plain():
     model = auto.from_pretrained(folder)
 began = time.perf_counter()
 if way == "nbloader":
-    model, tokenizer = nbloader.load(folder, progress=False)
+    model, tokenizer = nbloader.load(folder, progress=False, reload=True)
 elif way == "plain":
     plain()
 else:
