@@ -131,12 +131,13 @@ def _cache_word(resident: int, size: int) -> str:
     return "warm" if share >= _WARM else "cold" if share <= _COLD else "partly"
 
 
-def _folder() -> Path:
+def state_folder() -> Path:
+    """Return the folder of the user that keeps what nbloader knows of this machine."""
     return platformdirs.user_state_path("nbloader", appauthor=False)
 
 
 def _read() -> list[dict[str, Any]]:
-    path = _folder() / "runs.jsonl"
+    path = state_folder() / "runs.jsonl"
     found = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -158,7 +159,7 @@ def _is_run(run: Any) -> bool:
 def _change(change: Callable[[list[Run]], list[Run]]) -> None:
     from filelock import FileLock, Timeout  # only a load that has ended needs it
 
-    folder = _folder()
+    folder = state_folder()
     with suppress(OSError, Timeout):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "runs.lock", timeout=_LOCK_SECONDS):

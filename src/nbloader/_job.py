@@ -8,14 +8,17 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _resident, stages
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError
+from nbloader._heartbeat import Heartbeat, Killed, find_killed
+from nbloader._locale import size_text
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
+from nbloader._plan import said
 from nbloader._reporter import Reporter
 from nbloader._state import FINAL, LoadState, fold, stages_of
 from nbloader._threads import make_thread, weakly
@@ -84,6 +87,8 @@ class LoadJob:
         self._done = threading.Event()
         self._loaded: Loaded | None = None
         self._is_gone = False
+        self._heartbeat: Heartbeat | None = None
+        self._had_no_memory = False
         self._successor = ""
         self._expecting: list[list[Loaded]] = []
         self._error: LoadError | LoadCancelled | None = None
@@ -95,6 +100,7 @@ class LoadJob:
 
     def start(self) -> LoadJob:
         """Start the load; returns at once, with the job itself."""
+        self._heartbeat = Heartbeat(self.number)
         make_thread(self._run, "nbloader-load").start()
         make_thread(self._watch, "nbloader-watch").start()
         return self
@@ -247,6 +253,8 @@ class LoadJob:
     def abandon(self) -> None:
         """End a load in a child that was forked in its midst: its threads are not there, and its locks may be held."""
         self._lock, self._done = threading.RLock(), threading.Event()
+        if self._heartbeat is not None:
+            self._heartbeat.forget()
         error = LoadError(
             f"{self._state.name} was being loaded when this process was forked from the one that loads it.",
             "Load it before the fork, or in the child.",
@@ -287,6 +295,8 @@ class LoadJob:
         reporter = self._reporter
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
+        for killed in find_killed():
+            self._tell_killed(killed)
         try:
             while outcome is None:
                 outcome = self._load_or_ask()
@@ -298,6 +308,16 @@ class LoadJob:
         reporter.tell(_events.MemorySampled, sample_memory())
         self._finish(outcome, failure)
         _resident.left(self)
+
+    def _tell_killed(self, killed: Killed) -> None:
+        sizes = (killed.process, killed.available, killed.total)
+        process, available, total = map(size_text, sizes)
+        known = {"name": killed.name, "percent": f"{100 * killed.fraction:.0f}", "process": process, "total": total}
+        if killed.is_for_memory:
+            self._reporter.log("warning", "killed_for_memory", available=available, **known)
+        else:
+            self._reporter.log("warning", "killed", available=available, **known)
+        self._had_no_memory = self._had_no_memory or killed.is_for_memory
 
     def _load_or_ask(self) -> stages.Outcome | None:
         """Return what the load made; None where somebody has chosen how it goes on."""
@@ -341,8 +361,14 @@ class LoadJob:
             with suppress(queue.Empty):
                 return self._answer.get(timeout=_TICK)
 
-    def _keep_plan(self, plan: LoadPlan) -> None:
+    def _keep_plan(self, plan: LoadPlan, smaller: Callable[[], Sequence[tuple[Mapping[str, Any], int]]]) -> None:
         self._plan = plan
+        if self._had_no_memory:
+            ways = [f"{said(changes)}: {size_text(needed)}" for changes, needed in smaller()]
+            free = size_text(plan.available or 0)
+            self._reporter.log(
+                "warning", "takes", needed=size_text(plan.needed_memory), free=free, ways=", ".join(ways) or "-"
+            )
 
     def _failure(self, error: BaseException) -> LoadError | LoadCancelled:
         """Return what is told of an exception, without the traceback that keeps the half-built model alive."""
@@ -384,14 +410,18 @@ class LoadJob:
             self._state = fold(self._state, event)
             self._events.append(event)
             self._finisher = threading.get_ident()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         # Told first, so that whoever waited finds everything told; and without the lock, which a callback may need.
         self._notify(event)
         self._done.set()
 
     def _watch(self) -> None:
-        """Sample memory while the load runs, and leave it behind if it does not heed a cancel."""
+        """Sample memory and give signs of life while the load runs; leave it behind if it does not heed a cancel."""
         while not self._done.wait(_SAMPLE_SECONDS):
             self._reporter.tell(_events.MemorySampled, sample_memory())
+            if self._state.status == "running" and self._heartbeat is not None:
+                self._heartbeat.beat(self.state)
             if self._cancelled.is_set() and not self._done.wait(_CANCEL_SECONDS - _SAMPLE_SECONDS):
                 self._reporter.log("warning", "left_behind", stage=self._state.stage or "")
                 self._finish(None, None)

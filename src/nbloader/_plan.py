@@ -249,16 +249,11 @@ def check_fit(
     short = next(room for room in plan.rooms if room.verdict == "wont_fit")
     left = short.available or 0
     free = Free(plan.available or 0, plan.device_available)
-    fitting: list[tuple[Mapping[str, Any], int]] = []
-    for changes in _SMALLER:
-        with suppress(OptionError, DependencyError):
-            made = make_plan(checkpoint, replace(options, **changes), 0, free, adapter)
-            if made.verdict != "wont_fit":
-                fitting += [(changes, room.needed) for room in made.rooms if room.name == short.name]
+    fitting = smaller(checkpoint, options, free, adapter, short.name)
     offloaded = _offloaded(checkpoint, options, free)
     if offloaded is not None:
         fitting.append((offloaded, int(_TIGHT * left)))
-    would = "".join(f"{_said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
+    would = "".join(f"{said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
     ways = [*fitting, ({"force": True}, short.needed)]
     where = "memory" if short.name == CPU else f"the memory of {short.name}"
     raise WontFitError(
@@ -267,6 +262,19 @@ def check_fit(
         [changes for changes, _ in ways],
         [size for _, size in ways],
     )
+
+
+def smaller(
+    checkpoint: Checkpoint, options: LoadOptions, free: Free, adapter: Adapter | None, place: str = CPU
+) -> list[tuple[Mapping[str, Any], int]]:
+    """Return choices with which a load takes less, and would fit, with what it takes of the host or a device then."""
+    found: list[tuple[Mapping[str, Any], int]] = []
+    for changes in _SMALLER:
+        with suppress(OptionError, DependencyError):
+            made = make_plan(checkpoint, replace(options, **changes), 0, free, adapter)
+            if made.verdict != "wont_fit":
+                found += [(changes, room.needed) for room in made.rooms if room.name == place]
+    return found
 
 
 def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapping[str, Any] | None:
@@ -280,7 +288,8 @@ def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapp
     return {**spread, "max_memory": {"cpu": limit}} if options.placement in (None, CPU) else spread
 
 
-def _said(changes: Mapping[str, Any]) -> str:
+def said(changes: Mapping[str, Any]) -> str:
+    """Return choices as they are written in a call."""
     return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 

@@ -19,7 +19,7 @@ from nbloader._plan import make_plan
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(_history, "_folder", lambda: tmp_path / "state" / "nbloader")
+    monkeypatch.setattr(_history, "state_folder", lambda: tmp_path / "state" / "nbloader")
     return tmp_path / "state" / "nbloader"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ from nbloader._plan import check_fit, make_plan
 from nbloader.stages.adapter import attach_adapter
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
-from nbloader.stages.download import fetching
+from nbloader.stages.download import OnPlan, fetching
 from nbloader.stages.metadata import describe
 from nbloader.stages.tokenizer import make_tokenizer
 from nbloader.stages.weights import place, reading
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from nbloader._adapter import Adapter
     from nbloader._checkpoint import Checkpoint
     from nbloader._options import LoadOptions
-    from nbloader._plan import LoadPlan
     from nbloader._reporter import Reporter
     from nbloader._source import Source
 
@@ -62,7 +61,7 @@ def run(
     source: Source,
     options: LoadOptions,
     reporter: Reporter,
-    on_plan: Callable[[LoadPlan], None],
+    on_plan: OnPlan,
     neighbours: Neighbours,
 ) -> Outcome:
     """Load `model`, telling `reporter` everything and `on_plan` the plan once it is made.

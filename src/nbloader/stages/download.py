@@ -30,7 +30,7 @@ from nbloader._memory import Free
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
-from nbloader._plan import LoadPlan, check_fit, make_plan
+from nbloader._plan import LoadPlan, check_fit, make_plan, smaller
 from nbloader._reporter import Reporter
 from nbloader._source import CODE, Source
 from nbloader._threads import make_thread
@@ -41,6 +41,10 @@ _NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", 
 _TEMPLATES = "additional_chat_templates"
 _LOOKERS = 8  # headers that are fetched at once
 _TOKENIZER = "tokenizer_config.json"
+
+
+OnPlan = Callable[[LoadPlan, Callable[[], Sequence[tuple[Mapping[str, Any], int]]]], None]
+"""Takes the plan, and a function that gives choices with which the load would take less, and how much."""
 
 
 class Fetched(NamedTuple):
@@ -61,7 +65,7 @@ def fetching(
     source: Source,
     options: LoadOptions,
     reporter: Reporter,
-    on_plan: Callable[[LoadPlan], None],
+    on_plan: OnPlan,
     find_free: Callable[[], Free],
 ) -> Iterator[Fetched]:
     """Bring what the load needs: all but the weights before this returns, the weights behind it.
@@ -99,8 +103,9 @@ def fetching(
         fetched = Fetched(folder, read_config(folder), Future(), adapter)
 
         def make_known(checkpoint: Checkpoint, bytes_to_download: int = 0) -> LoadPlan:
-            plan = make_plan(checkpoint, options, bytes_to_download, find_free(), adapter)
-            on_plan(plan)
+            free = find_free()
+            plan = make_plan(checkpoint, options, bytes_to_download, free, adapter)
+            on_plan(plan, lambda: smaller(checkpoint, options, free, adapter))
             check_fit(source.name, checkpoint, plan, options, adapter)
             sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
             shards = [(shard.name, shard.bytes, to_place) for shard, to_place in sizes]
