@@ -364,7 +364,8 @@ class LoadJob:
     def _keep_plan(self, plan: LoadPlan, smaller: Callable[[], Sequence[tuple[Mapping[str, Any], int]]]) -> None:
         self._plan = plan
         if self._had_no_memory:
-            ways = [f"{said(changes)}: {size_text(needed)}" for changes, needed in smaller()]
+            less = [(changes, needed) for changes, needed in smaller() if needed < plan.needed_memory]
+            ways = [f"{said(changes)}: {size_text(needed)}" for changes, needed in less]
             free = size_text(plan.available or 0)
             self._reporter.log(
                 "warning", "takes", needed=size_text(plan.needed_memory), free=free, ways=", ".join(ways) or "-"

@@ -80,6 +80,15 @@ def test_short_memory_is_named_as_the_cause_with_what_takes_less(
     assert told(job)["takes"]["ways"].startswith("dtype='bfloat16': 19.4 MB, quantization='8bit': ")
 
 
+def test_what_takes_as_much_is_no_way(hub: Hub, demo_small: Path, tmp_path: Path, folder: Path) -> None:
+    killed_load(hub, demo_small, tmp_path)
+    (file,) = folder.glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "available": 0}))
+    job = nbloader.start(demo_small)
+    job.result()
+    assert told(job)["takes"]["ways"].startswith("quantization='8bit': ")
+
+
 def test_a_process_that_ends_by_itself_is_no_killed_one(
     hub: Hub, demo_small: Path, tmp_path: Path, folder: Path
 ) -> None:
