@@ -53,7 +53,7 @@ def test_a_load_from_first_paint_to_ready(server: Server, page: Page, demo_small
     expect(panel.locator(".nbl-stage-done")).to_have_count(7)
     bar = panel.get_by_role("progressbar")
     assert bar.get_attribute("aria-valuenow") == "100"
-    expect(panel.get_by_role("button", name="Cancel")).to_be_disabled()
+    expect(panel.get_by_role("button", name="Unload")).to_be_enabled()
     assert panel.bounding_box()["height"] == pytest.approx(height, abs=1)  # type: ignore[index]
     assert page.complaints == []  # type: ignore[attr-defined]
 
