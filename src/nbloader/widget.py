@@ -131,6 +131,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self._publisher.stop()
         self._job = job
         self._job.subscribe(weakly(self._take))
+        if job.done():  # before it could be heard of
+            self._look_again()
         self._publisher = Publisher(self._job, self._send_view)
         self._publisher.start()
         if self._workbench is not None:
@@ -262,8 +264,13 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self._send_view(view_of(self._job.state))
         if isinstance(event, events.Answered):
             self._options = merge_options(self._options, event.changes)
+        if isinstance(event, (events.Answered, events.Ready)):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Have the workbench show what a load has changed: what is cached and in memory, and the runs."""
         workbench = self._workbench
-        if workbench is not None and isinstance(event, (events.Answered, events.Ready)):
+        if workbench is not None:
             workbench.forget()
             self._runs = workbench.runs()
             workbench.change(self._options)
