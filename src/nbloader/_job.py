@@ -74,7 +74,7 @@ class LoadJob:
         self.options = options
         self.number = next(_numbers)
         self.comes_next = False
-        self._reload = reload
+        self.reload = reload
         self._askers = [can_ask]
         self._answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._now = _stopwatch(clock)
@@ -332,7 +332,7 @@ class LoadJob:
         return None
 
     def _load(self) -> stages.Outcome:
-        reporter, residence = self._reporter, _resident.Residence(self, self._reload)
+        reporter, residence = self._reporter, _resident.Residence(self)
         reporter.tell(_events.Started)
         source = resolve(self.model, self.options, reporter)
         # What is there already need not wait for what is being loaded.

@@ -58,7 +58,7 @@ def start(
         the job.
     """
     made = LoadJob(model, merge_options(options, choices), reload=reload)
-    return begin(made, progress_callback, reload=reload, replace=replace)
+    return begin(made, progress_callback, replace=replace)
 
 
 def begin(
@@ -66,11 +66,10 @@ def begin(
     progress_callback: ProgressCallback | None = None,
     can_ask: Callable[[], bool] = lambda: False,
     *,
-    reload: bool = False,
     replace: bool = False,
 ) -> LoadJob:
     """Start a load, or join one that does the same already; return the one that does it."""
-    job = _resident.submit(made, reload=reload, replace=replace)
+    job = _resident.submit(made, replace=replace)
     job.join(can_ask)
     if progress_callback is not None:
         follow(job, progress_callback)

@@ -123,21 +123,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-def submit(job: LoadJob, *, reload: bool = False, replace: bool = False) -> LoadJob:
+def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:
     """Return the job that does what `job` was made for: itself, to be started, or one that is doing it already.
 
-    Parameters
-    ----------
-    reload
-        Load again even if the model is loaded, or being loaded.
-    replace
-        Cancel what is being loaded now, and come next.
+    With `replace`, what is being loaded now is cancelled, and the job comes next.
     """
     wanted = _request_of(job)
     with _registry.changed:
         for other in _registry.active:
             is_open = not other.done() and not other.state.cancelling
-            if is_open and not reload and _same(_request_of(other), wanted):
+            if is_open and not job.reload and _same(_request_of(other), wanted):
                 return other
         running = _registry.running
         _registry.active.append(job)
@@ -227,19 +222,16 @@ class Residence:
     ----------
     job
         The load.
-    reload
-        Whether it loads in any case.
     """
 
-    def __init__(self, job: LoadJob, reload: bool) -> None:
+    def __init__(self, job: LoadJob) -> None:
         self._job = job
-        self._reload = reload
         self._identity: Any = None
 
     def find(self, source: Source) -> Resident | None:
         """Return the model from `source`, if it is loaded with these options and its files have not changed since."""
         self._identity = _identity_of(source, self._job.options)
-        if self._reload:
+        if self._job.reload:
             return None
         for resident in loaded():
             if _same(resident.identity, self._identity):

@@ -95,7 +95,7 @@ class _Strangers:
         self._on_first = on_first
         self.seen: set[str] = set()
 
-    def note(self, *anything: object) -> None:
+    def note(self) -> None:
         """Note the thread that calls this."""
         name = threading.current_thread().name
         if name not in self.seen:
@@ -117,8 +117,11 @@ _watchers: dict[int, Watcher] = {}
 
 
 @contextlib.contextmanager
-def watched(watcher: Watcher) -> Iterator[None]:
-    """Follow what transformers does on this thread; other threads' bars and warnings stay as they are."""
+def watched(watcher: Watcher, on_other: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Follow what transformers does on this thread; other threads' bars and warnings stay as they are.
+
+    `on_other` is called on another thread that places weights meanwhile.
+    """
     from transformers.utils import logging as transformers_logging
 
     handlers = list(logging.getLogger("transformers").handlers)
@@ -130,7 +133,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
         if watching is not None:
             return _bar(watching, args, kwargs)
         if kwargs.get("desc") == _WEIGHTS_BAR:
-            watcher.on_stranger(threading.current_thread().name)
+            on_other()
         return factory(*args, **kwargs) if previous is None else previous(factory, args, kwargs)
 
     def keep(record: logging.LogRecord) -> bool:
@@ -173,28 +176,25 @@ def waiting(gate: Gate | None) -> Iterator[None]:
         return
     from transformers import modeling_utils as module
 
-    thread = threading.get_ident()
     safe_open: Any = module.safe_open
     load_state_dict: Any = module.load_state_dict
 
     def open_waiting(filename: Any, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread:
-            return safe_open(filename, *args, **kwargs)
         name = os.fspath(filename)
         return _WaitingFile(safe_open(gate.path_of(name), *args, **kwargs), name, gate)
 
     def load_waiting(checkpoint_file: Any, *args: Any, **kwargs: Any) -> Any:
         name = os.fspath(checkpoint_file)
-        if threading.get_ident() != thread or name.endswith(".safetensors"):
+        if name.endswith(".safetensors"):
             return load_state_dict(checkpoint_file, *args, **kwargs)
         tensors = load_state_dict(gate.path_of(name), *args, **kwargs)
         return {key: _WaitingTensor(tensor, name, key, gate) for key, tensor in tensors.items()}
 
-    module.safe_open, module.load_state_dict = open_waiting, load_waiting
-    try:
+    with (
+        _isolation.here_only(module, "safe_open", open_waiting),
+        _isolation.here_only(module, "load_state_dict", load_waiting),
+    ):
         yield
-    finally:
-        module.safe_open, module.load_state_dict = safe_open, load_state_dict
 
 
 @contextlib.contextmanager
@@ -208,8 +208,8 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
 
     contexts = vars(PreTrainedModel).get("get_init_context")
     initialize = vars(PreTrainedModel).get("initialize_weights")
-    is_known = hasattr(modeling_utils, "local_torch_dtype") and isinstance(contexts, classmethod)
-    if not is_known or contexts is None or initialize is None:  # another transformers
+    local_dtype = getattr(modeling_utils, "local_torch_dtype", None)
+    if not isinstance(contexts, classmethod) or initialize is None or local_dtype is None:  # another transformers
         yield
         return
     bare = inspect.unwrap(initialize)
@@ -229,7 +229,6 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
     def local_torch_dtype(dtype: Any, *names: Any) -> Any:
         return _isolation.default_dtype(dtype) if dtype.is_floating_point else local_dtype(dtype, *names)
 
-    local_dtype = modeling_utils.local_torch_dtype
     with (
         # Parts of a model that has several are built from their configs, with the type as their own default.
         _isolation.here_only(modeling_utils, "local_torch_dtype", local_torch_dtype),
@@ -570,8 +569,8 @@ def load_model(
     """
     warnings: list[str] = []
     strangers = _Strangers(watcher.on_stranger)
-    noting = replace(watcher, on_warning=warnings.append, on_stranger=strangers.note)
-    with _told(folder, warnings), watched(noting), waiting(watcher.gate), isolated(strangers.note):
+    noting = replace(watcher, on_warning=warnings.append)
+    with _told(folder, warnings), watched(noting, strangers.note), waiting(watcher.gate), isolated(strangers.note):
         model, info = model_class.from_pretrained(
             str(folder),
             config=config,

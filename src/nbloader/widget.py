@@ -124,7 +124,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         made, old = LoadJob(self._source, self._options, reload=reload), self._job
         if old is not None and (reload or not are_alike(old, made)):
             old.cancel()
-        job = begin(made, self._callback, weakly(self._can_ask), reload=reload, replace=replace)
+        job = begin(made, self._callback, weakly(self._can_ask), replace=replace)
         if job is old:
             return self
         if self._publisher is not None:

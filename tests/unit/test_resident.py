@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from support import archs
 from support.hub import Hub, Repo
+from support.waiting import wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, SourceError, WontFitError, _events, _resident
@@ -40,6 +40,14 @@ def other(tmp_path: Path) -> Path:
 def large() -> Path:
     """A checkpoint so large that what the allocator keeps of small tensors does not count."""
     return nbloader.demo_checkpoint("100MB", shards=2)
+
+
+def stalled_load(hub: Hub, folder: Path, tmp_path: Path, **choices: Any) -> LoadJob:
+    """Return a load from the Hub, of "us/demo", whose download has stopped half-way until it is released."""
+    repo = hub.repos["us/demo"] = Repo.of_folder(folder, stall="model-00002-of-00004.safetensors")
+    job = nbloader.start("us/demo", cache_dir=tmp_path / "cache", **choices)
+    assert repo.stalled.wait(30)
+    return job
 
 
 def kinds(job: LoadJob) -> list[type]:
@@ -182,9 +190,7 @@ def test_who_waits_gets_it_though_the_next_takes_its_place(one: Path, other: Pat
 
 def test_what_is_loaded_need_not_wait_for_another_load(hub: Hub, one: Path, demo_small: Path, tmp_path: Path) -> None:
     model = nbloader.load(one, progress=False).model
-    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
-    slow = nbloader.start("us/demo", cache_dir=tmp_path / "cache", keep="all")
-    assert repo.stalled.wait(30)
+    slow = stalled_load(hub, demo_small, tmp_path, keep="all")
     assert nbloader.start(one).result(30).model is model
     assert not slow.done()
     slow.cancel()
@@ -193,9 +199,7 @@ def test_what_is_loaded_need_not_wait_for_another_load(hub: Hub, one: Path, demo
 def test_loads_wait_in_order_and_can_be_cancelled_from_the_line(
     hub: Hub, one: Path, other: Path, demo_small: Path, tmp_path: Path
 ) -> None:
-    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
-    running = nbloader.start("us/demo", cache_dir=tmp_path / "cache")
-    assert repo.stalled.wait(30)
+    running = stalled_load(hub, demo_small, tmp_path)
     second, third = nbloader.start(one, keep="all"), nbloader.start(other, keep="all")
     # A load in line has its whole path for a name, until it is known what that is.
     wait_for(lambda: third.state.ahead == ((running.number, "us/demo"), (second.number, one.name)))
@@ -213,9 +217,7 @@ def test_loads_wait_in_order_and_can_be_cancelled_from_the_line(
 def test_replace_cancels_what_loads_and_comes_next(
     hub: Hub, one: Path, other: Path, demo_small: Path, tmp_path: Path
 ) -> None:
-    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
-    running = nbloader.start("us/demo", cache_dir=tmp_path / "cache")
-    assert repo.stalled.wait(30)
+    running = stalled_load(hub, demo_small, tmp_path)
     waits = nbloader.start(one, keep="all")
     wait_for(lambda: bool(waits.state.ahead))
     urgent = nbloader.start(other, replace=True, keep="all")
@@ -227,25 +229,16 @@ def test_replace_cancels_what_loads_and_comes_next(
     assert [number for number, _ in ahead_of_it[-1]] == [urgent.number]
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
-
-
 def test_who_joins_hears_of_it(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
-    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
     heard: list[str] = []
-    first = nbloader.start("us/demo", cache_dir=tmp_path / "cache")
-    assert repo.stalled.wait(30)
+    first = stalled_load(hub, demo_small, tmp_path)
     choices: dict[str, Any] = {
         "cache_dir": tmp_path / "cache",
         "progress_callback": lambda told: heard.append(told["status"]),
     }
     second = nbloader.start("us/demo", **choices)
     assert second is first
-    repo.release.set()
+    hub.repos["us/demo"].release.set()
     second.result()
     assert heard[-1] == "complete"
     heard.clear()

@@ -11,8 +11,7 @@ import random
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pytest
 from support import archs
 from support.hub import Hub, Repo
 from support.page_cache import make_cold
+from support.waiting import wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
@@ -38,13 +38,6 @@ def open_files() -> int:
 
 def own_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("nbloader")]
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
 
 
 def files_in(*folders: Path) -> set[Path]:

@@ -17,6 +17,7 @@ const MARKS: Record<string, string> = {
 /** What is loaded, how it stands, how long it has taken, and the way to stop it or to give it back. */
 export function Header(props: { state: PanelState; onCancel: () => void; onUnload: () => void }) {
   const { state, onCancel, onUnload } = props;
+  const isReady = state.status === "ready";
   const status = state.gone !== null ? "gone" : state.question === null ? state.status : "asking";
   return (
     <div class="nbl-header">
@@ -37,20 +38,14 @@ export function Header(props: { state: PanelState; onCancel: () => void; onUnloa
       <span class="nbl-clock" role="timer" aria-label={texts.panel.elapsed}>
         {clock(state.elapsed)}
       </span>
-      {state.status === "ready" ? (
-        <button type="button" class="nbl-button nbl-cancel" onClick={onUnload}>
-          {texts.panel.unload}
-        </button>
-      ) : (
-        <button
-          type="button"
-          class="nbl-button nbl-cancel"
-          disabled={state.status === "idle" || isOver(state.status) || state.cancelling}
-          onClick={onCancel}
-        >
-          {state.cancelling ? texts.panel.cancelling : texts.panel.cancel}
-        </button>
-      )}
+      <button
+        type="button"
+        class="nbl-button nbl-cancel"
+        disabled={!isReady && (state.status === "idle" || isOver(state.status) || state.cancelling)}
+        onClick={isReady ? onUnload : onCancel}
+      >
+        {isReady ? texts.panel.unload : state.cancelling ? texts.panel.cancelling : texts.panel.cancel}
+      </button>
     </div>
   );
 }
