@@ -295,9 +295,9 @@ class LoadJob:
         reporter = self._reporter
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
-        for killed in find_killed():
-            self._tell_killed(killed)
         try:
+            for killed in find_killed():
+                self._tell_killed(killed)
             while outcome is None:
                 outcome = self._load_or_ask()
         except BaseException as error:  # noqa: BLE001 - nothing may end this thread unseen

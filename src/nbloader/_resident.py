@@ -6,6 +6,7 @@ widget) among them. What is preloaded is held here until it is unloaded.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nbloader.stages import Outcome
 
 _TICK = 0.05  # seconds between two looks at whose turn it is
+_EXIT_SECONDS = 1.0  # that an ending process waits for the loads it cancels
 _NEUTRAL: Mapping[str, Any] = {
     "token": None, "local_files_only": False, "readahead": "auto", "readers": None, "force": False, "keep": "one",
 }  # fmt: skip
@@ -121,6 +123,17 @@ def _begin_anew() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Cancel what loads, and wait a moment: a thread that is inside of torch when Python goes away takes it down."""
+    with _registry.changed:
+        jobs = list(_registry.active)
+    for job in jobs:
+        job.cancel()
+    with _registry.changed:
+        _registry.changed.wait_for(lambda: not _registry.active, _EXIT_SECONDS)
 
 
 def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:

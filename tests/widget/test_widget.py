@@ -33,7 +33,7 @@ def comm_of(widget: LoaderWidget) -> RecordingComm:
 def wait_for_final(widget: LoaderWidget) -> dict[str, object]:
     publisher = widget._publisher
     assert publisher is not None
-    publisher.join(10)
+    publisher.join(30)
     return comm_of(widget).states()[-1]
 
 
@@ -112,7 +112,7 @@ def test_a_failing_comm_never_ends_a_load(demo_small: Path) -> None:
     widget.load()
     assert widget.result().model is not None
     assert widget._publisher is not None
-    widget._publisher.join(10)
+    widget._publisher.join(30)
     assert [line.code for line in widget.state.log].count("publish_failed") == 1
     comm_of(widget).broken = False
 
@@ -130,7 +130,7 @@ def test_a_click_cancels(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     assert repo.stalled.wait(30)
     comm_of(widget).click({"kind": "cancel"})
     with pytest.raises(LoadCancelled):
-        widget.result(5)
+        widget.result(30)
     assert wait_for_final(widget)["status"] == "cancelled"
 
 
