@@ -1,7 +1,7 @@
 """Takes the pictures of the documentation in Chromium, from real loads in JupyterLab.
 
 ``make screenshots`` writes docs/panel.png and docs/workbench.png. With a folder as argument every state is taken,
-light, dark and narrow, to be looked at: loading, ready, failed, cancelled, asking, and the workbench.
+light, dark and narrow, to be looked at: loading, stalled, ready, failed, cancelled, asking, and the workbench.
 """
 
 from __future__ import annotations
@@ -99,11 +99,15 @@ def with_code(checkpoint: Path, folder: Path) -> Path:
 def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
     """Take every state, wide and narrow."""
     # A cache of its own for each: one that was released goes on downloading.
-    caches = [tempfile.mkdtemp() for _ in range(2)]
+    caches = [tempfile.mkdtemp() for _ in range(3)]
     brings_code = with_code(nbloader.demo_checkpoint("40MB", shards=4), Path(caches[0]) / "mine")
     states = {
         "loading": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[0]!r})", ".nbl-panel >> text=no bytes for"),
         "cancelled": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[1]!r})", ".nbl-panel .nbl-is-cancelled"),
+        "stalled": (
+            f"LoaderWidget('nbloader/demo-model', cache_dir={caches[2]!r}, stall_seconds=15)",
+            ".nbl-panel .nbl-stall button",
+        ),
         "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-outcome.nbl-is-ready"),
         "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ".nbl-outcome.nbl-is-ready"),
         "asking": (
@@ -125,6 +129,8 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
                 stalled.stalled.wait(60)
                 page.locator(".nbl-cancel").click()
             page.wait_for_selector(until)
+            if state == "stalled":
+                page.locator(".nbl-stall summary").click()
             panel = page.locator(".nbl-panel")
             panel.screenshot(path=folder / f"{state}-{theme}.png")
             panel.evaluate(f"node => node.style.width = '{NARROW}px'")

@@ -73,6 +73,7 @@ function Load(props: { model: Model; state: PanelState; shards: ShardNames; time
       <Progress state={state} />
       <Outcome
         state={state}
+        onCancel={() => model.send({ kind: "cancel" })}
         onAnswer={(choice) => model.send({ kind: "answer", choice })}
         onCancelOther={(number) => model.send({ kind: "cancel", number })}
       />

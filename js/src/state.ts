@@ -32,6 +32,17 @@ export interface Gone {
   successor: string;
 }
 
+/** What a load that makes no progress waits for; `since` in seconds since it began. */
+export interface Stall {
+  since: number;
+  text: string;
+  /** Where its threads are. */
+  stack: string;
+  /** Whether something is done for it all the same. */
+  is_working: boolean;
+  offers_cancel: boolean;
+}
+
 export interface Summary {
   already_loaded?: boolean;
   model_class: string;
@@ -67,6 +78,7 @@ export interface PanelState {
   resident: number;
   /** The loads that this one waits for, the one under way first. */
   ahead: readonly (readonly [number: number, name: string])[];
+  stall: Stall | null;
   /** What unloading gave back; null while the model is there. */
   gone: Gone | null;
   stages: readonly Stage[];

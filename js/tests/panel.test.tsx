@@ -20,6 +20,7 @@ const STATE: PanelState = {
   place: [2e8, 1e9],
   readers: 0,
   ahead: [],
+  stall: null,
   gone: null,
   resident: 0,
   stages: [
@@ -208,6 +209,29 @@ describe("the panel", () => {
     ]);
     el.querySelector<HTMLButtonElement>("[aria-label='Cancel us/second']")?.click();
     expect(model.sent.at(-1)).toEqual({ kind: "cancel", number: 9 });
+  });
+
+  it("says what a load without progress waits for, where it is and, after a while, how to end it", () => {
+    const stall = {
+      since: 2.3,
+      text: "The storage gives 0 B/s of model-1.safetensors.",
+      stack: "nbloader-load:\n  <b>in</b> read",
+      is_working: false,
+      offers_cancel: false,
+    };
+    model.set({ stall });
+    expect(text(".nbl-stall strong")).toBe("No progress for 10 s");
+    expect(text(".nbl-stall p")).toContain(stall.text);
+    expect(text(".nbl-stall p")).toContain("Nothing is done for it");
+    expect(text(".nbl-stall pre")).toBe(stall.stack);
+    expect(text(".nbl-movement")).toBe("");
+    expect(el.querySelector(".nbl-stall button")).toBeNull();
+    model.set({ stall: { ...stall, is_working: true, offers_cancel: true } });
+    expect(text(".nbl-stall p")).toContain("slow rather than stuck");
+    el.querySelector<HTMLButtonElement>(".nbl-stall button")?.click();
+    expect(model.sent.at(-1)).toEqual({ kind: "cancel" });
+    model.set({ cancelling: true });
+    expect(el.querySelector(".nbl-stall")).toBeNull();
   });
 
   it("asks, and sends the choice", () => {

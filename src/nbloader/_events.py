@@ -16,6 +16,22 @@ STAGES = ("resolve", "download", "tokenizer", "config", "weights", "device", "ad
 
 
 @dataclass(frozen=True)
+class Stall:
+    """What a load that makes no progress waits for: a text of the locale files' ``stall``, and its arguments.
+
+    `since` is when it last made some, in seconds since it began. `is_working` tells that something is done for it all
+    the same: it is slow rather than stuck. `stack` is where its threads are.
+    """
+
+    since: float
+    reason: str
+    arguments: Mapping[str, str]
+    stack: str = ""
+    is_working: bool = False
+    offers_cancel: bool = False
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened `t` seconds after the load began."""
 
@@ -164,6 +180,13 @@ class Untouched(Event):
     """So many bytes of mapped weights are resident, and not in the process's RSS before it uses them."""
 
     bytes: int
+
+
+@dataclass(frozen=True)
+class Stalled(Event):
+    """The load has made no progress for a while, or, with None, makes some again."""
+
+    stall: Stall | None
 
 
 @dataclass(frozen=True)

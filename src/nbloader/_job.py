@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbloader import _events, _resident, stages
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._heartbeat import Heartbeat, Killed, find_killed
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import said
 from nbloader._reporter import Reporter
+from nbloader._stall import StallWatch, find_doing
 from nbloader._state import FINAL, LoadState, fold, stages_of
 from nbloader._threads import make_thread, weakly
 from nbloader.stages.resolve import resolve
@@ -94,6 +95,7 @@ class LoadJob:
         self._error: LoadError | LoadCancelled | None = None
         self._plan: LoadPlan | None = None
         self._finisher: int | None = None
+        self._stall_watch: StallWatch | None = None
         self._reporter = Reporter(weakly(self._add), self._now, self._cancelled)
         for notice in options.notices:
             self._reporter.log("info", notice.code, name=notice.name, value=notice.value)
@@ -295,6 +297,7 @@ class LoadJob:
         reporter = self._reporter
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
+        self._stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_doing)
         try:
             for killed in find_killed():
                 self._tell_killed(killed)
@@ -418,14 +421,27 @@ class LoadJob:
         self._done.set()
 
     def _watch(self) -> None:
-        """Sample memory and give signs of life while the load runs; leave it behind if it does not heed a cancel."""
+        """Sample memory, give signs of life, say what is waited for; leave behind what does not heed a cancel."""
         while not self._done.wait(_SAMPLE_SECONDS):
             self._reporter.tell(_events.MemorySampled, sample_memory())
+            self._watch_for_stalls()
             if self._state.status == "running" and self._heartbeat is not None:
                 self._heartbeat.beat(self.state)
             if self._cancelled.is_set() and not self._done.wait(_CANCEL_SECONDS - _SAMPLE_SECONDS):
                 self._reporter.log("warning", "left_behind", stage=self._state.stage or "")
                 self._finish(None, None)
+
+    def _watch_for_stalls(self) -> None:
+        state = self.state
+        if self._stall_watch is None:
+            return
+        stall = self._stall_watch.look(state, self.options.stall_seconds)
+        if stall == state.stall:
+            return
+        if stall is not None and state.stall is None:
+            reason = text("stall", stall.reason, **stall.arguments)
+            self._reporter.log("info", "stalled", seconds=f"{state.now - stall.since:.0f}", reason=reason)
+        self._reporter.tell(_events.Stalled, stall)
 
 
 def _stopwatch(clock: Callable[[], float]) -> Callable[[], float]:

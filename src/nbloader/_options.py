@@ -120,6 +120,8 @@ class LoadOptions:
         storage does not keep it, into this process's memory; True into the page cache in any case; False not at all.
     readers
         How many reads are under way at once, 1 to 64; None finds the number by measuring.
+    stall_seconds
+        Seconds without progress after which the panel offers to cancel the load.
     force
         Load although the weights take more memory than is free.
     keep
@@ -153,6 +155,7 @@ class LoadOptions:
     local_files_only: bool = False
     readahead: bool | str = "auto"
     readers: int | None = None
+    stall_seconds: float = 120.0
     force: bool = False
     keep: str = "one"
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -169,6 +172,7 @@ class LoadOptions:
         self._check_quantization()
         self._check_placement()
         self._check_reading()
+        self._check_waiting()
         self._check_files()
         _check_extra(self.extra)
 
@@ -201,6 +205,10 @@ class LoadOptions:
             raise OptionError(
                 f"readers={self.readers!r} is no number of readers.", f"Give 1 to {MOST_READERS}, or leave it out."
             )
+
+    def _check_waiting(self) -> None:
+        if isinstance(self.stall_seconds, bool) or not 0 < self.stall_seconds < float("inf"):
+            raise OptionError(f"stall_seconds={self.stall_seconds!r} is no time to wait.", "Give seconds, such as 120.")
 
     def _check_files(self) -> None:
         if self.keep not in KEEPS:
@@ -337,7 +345,7 @@ def parse_option(source: str, text: str, name: str) -> Any:
             return json.loads(text)
         except ValueError as error:
             raise OptionError(f"{source} is no JSON: {error}.", 'Write it like {"cpu": "8GB"}.') from None
-    return int(text) if name in ("readers", "max_memory") and text.isdigit() else text
+    return int(text) if name in ("readers", "max_memory", "stall_seconds") and text.isdigit() else text
 
 
 def _dtype_name(dtype: object) -> str:
@@ -410,6 +418,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "use_safetensors": (bool, type(None)),
     "local_files_only": (bool,),
     "readahead": (bool, str),
+    "stall_seconds": (int, float),
     "force": (bool,),
     "extra": (Mapping,),
 }

@@ -106,6 +106,7 @@ def view_of(state: LoadState) -> dict[str, Any]:
             "place": [state.bytes_placed, state.bytes_to_place],
             "readers": state.readers,
             "ahead": [list(item) for item in state.ahead],
+            "stall": None if state.stall is None or state.status != "running" else _stall(state.stall),
             "gone": None if state.gone is None else _gone(state.gone),
             "resident": sum(shard.bytes_resident for shard in state.shards),
             "stages": [asdict(stage) for stage in state.stages],
@@ -142,6 +143,17 @@ def view_of(state: LoadState) -> dict[str, Any]:
         + [[0, 0, 0, 0, None, None, None, None, *_download_of(file, file.bytes)] for file in others],
     }
     return {name: _sendable(part) for name, part in view.items()}
+
+
+def _stall(stall: events.Stall) -> dict[str, Any]:
+    """Return what a load waits for, as text."""
+    return {
+        "since": stall.since,
+        "text": text("stall", stall.reason, **stall.arguments),
+        "stack": stall.stack,
+        "is_working": stall.is_working,
+        "offers_cancel": stall.offers_cancel,
+    }
 
 
 def _gone(gone: Gone) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _TICK = 0.05  # seconds between two looks at whose turn it is
 _EXIT_SECONDS = 1.0  # that an ending process waits for the loads it cancels
 _NEUTRAL: Mapping[str, Any] = {
     "token": None, "local_files_only": False, "readahead": "auto", "readers": None, "force": False, "keep": "one",
+    "stall_seconds": 120.0,
 }  # fmt: skip
 """Options that change how a model is loaded, and not which."""
 

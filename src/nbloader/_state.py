@@ -141,6 +141,8 @@ class LoadState:
     question: Question | None = None
     summary: Mapping[str, Any] | None = None
     gone: Gone | None = None
+    # Of a load that makes no progress: what it waits for.
+    stall: events.Stall | None = None
     # Of a load that waits: (number, name) of those ahead, the one under way first.
     ahead: tuple[tuple[int, str], ...] = ()
     now: float = 0.0
@@ -262,8 +264,14 @@ def stages_of(*, with_adapter: bool) -> tuple[Stage, ...]:
 
 
 def fold(state: LoadState, event: events.Event) -> LoadState:
-    """Return `state` with one more event in it. Of what follows a final event, only being unloaded changes it."""
+    """Return `state` with one more event in it. Of what follows a final event, only being unloaded changes it.
+
+    Bytes of a shard or a file that is not known change nothing: they come late, from a thread of an attempt that was
+    given up.
+    """
     if state.status in FINAL and not isinstance(event, events.Unloaded):
+        return state
+    if getattr(event, "shard", -1) >= len(state.shards) or _file_of(event) >= len(state.downloads):
         return state
     state = _apply(event, replace(state, now=max(state.now, event.t)))
     done, to_do = state.bytes_done, state.bytes_to_do
@@ -428,6 +436,11 @@ def _(event: events.Untouched, state: LoadState) -> LoadState:
 
 
 @_apply.register
+def _(event: events.Stalled, state: LoadState) -> LoadState:
+    return replace(state, stall=event.stall)
+
+
+@_apply.register
 def _(event: events.Logged, state: LoadState) -> LoadState:
     line = LogLine(event.t, event.level, event.code, event.arguments)
     return replace(state, log=(*state.log, line)[-_LOG_LINES:])
@@ -477,6 +490,10 @@ def _(event: events.CancelRequested, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.Cancelled, state: LoadState) -> LoadState:
     return replace(state, status="cancelled", question=None, ended=event.t)
+
+
+def _file_of(event: events.Event) -> int:
+    return event.file if isinstance(event, (events.Downloaded, events.DownloadEnded)) else -1
 
 
 def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:

@@ -50,6 +50,7 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("readahead", "auto", "auto"),
         ("readahead", "off", False),
         ("readers", "4", 4),
+        ("stall_seconds", "30", 30),
         ("force", "yes", True),
         ("keep", "all", "all"),
         ("extra", '{"num_labels": 3}', {"num_labels": 3}),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbloader import LoadState
 from nbloader import _events as events
 from nbloader._memory import Memory
+from nbloader._publisher import view_of
 from nbloader._state import FINAL, fold
 
 MB = 10**6
@@ -59,31 +61,90 @@ def test_a_download_that_starts_over_does_not_take_the_bar_back() -> None:
     assert state.fraction == pytest.approx(8 / 30)
 
 
-FILES = st.tuples(st.just("a"), st.integers(0, 20 * MB), st.just(0))
-EVENTS = st.one_of(
-    st.builds(events.Downloaded, st.just(0.0), st.integers(0, 1), st.integers(-5 * MB, 5 * MB)),
-    st.builds(events.DownloadPlanned, st.just(0.0), st.tuples(FILES, FILES)),
-    st.builds(events.DownloadEnded, st.just(0.0), st.integers(0, 1)),
-    st.builds(events.Read, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
-    st.builds(events.Resident, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
-    st.builds(events.Placed, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB), st.integers(0, 5 * MB)),
-    st.builds(events.ReadEnded, st.just(0.0), st.integers(0, 1), st.integers(0, 5 * MB)),
-    st.builds(events.StageStarted, st.just(0.0), st.sampled_from(events.STAGES)),
-    st.builds(events.PlacePlanned, st.just(0.0), st.tuples(st.integers(0, 9 * MB), st.integers(0, 9 * MB))),
-)
+INDEX = st.integers(0, 3)  # of shards and files that may not be there
+SIZE = st.integers(0, 5 * MB)
+FILE = st.tuples(st.sampled_from(["a", "b", "shard-0"]), st.integers(0, 20 * MB), st.just(0))
+MEMORY = st.builds(Memory, total=SIZE, available=SIZE, process=SIZE, process_peak=st.none() | SIZE)
+T = st.just(0.0)
+KINDS = {
+    events.Queued: st.builds(events.Queued, T, st.just(((1, "us/first"),))),
+    events.Started: st.builds(events.Started, T),
+    events.StageStarted: st.builds(events.StageStarted, T, st.sampled_from(events.STAGES)),
+    events.StageEnded: st.builds(events.StageEnded, T, st.sampled_from(events.STAGES)),
+    events.SourceResolved: st.builds(events.SourceResolved, T, st.just("us/demo"), st.none(), st.just("hub")),
+    events.DownloadPlanned: st.builds(events.DownloadPlanned, T, st.lists(FILE, max_size=3).map(tuple)),
+    events.DownloadAdded: st.builds(events.DownloadAdded, T, FILE),
+    events.Downloaded: st.builds(events.Downloaded, T, INDEX, st.integers(-5 * MB, 5 * MB)),
+    events.DownloadEnded: st.builds(events.DownloadEnded, T, INDEX),
+    events.ShardsFound: st.builds(
+        events.ShardsFound, T, st.lists(st.tuples(FILE.map(lambda file: file[0]), SIZE, SIZE), max_size=3).map(tuple)
+    ),
+    events.Resident: st.builds(events.Resident, T, INDEX, SIZE),
+    events.Read: st.builds(events.Read, T, INDEX, SIZE),
+    events.ReadEnded: st.builds(events.ReadEnded, T, INDEX, SIZE),
+    events.ReadersChanged: st.builds(events.ReadersChanged, T, st.integers(1, 64)),
+    events.Placed: st.builds(events.Placed, T, INDEX, SIZE, SIZE),
+    events.PlacePlanned: st.builds(events.PlacePlanned, T, st.lists(SIZE, max_size=4).map(tuple)),
+    events.PeakPredicted: st.builds(events.PeakPredicted, T, SIZE),
+    events.MemorySampled: st.builds(events.MemorySampled, T, MEMORY),
+    events.Untouched: st.builds(events.Untouched, T, SIZE),
+    events.Stalled: st.builds(events.Stalled, T, st.none() | st.just(events.Stall(0.0, "unknown", {"function": "f"}))),
+    events.Logged: st.builds(events.Logged, T, st.just("info"), st.just("offline"), st.just({"reason": "none"})),
+    events.Asked: st.builds(
+        events.Asked, T, st.just("WontFitError"), st.just("Why?"), st.just((({"force": True}, 1),))
+    ),
+    events.Answered: st.builds(events.Answered, T, st.just({"force": True})),
+    events.CancelRequested: st.builds(events.CancelRequested, T),
+    events.Ready: st.builds(events.Ready, T, st.just({"bytes": 1})),
+    events.Failed: st.builds(events.Failed, T, st.just("LoadError"), st.just("No."), st.just("Try.")),
+    events.Cancelled: st.builds(events.Cancelled, T),
+    events.Unloaded: st.builds(events.Unloaded, T, MEMORY, MEMORY),
+}
+ANY = st.one_of(*KINDS.values())
+UNENDED = st.one_of(*(kind for event, kind in KINDS.items() if event not in (events.Ready, events.Unloaded)))
 
 
-@given(st.lists(st.tuples(st.floats(0, 2), EVENTS), max_size=40))
-def test_fraction_never_falls_whatever_happens(steps: list[tuple[float, events.Event]]) -> None:
-    planned = events.DownloadPlanned(0.0, (("a", 3 * MB, MB), ("b", 4 * MB, 0)))
-    state, now = fold(running(10 * MB, 10 * MB), planned), 0.0
+def test_every_event_is_among_them() -> None:
+    assert set(KINDS) == set(events.Event.__subclasses__())
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(st.floats(-0.5, 2), ANY), max_size=40))
+def test_whatever_happens_in_whatever_order_the_figures_hold_together(
+    steps: list[tuple[float, events.Event]],
+) -> None:
+    state, now = running(10 * MB, 10 * MB), 0.0
+    for pause, event in steps:
+        now = max(0.0, now + pause)  # threads stamp an event, and are overtaken before they tell it
+        before, state = state, fold(state, replace(event, t=now))
+        assert 0 <= before.fraction <= state.fraction <= 1
+        assert state.fraction < 1 or state.status == "ready" or state.gone is not None
+        assert before.status not in FINAL or isinstance(event, events.Unloaded) or state is before
+        assert state.now >= before.now
+        assert (state.rate or 0) >= 0
+        assert (state.eta or 0) >= 0
+        assert min(state.stalled_for, state.elapsed, state.bytes_downloaded) >= 0
+        assert state.bytes_done == state.bytes_downloaded + state.bytes_read + state.bytes_placed
+        for item in (*state.shards, *state.downloads):
+            starts = [value for name, value in asdict(item).items() if name.endswith("started") and value is not None]
+            assert all(0 <= start <= state.now for start in starts)
+        assert len(state.log) <= 200
+        json.dumps(view_of(state), allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), UNENDED), max_size=40))
+def test_nothing_is_whole_that_is_not_ready(steps: list[tuple[float, events.Event]]) -> None:
+    state, now = running(10 * MB), 0.0
     for pause, event in steps:
         now += pause
-        after = fold(state, replace(event, t=now))
-        assert state.fraction <= after.fraction < 1
-        assert after.eta is None or after.eta >= 0
-        assert after.stalled_for >= 0
-        state = after
+        state = fold(state, replace(event, t=now))
+        assert state.fraction < 1
+
+
+def test_bytes_of_what_is_not_known_change_nothing() -> None:
+    state = running(MB)
+    for event in (events.Read(1.0, 1, 5), events.Placed(1.0, 7, 5, 5), events.Downloaded(1.0, 0, 5)):
+        assert fold(state, event).bytes_done == 0
 
 
 def test_rate_is_taken_over_the_last_seconds() -> None:

@@ -1,5 +1,5 @@
 import { duration, fill, size } from "../format";
-import type { Gone, PanelState } from "../state";
+import type { Gone, PanelState, Stall } from "../state";
 import { texts } from "../texts";
 import { Choices } from "./choices";
 
@@ -7,9 +7,10 @@ import { Choices } from "./choices";
 export function Outcome(props: {
   state: PanelState;
   onAnswer: (choice: number) => void;
+  onCancel: () => void;
   onCancelOther: (number: number) => void;
 }) {
-  const { state, onAnswer, onCancelOther } = props;
+  const { state, onAnswer, onCancel, onCancelOther } = props;
   if (state.status === "queued" && state.ahead.length > 0) {
     return <Line ahead={state.ahead} onCancel={onCancelOther} />;
   }
@@ -24,6 +25,9 @@ export function Outcome(props: {
         <Choices asked={state.question} onAnswer={onAnswer} />
       </div>
     );
+  }
+  if (state.stall !== null && !state.cancelling) {
+    return <Stalled stall={state.stall} elapsed={state.elapsed} onCancel={onCancel} />;
   }
   if (state.status === "failed" && state.error !== null) {
     return (
@@ -81,6 +85,31 @@ function Line({ ahead, onCancel }: { ahead: PanelState["ahead"]; onCancel: (numb
           </li>
         ))}
       </ol>
+    </div>
+  );
+}
+
+/** What a load that makes no progress waits for, where its threads are and, after a while, the way out. */
+function Stalled(props: { stall: Stall; elapsed: number; onCancel: () => void }) {
+  const { stall, elapsed, onCancel } = props;
+  return (
+    <div class="nbl-outcome nbl-question nbl-stall" role="status">
+      {/* A clock that ticks is no news to be read aloud. */}
+      <strong aria-live="off">
+        {fill(texts.panel.no_progress, { seconds: Math.floor(elapsed - stall.since) })}
+      </strong>
+      <p>
+        {stall.text} {stall.is_working ? texts.panel.slow : texts.panel.stuck}
+      </p>
+      <details>
+        <summary>{texts.panel.stacks}</summary>
+        <pre>{stall.stack}</pre>
+      </details>
+      {stall.offers_cancel && (
+        <button type="button" class="nbl-button" onClick={onCancel}>
+          {texts.panel.give_up}
+        </button>
+      )}
     </div>
   );
 }

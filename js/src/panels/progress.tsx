@@ -5,7 +5,7 @@ import { texts } from "../texts";
 const STALL = 2; // seconds without a byte that are worth a word
 
 function movement(state: PanelState): string {
-  if (state.status !== "running") {
+  if (state.status !== "running" || state.stall !== null) {
     return "";
   }
   // Before it is known what is to be moved, nothing is missed.

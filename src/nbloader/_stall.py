@@ -1,0 +1,186 @@
+"""Finds out that a load makes no progress, what it waits for, and whether it is slow or stuck."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import psutil
+
+from nbloader._events import Stall
+from nbloader._locale import size_text
+from nbloader._state import LoadState
+
+STALLED_SECONDS = 10.0
+"""Seconds without progress after which it is said what the load waits for."""
+
+_LOOK_SECONDS = STALLED_SECONDS / 2
+"""Seconds between two looks at a load that makes no progress: what it waits for is told by the change from one to the
+next."""
+
+_BUSY = 0.2
+"""Share of the time that a thread computes from which on it is slow, and not stuck."""
+
+_MOST_TEXT = 12_000  # characters of stacks
+_WAITING = ("threading", "queue", "selectors", "concurrent.futures._base", "importlib._bootstrap", "filelock._api")
+"""Modules in which a thread waits for what its caller wants."""
+
+_HELPERS = ("nbloader-download", "nbloader-fetch", "nbloader-survey", "nbloader-reader")
+
+
+class Doing(NamedTuple):
+    """What a thread has done since it began.
+
+    `seconds` are those of processor time, of the whole process where the system tells it of no thread; `faults` counts
+    pages that it had to wait for storage for, and `waits_for_storage` says that it does so now. None is not known.
+    """
+
+    seconds: float
+    faults: int | None = None
+    waits_for_storage: bool | None = None
+
+
+class StallWatch:
+    """Looks at a load again and again, and says what it waits for while it makes no progress.
+
+    Progress is a byte that moved, or a stage that began or ended.
+
+    Parameters
+    ----------
+    native_id
+        The loading thread, as the system numbers it.
+    ident
+        The same thread, as Python numbers it.
+    find
+        Tells what a thread has done, by the number the system has for it.
+    """
+
+    def __init__(self, native_id: int, ident: int, find: Callable[[int], Doing]) -> None:
+        self._native_id = native_id
+        self._ident = ident
+        self._find = find
+        self._progress: Any = None
+        self._since = 0.0
+        self._before: tuple[float, Doing] | None = None
+        self._next = _LOOK_SECONDS
+
+    def look(self, state: LoadState, offer_after: float) -> Stall | None:
+        """Return what the load waits for; None while it makes progress, or waits for a person or its turn.
+
+        Parameters
+        ----------
+        state
+            The load, as it is now.
+        offer_after
+            Seconds without progress after which to offer a cancel.
+        """
+        progress = (
+            state.stage,
+            sum(stage.ended is not None for stage in state.stages),
+            sum(file.bytes_downloaded for file in state.downloads) + state.bytes_read + state.bytes_placed,
+        )
+        if progress != self._progress or state.status != "running" or state.question is not None or state.cancelling:
+            self._progress, self._since, self._before = progress, state.now, None
+            self._next = state.now + _LOOK_SECONDS
+            return None
+        if state.now < self._next:
+            return state.stall
+        before, self._before = self._before, (state.now, self._find(self._native_id))
+        self._next = state.now + _LOOK_SECONDS
+        return None if before is None else self._stall(state, before, self._before, offer_after)
+
+    def _stall(
+        self, state: LoadState, before: tuple[float, Doing], after: tuple[float, Doing], offer_after: float
+    ) -> Stall:
+        (then, former), (now, doing) = before, after
+        passed, worked = now - then, doing.seconds - former.seconds
+        faults = None if doing.faults is None or former.faults is None else doing.faults - former.faults
+        frame = sys._current_frames().get(self._ident)
+        where = _where(frame)
+        is_working, reason = False, "unknown"
+        details: Mapping[str, str] = {"function": where}
+        lock = _import_lock(frame)
+        if lock is not None:
+            reason, details = "import", lock
+        elif worked >= _BUSY * passed:
+            is_working, reason = True, "computes"
+            details = {"function": where, "worked": f"{worked:.1f}", "passed": f"{passed:.1f}"}
+        elif faults or doing.waits_for_storage:
+            # Weights that are placed are mapped: what is not in memory is read by touching it.
+            is_working, reason, details = bool(faults), "pages", {"pages": str(faults or 0), "passed": f"{passed:.1f}"}
+        else:
+            reason, details = _told_by(state, self._since) or (reason, details)
+        has_lasted = now - self._since
+        return Stall(self._since, reason, details, _stacks(self._ident), is_working, has_lasted >= offer_after)
+
+
+def find_doing(native_id: int) -> Doing:
+    """Return what a thread has done: on Linux by /proc/self/task, elsewhere what the whole process has."""
+    with suppress(OSError, ValueError, IndexError):
+        text = Path(f"/proc/self/task/{native_id}/stat").read_text(encoding="ascii", errors="replace")
+        values = text.rpartition(")")[2].split()  # from the third on, see proc(5)
+        ticks = int(values[11]) + int(values[12])
+        return Doing(ticks / os.sysconf("SC_CLK_TCK"), int(values[9]), values[0] == "D")
+    times = psutil.Process().cpu_times()
+    return Doing(times.user + times.system)
+
+
+def _told_by(state: LoadState, since: float) -> tuple[str, Mapping[str, str]] | None:
+    """Return what is under way by what the load has told."""
+    waits = [line for line in state.log if line.code == "download_waits" and line.t >= since - 1]
+    if waits and state.stage == "download":
+        return "waits", {name: str(waits[-1].arguments[name]) for name in ("name", "reason")}
+    files = [file for file in state.downloads if file.started is not None and file.ended is None]
+    if files:
+        return "network", {"names": _listed([file.name for file in files]), "rate": size_text(0)}
+    shards = [shard for shard in state.shards if shard.read_started is not None and shard.read_ended is None]
+    if shards:
+        return "storage", {"names": _listed([shard.name for shard in shards]), "rate": size_text(0)}
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" + {len(names) - 2}" if len(names) > 2 else "")
+
+
+def _where(frame: FrameType | None) -> str:
+    """Return the function that waits, by its module: what is below threading and its like is no news."""
+    while frame is not None and frame.f_globals.get("__name__") in _WAITING and frame.f_back is not None:
+        frame = frame.f_back
+    if frame is None:
+        return "?"
+    return f"{frame.f_globals.get('__name__', '?')}.{_name_of(frame.f_code)}"
+
+
+def _name_of(code: CodeType) -> str:
+    return str(getattr(code, "co_qualname", code.co_name))  # 3.11
+
+
+def _import_lock(frame: FrameType | None) -> Mapping[str, str] | None:
+    """Return which module the thread waits for, because another thread imports it, and which thread that is."""
+    if frame is None or frame.f_globals.get("__name__") != "importlib._bootstrap" or frame.f_code.co_name != "acquire":
+        return None
+    lock = frame.f_locals.get("self")
+    name, owner = getattr(lock, "name", None), getattr(lock, "owner", None)
+    if name is None:
+        return None
+    threads = [thread.name for thread in threading.enumerate() if thread.ident == owner]
+    return {"module": str(name), "thread": threads[0] if threads else "?"}
+
+
+def _stacks(ident: int) -> str:
+    """Return where the loading thread is, and where those that work for it are: equal ones once."""
+    frames = sys._current_frames()
+    names: dict[str, list[str]] = {}
+    for thread in sorted(threading.enumerate(), key=lambda thread: thread.ident != ident):
+        if (thread.ident == ident or thread.name in _HELPERS) and thread.ident in frames:
+            names.setdefault("".join(traceback.format_stack(frames[thread.ident])), []).append(thread.name)
+    text = "\n".join(f"{', '.join(of)}:\n{stack}" for stack, of in names.items())
+    return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "…"
