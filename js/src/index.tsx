@@ -15,6 +15,7 @@ import { Shards } from "./panels/shards";
 import { Stages } from "./panels/stages";
 import type { FormState, PanelState, RunsState, ShardNames, ShardTimes, Status } from "./state";
 import { isOver } from "./state";
+import { texts } from "./texts";
 
 /** The part of anywidget's model that is used. */
 export interface Model {
@@ -94,12 +95,48 @@ function keepKeys(event: FocusEvent): void {
   }
 }
 
+/** Whether this is a state at all: a saved notebook may hold anything in its place. */
+function isState(value: unknown): boolean {
+  const state = value as Partial<PanelState> | null | undefined;
+  return (
+    typeof state?.name === "string" &&
+    typeof state.status === "string" &&
+    Array.isArray(state.stages) &&
+    Array.isArray(state.log)
+  );
+}
+
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
-  const root = document.createElement("div");
-  root.className = "nbl-panel";
-  root.addEventListener("focusin", keepKeys);
+  const makeRoot = (): HTMLElement => {
+    const made = document.createElement("div");
+    made.className = "nbl-panel";
+    made.addEventListener("focusin", keepKeys);
+    return made;
+  };
+  let root = makeRoot();
+  let isBroken = false;
   el.append(root);
-  const update = () => draw(<Panel model={model} />, root);
+  // What failed to draw leaves a tree that cannot be drawn on.
+  const begin = (text: string): void => {
+    const made = makeRoot();
+    made.textContent = text;
+    root.replaceWith(made);
+    root = made;
+    isBroken = text !== "";
+  };
+  const update = () => {
+    try {
+      if (!isState(model.get("_state"))) {
+        throw new TypeError("no state");
+      }
+      if (isBroken) {
+        begin("");
+      }
+      draw(<Panel model={model} />, root);
+    } catch {
+      begin(texts.panel.unreadable);
+    }
+  };
   for (const trait of TRAITS) {
     model.on(`change:${trait}`, update);
   }

@@ -234,6 +234,28 @@ describe("the panel", () => {
     expect(el.querySelector(".nbl-stall")).toBeNull();
   });
 
+  it.each([{}, { ...STATE, stages: 5 }, { ...STATE, name: { __html: "<b>x</b>" } }, null])(
+    "says so where a saved state cannot be drawn, and draws the next one (%#)",
+    (forged) => {
+      model.values._state = forged;
+      model.set({});
+      if (el.querySelector(".nbl-name") === null) {
+        expect(el.textContent).toContain("cannot be shown");
+      }
+      expect(el.querySelector("b")).toBeNull();
+      model.values._state = STATE;
+      model.set({});
+      expect(text(".nbl-name")).toBe("us/model");
+      expect(el.textContent).not.toContain("cannot be shown");
+    },
+  );
+
+  it("shows names as text", () => {
+    model.set({ name: "<img src=x onerror=alert(1)>" });
+    expect(text(".nbl-name")).toBe("<img src=x onerror=alert(1)>");
+    expect(el.querySelector("img")).toBeNull();
+  });
+
   it("asks, and sends the choice", () => {
     model.set({ question: ASKED });
     expect(text("[role=alert] p")).toBe(ASKED.message);

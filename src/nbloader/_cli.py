@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,18 @@ _OWN = {"load": ("quiet",), "plan": ("context_length",)}
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
+    """Run the command of this process; returns its exit status, as `run` does."""
+    status = run()
+    if status == _INTERRUPTED:
+        # A load may be inside an import still, and neither end soon nor survive Python's end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 where the load failed, 130 where it was interrupted."""
     parsed = vars(_parser().parse_args(arguments))
     command, model = parsed.pop("command"), parsed.pop("model")

@@ -22,6 +22,7 @@ from nbloader._locale import size_text
 from nbloader._memory import Free, Memory, find_free, release_memory, sample_memory
 from nbloader._options import LoadOptions
 from nbloader._source import DEMO, state_of
+from nbloader._threads import wait_for_threads
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
@@ -128,13 +129,12 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end_all() -> None:
-    """Cancel what loads, and wait a moment: a thread that is inside of torch when Python goes away takes it down."""
+    """Cancel what loads, and wait a moment: a thread inside of torch when Python goes takes the process down."""
     with _registry.changed:
         jobs = list(_registry.active)
     for job in jobs:
         job.cancel()
-    with _registry.changed:
-        _registry.changed.wait_for(lambda: not _registry.active, _EXIT_SECONDS)
+    wait_for_threads(_EXIT_SECONDS)
 
 
 def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import contextvars
+import os
+import sys
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+_PREFIX = "nbloader-"
+_TICK = 0.005  # seconds between two looks at whether threads have ended
+
+_begun: deque[int] = deque(maxlen=256)
+"""What the system calls the threads that began last."""
 
 
 def make_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
@@ -15,7 +25,29 @@ def make_thread(target: Callable[..., None], name: str, *args: Any) -> threading
     A copy of the context pins what the thread prints to the cell that made it.
     """
     context = contextvars.copy_context()
-    return threading.Thread(target=context.run, args=(target, *args), name=name, daemon=True)
+    return threading.Thread(target=_run, args=(context, target, *args), name=name, daemon=True)
+
+
+def _run(context: contextvars.Context, target: Callable[..., None], *args: Any) -> None:
+    _begun.append(threading.get_native_id())
+    context.run(target, *args)
+
+
+def wait_for_threads(seconds: float) -> None:
+    """Wait until the threads made here have ended, so many seconds at most.
+
+    On Linux until the system has none of them left: what a library does when its thread ends, after Python is through
+    with it, takes the process down where Python has gone by then.
+    """
+    deadline = time.monotonic() + seconds
+    while _are_there() and time.monotonic() < deadline:
+        time.sleep(_TICK)
+
+
+def _are_there() -> bool:
+    if sys.platform == "linux":
+        return any(os.path.exists(f"/proc/self/task/{number}") for number in _begun)
+    return any(thread.name.startswith(_PREFIX) for thread in threading.enumerate())
 
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Generator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import anywidget
 import traitlets
+from ipywidgets import DOMWidget
 
 from nbloader import _events as events
 from nbloader import _history
@@ -20,6 +22,8 @@ from nbloader._errors import LoadError, OptionError
 from nbloader._form import changed_by
 from nbloader._job import Loaded, LoadJob
 from nbloader._load import begin
+from nbloader._locale import text
+from nbloader._messages import Message, RefusedError, read_message
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import LoadPlan
 from nbloader._publisher import Publisher, view_of
@@ -28,6 +32,7 @@ from nbloader._state import LoadState
 from nbloader._threads import weakly
 from nbloader._workbench import Workbench
 
+_logger = logging.getLogger("nbloader")
 _STATIC = Path(__file__).parent / "static"
 _DRAWN_SECONDS = 3.0
 _TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
@@ -275,9 +280,42 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self._runs = workbench.runs()
             workbench.change(self._options)
 
-    def _change(self, texts: object) -> bool:
+    def set_state(self, sync_data: Mapping[str, Any]) -> None:
+        """Take what a front end may say of a widget's place in the page; what is loaded is ours to say."""
+        refused = sync_data.keys() & _OURS
+        if refused:
+            self._refuse(text("refused", "state", names=", ".join(sorted(refused))))
+        super().set_state({name: value for name, value in sync_data.items() if name not in refused})
+
+    def _refuse(self, reason: str) -> None:
+        """Say that a front end sent what no click sends."""
+        if self._job is not None and not self._job.done():
+            self._job.log("warning", "refused", reason=reason)
+        elif self._workbench is not None:
+            self._workbench.refuse(OptionError(reason))
+        else:
+            _logger.warning("%s", reason)
+
+    def _heed(self, message: Message) -> None:
+        """Do what was clicked."""
+        if message.kind == "drawn":
+            self._is_drawn.set()
+        elif message.kind == "cancel":
+            self._cancel(message.number)
+        elif message.kind == "unload":
+            self._unload()
+        elif message.kind == "answer":
+            self._answer(message.choice)
+        elif message.kind == "plan":
+            self._change(message.choices)
+        elif message.kind == "load" and self._change(message.choices):
+            self.load()
+        elif message.kind == "clear_history":
+            self.clear_history()
+
+    def _change(self, texts: Mapping[str, str]) -> bool:
         """Choose what the form says, and tell whether it can be chosen."""
-        if self._workbench is None or not isinstance(texts, Mapping):
+        if self._workbench is None:
             return False
         try:
             self._options = changed_by(self._options, texts)
@@ -287,19 +325,19 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._workbench.change(self._options)
         return True
 
-    def _answer(self, number: object) -> None:
+    def _answer(self, number: int) -> None:
         """Go on with the choice that was clicked: of a question, or of an error that a load ended with."""
         state = self.state
         asked = state.question or state.error
-        if self._job is None or asked is None or type(number) is not int or not 0 <= number < len(asked.choices):
-            return
+        if self._job is None or asked is None or not 0 <= number < len(asked.choices):
+            return  # somebody else was quicker
         changes = asked.choices[number][0]
         if state.question is not None:
             self._job.answer(changes)
         else:
             self.load(**changes)
 
-    def _cancel(self, number: object) -> None:
+    def _cancel(self, number: int | None) -> None:
         """Cancel this load or, by its number, one that it waits for."""
         if number is None:
             self.cancel()
@@ -331,24 +369,16 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self.comm._reply_subshell_for = lambda data, default: default
 
 
+_OURS = frozenset(LoaderWidget.class_trait_names(sync=True)) - frozenset(DOMWidget.class_trait_names(sync=True))
+
+
 def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
-    if not isinstance(content, Mapping):
+    try:
+        message = read_message(content, buffers)
+    except RefusedError as error:
+        widget._refuse(text("refused", "message", reason=error))
         return
-    kind = content.get("kind")
-    if kind == "drawn":
-        widget._is_drawn.set()
-    elif kind == "cancel":
-        widget._cancel(content.get("number"))
-    elif kind == "unload":
-        widget._unload()
-    elif kind == "answer":
-        widget._answer(content.get("choice"))
-    elif kind == "plan":
-        widget._change(content.get("choices"))
-    elif kind == "load" and widget._change(content.get("choices")):
-        widget.load()
-    elif kind == "clear_history":
-        widget.clear_history()
+    widget._heed(message)
 
 
 def _executing() -> object:

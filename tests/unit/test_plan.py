@@ -18,7 +18,7 @@ from support.hub import Hub, Repo
 import nbloader
 from nbloader import DownloadError, LoadOptions, LoadPlan, WontFitError, _hub
 from nbloader._checkpoint import read_checkpoint
-from nbloader._cli import main
+from nbloader._cli import run
 from nbloader._memory import Free
 from nbloader._plan import check_fit, make_plan
 from nbloader._remote_file import open_remote
@@ -315,17 +315,17 @@ def test_the_command_prints_it(
     demo_small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbloader._load.find_free", lambda: Free(10**9, {"cuda:0": 10**7, "cuda:1": None}))
-    assert main(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
+    assert run(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
     told = capsys.readouterr().out
     assert "safetensors, 4 shards" in told
     assert "float32 38" in told
     assert ": it fits" in told
     assert "1,000 tokens" in told
-    assert main(["plan", str(demo_small), "--device-map", "auto"]) == 0
+    assert run(["plan", str(demo_small), "--device-map", "auto"]) == 0
     assert "not known before the load" in capsys.readouterr().out
-    assert main(["plan", str(demo_small), "--device", "cuda"]) == 0
+    assert run(["plan", str(demo_small), "--device", "cuda"]) == 0
     assert "cuda:0 19.4 MB of 10.0 MB free (weights 19.4 MB): it will not fit" in capsys.readouterr().out
-    assert main(["plan", str(demo_small), "--device-map", "auto", "--max-memory", "6MB"]) == 0
+    assert run(["plan", str(demo_small), "--device-map", "auto", "--max-memory", "6MB"]) == 0
     told = capsys.readouterr().out
     assert "cuda:0" in told
     assert "left on disk" in told

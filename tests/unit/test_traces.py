@@ -171,6 +171,8 @@ def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:
     code = """
 import os, signal, sys, threading
 import nbloader
+from nbloader import _job
+_job._CANCEL_SECONDS = 60  # not left behind meanwhile
 job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
 def never(event):
     if type(event).__name__ == "StageStarted" and event.stage == "config":

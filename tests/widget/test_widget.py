@@ -134,11 +134,74 @@ def test_a_click_cancels(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     assert wait_for_final(widget)["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("content", [None, [], "cancel", {}, {"kind": "drop"}, {"kind": ["cancel"]}, {"cancel": 1}])
-def test_other_messages_do_nothing(content: object, demo_small: Path) -> None:
+@pytest.fixture
+def stalled(hub: Hub, demo_small: Path, tmp_path: Path) -> Iterator[LoaderWidget]:
+    """A widget whose load waits for its download."""
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    widget = LoaderWidget("us/demo", cache_dir=str(tmp_path)).load()
+    assert repo.stalled.wait(30)
+    yield widget
+    widget.cancel()
+    repo.release.set()
+
+
+FORGED = [
+    None,
+    {"kind": "drop"},
+    {"kind": ["cancel"]},
+    {"kind": "cancel", "number": "1"},
+    {"kind": "cancel", "path": "/etc/passwd"},
+    {"kind": "load", "choices": {"dtype": "x" * 5_000_000}},
+]
+
+
+@pytest.mark.parametrize("content", FORGED)
+def test_a_forged_message_gets_a_line_and_changes_nothing(content: object, stalled: LoaderWidget) -> None:
+    comm_of(stalled).click(content)
+    line = stalled.state.log[-1]
+    assert (line.level, line.code) == ("warning", "refused")
+    assert len(line.arguments["reason"]) < 300
+    assert (stalled.state.status, stalled.state.cancelling) == ("running", False)
+
+
+def test_a_forged_state_gets_a_line_and_changes_nothing(stalled: LoaderWidget) -> None:
+    forged = {"status": "ready", "name": "<img src=x onerror=alert(1)>"}
+    before = stalled._state
+    data = {"method": "update", "state": {"_state": forged, "_form": {"code": "rm"}, "tooltip": "a tip"}}
+    comm_of(stalled).handle_msg({"content": {"data": data}, "buffers": []})
+    assert stalled._form is None
+    assert stalled._state["name"] == before["name"]
+    assert stalled.tooltip == "a tip"
+    assert stalled.state.log[-1].arguments["reason"].count("_form, _state") == 1
+
+
+def test_a_forged_message_to_a_form_is_told_there(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small)
+    widget._repr_mimebundle_()
+    for choices in ({"trust_remote_code": "true"}, {"token": "mine"}, {"model": "/etc"}):
+        comm_of(widget).click({"kind": "load", "choices": choices})
+        assert widget._form is not None
+        assert "The form has no field" in widget._form["error"]["message"]
+    comm_of(widget).click({"kind": "drop"})
+    assert "what no click sends" in widget._form["error"]["message"]
+    assert widget.job is None
+
+
+def test_a_forged_message_after_the_end_is_logged(demo_small: Path, caplog: pytest.LogCaptureFixture) -> None:
     widget = LoaderWidget(demo_small).load()
-    comm_of(widget).click(content)
     assert widget.result().model is not None
+    comm_of(widget).click({"kind": "drop"})
+    assert "what no click sends" in caplog.text
+    assert widget.state.status == "ready"
+
+
+def test_a_choice_that_is_not_there_answers_nothing(tmp_path: Path) -> None:
+    widget = LoaderWidget(tmp_path / "nowhere").load()
+    with pytest.raises(SourceError):
+        widget.result()
+    for choice in (-1, 0, 10**9):
+        comm_of(widget).click({"kind": "answer", "choice": choice})
+    assert widget.state.status == "failed"
 
 
 def test_a_click_goes_where_the_front_end_sent_it(demo_small: Path) -> None:

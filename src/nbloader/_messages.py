@@ -1,0 +1,74 @@
+"""What a front end may say to the kernel: the kinds of messages, and their parts.
+
+Whoever can run JavaScript in the page can send them, so that none is trusted: what a message may do at most is what a
+click in the panel does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_MOST_CHOICES = 64
+_MOST_TEXT = 4096  # characters of one text
+
+_KINDS: Mapping[str, Mapping[str, type]] = {
+    "drawn": {},
+    "cancel": {"number": int},
+    "unload": {},
+    "answer": {"choice": int},
+    "plan": {"choices": dict},
+    "load": {"choices": dict},
+    "clear_history": {},
+}
+_MAY_LACK = {"cancel": "number"}
+
+
+class Message(NamedTuple):
+    """What was said; of `number`, `choice` and `choices` what its kind has."""
+
+    kind: str
+    number: int | None = None
+    choice: int = -1
+    choices: Mapping[str, str] = {}
+
+
+class RefusedError(Exception):
+    """Nobody who clicks in the panel says this."""
+
+
+def read_message(content: Any, buffers: Any = None) -> Message:
+    """Return what a message says.
+
+    Raises
+    ------
+    RefusedError
+        Where it is none of the kinds above, has other parts, or parts of another type or size.
+    """
+    if buffers:
+        raise RefusedError(f"it brings {len(buffers)} buffers")
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise RefusedError(f"its kind is {_shown(kind)}")
+    parts, said = _KINDS[kind], {name: part for name, part in content.items() if name != "kind"}
+    lacks = parts.keys() - said.keys() - {_MAY_LACK.get(kind)}
+    if lacks or said.keys() - parts.keys():
+        raise RefusedError(f"the parts of {kind!r} are {_shown(list(said))}")
+    for name, part in said.items():
+        if type(part) is not parts[name]:
+            raise RefusedError(f"{name} is of type {type(part).__name__}")
+    for name, text in said.get("choices", {}).items():
+        if not isinstance(name, str) or not isinstance(text, str) or len(text) > _MOST_TEXT:
+            raise RefusedError(f"its choice of {_shown(name)} is no text, or too long")
+    if len(said.get("choices", ())) > _MOST_CHOICES:
+        raise RefusedError(f"it has {len(said['choices'])} choices")
+    return Message(kind, **said)
+
+
+def _shown(value: Any) -> str:
+    """Return a few characters of something that may be megabytes."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(item) for item in value[:5])}]"
+    return f"of type {type(value).__name__}"

@@ -1,0 +1,82 @@
+"""What a front end may say, and what is refused of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbloader._messages import Message, RefusedError, read_message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"kind": "drawn"}, Message("drawn")),
+        ({"kind": "cancel"}, Message("cancel")),
+        ({"kind": "cancel", "number": 3}, Message("cancel", number=3)),
+        ({"kind": "unload"}, Message("unload")),
+        ({"kind": "answer", "choice": 1}, Message("answer", choice=1)),
+        ({"kind": "plan", "choices": {"dtype": "float32"}}, Message("plan", choices={"dtype": "float32"})),
+        ({"kind": "load", "choices": {}}, Message("load", choices={})),
+        ({"kind": "clear_history"}, Message("clear_history")),
+    ],
+)
+def test_what_a_panel_says(content: dict[str, Any], message: Message) -> None:
+    assert read_message(content) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "its kind is of type NoneType"),
+        ([], "its kind is of type NoneType"),
+        ("cancel", "its kind is of type NoneType"),
+        ({}, "its kind is of type NoneType"),
+        ({"kind": "drop"}, "its kind is 'drop'"),
+        ({"kind": ["cancel"]}, r"its kind is \['cancel'\]"),
+        ({"kind": "x" * 5_000_000}, "its kind is 'xxx"),
+        ({"kind": "unload", "path": "/etc/passwd"}, r"the parts of 'unload' are \['path'\]"),
+        ({"kind": "load", "choices": {}, "model": "/etc"}, "the parts of 'load'"),
+        ({"kind": "load"}, r"the parts of 'load' are \[\]"),
+        ({"kind": "answer"}, "the parts of 'answer'"),
+        ({"kind": "answer", "choice": "0"}, "choice is of type str"),
+        ({"kind": "answer", "choice": True}, "choice is of type bool"),
+        ({"kind": "answer", "choice": None}, "choice is of type NoneType"),
+        ({"kind": "cancel", "number": 1.5}, "number is of type float"),
+        ({"kind": "plan", "choices": [["dtype", "float32"]]}, "choices is of type list"),
+        ({"kind": "plan", "choices": {"dtype": 32}}, "its choice of 'dtype' is no text"),
+        ({"kind": "plan", "choices": {"variant": "x" * 5_000_000}}, "its choice of 'variant' is no text, or too long"),
+        ({"kind": "plan", "choices": {str(number): "" for number in range(10_000)}}, "it has 10000 choices"),
+    ],
+)
+def test_what_nobody_clicks_is_refused_in_few_words(content: Any, reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason) as info:
+        read_message(content)
+    assert len(str(info.value)) < 300
+
+
+def test_buffers_are_refused() -> None:
+    with pytest.raises(RefusedError, match="it brings 1 buffers"):
+        read_message({"kind": "cancel"}, [memoryview(b"")])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+PARTS = st.sampled_from(["kind", "number", "choice", "choices", "path"])
+KINDS = st.sampled_from(["drawn", "cancel", "unload", "answer", "plan", "load", "clear_history"])
+
+
+@given(JSON | st.dictionaries(PARTS, KINDS | JSON))
+def test_whatever_is_sent_is_read_or_refused(content: Any) -> None:
+    try:
+        message = read_message(content)
+    except RefusedError:
+        return
+    assert message.number is None or type(message.number) is int
+    assert type(message.choice) is int
+    assert all(isinstance(part, str) for item in message.choices.items() for part in item)
