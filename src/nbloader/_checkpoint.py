@@ -9,18 +9,26 @@ checkpoints (https://huggingface.co/docs/transformers/big_models).
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeGuard
+from typing import Any, BinaryIO
 
 from nbloader._errors import CheckpointError
+from nbloader._untrusted import (
+    BITS,
+    BoundedFile,
+    TensorStub,
+    TooLargeError,
+    is_shape,
+    is_size,
+    parse_json,
+    read_pickle,
+)
 
 CONFIG = "config.json"
 WEIGHT_FILES = (
@@ -34,20 +42,9 @@ WEIGHT_FILES = (
 OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".ckpt", ".ot", ".tflite")
 """Endings of weights that are not for transformers on torch."""
 
-_MAX_DIMENSIONS = 64  # as torch has it
-_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+_TOO_LARGE = "would take more than 100 MB of memory to read, and is not read."
+_SUSPICIOUS = "Take the checkpoint from where you trust it; convert it with save_pretrained() to smaller shards."
 _AGAIN = "Download or copy the checkpoint again."
-
-_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
-    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-}  # fmt: skip
-_STORAGES = {
-    "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}  # fmt: skip
 FLOATS = {"float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 """The types that a load may cast, by torch's name: their code in a header, and the bytes an element takes."""
 
@@ -173,7 +170,10 @@ def read_json(path: Path) -> dict[str, Any]:
         Where the file cannot be read or is no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = parse_json(file, os.path.getsize(path))
+    except TooLargeError:
+        raise CheckpointError(f"{path} {_TOO_LARGE}", _SUSPICIOUS) from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.", _AGAIN) from None
     except OSError as error:
@@ -306,11 +306,10 @@ def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[st
             f"account, the file has {shard.bytes:,}.",
             _AGAIN,
         )
-    if length > _MAX_HEADER:
-        raise CheckpointError(f"{shard.path} has a header of {length:,} bytes; 100 MB is the most.", _AGAIN)
-    text = file.read(length)
     try:
-        header = json.loads(text)
+        header = parse_json(file, length)
+    except TooLargeError:
+        raise CheckpointError(f"{shard.path} has a header that {_TOO_LARGE}", _SUSPICIOUS) from None
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
@@ -342,26 +341,17 @@ def _offsets(shard: ShardFile, key: str, entry: Any) -> tuple[int, int]:
         begin, end = entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         begin = end = None
-    if not _is_size(begin) or not _is_size(end):
+    if not is_size(begin) or not is_size(end):
         raise CheckpointError(f"{shard.path} does not say where tensor {key!r} lies.", _AGAIN)
     return begin, end
 
 
-def _is_size(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_shape(shape: Collection[object]) -> bool:
-    # Bounded before anything is multiplied: Python would do sums of a million digits with everything else waiting.
-    return len(shape) <= _MAX_DIMENSIONS and all(_is_size(extent) and extent < 2**63 for extent in shape)
-
-
 def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], start: int) -> Tensor:
     shape, dtype = entry.get("shape"), entry.get("dtype")
-    if not isinstance(shape, list) or not _is_shape(shape):
+    if not isinstance(shape, list) or not is_shape(shape):
         raise CheckpointError(f"{shard.path} gives tensor {key!r} a shape that cannot be.", _AGAIN)
     begin, end = entry["data_offsets"]
-    bits = _BITS.get(dtype) if isinstance(dtype, str) else None
+    bits = BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
         raise CheckpointError(
             f"{shard.path} has a header that lies: tensor {key!r} of shape {shape} and type {dtype} takes "
@@ -378,17 +368,15 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
             raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing.", _AGAIN)
         return {}
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(BoundedFile(file)) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            if archive.getinfo(entry).file_size > _MAX_HEADER:
-                raise CheckpointError(f"{shard.path} has a pickle of more than 100 MB beside its tensors.", _AGAIN)
             with archive.open(entry) as pickled:
-                content = _HeaderUnpickler(pickled).load()
+                content = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
             storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
     except (zipfile.BadZipFile, StopIteration, OSError) as error:
         raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None
-    except CheckpointError:
-        raise
+    except TooLargeError:
+        raise CheckpointError(f"{shard.path} has a header that {_TOO_LARGE}", _SUSPICIOUS) from None
     except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
         raise CheckpointError(f"{shard.path} holds a pickle that cannot be read: {error!r}.", _AGAIN) from None
     return _stubs_of(index, content, storages, shard.bytes)
@@ -412,71 +400,5 @@ def _stubs_of(index: int, content: Any, storages: Mapping[str, tuple[int, int]],
     return {
         str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes, *storages.get(stub.storage, (0, size)))
         for key, stub in content.items()
-        if isinstance(stub, _TensorStub)
+        if isinstance(stub, TensorStub)
     }
-
-
-class _Inert:
-    """Stands for anything a pickle names. It can be made, called and filled, and never does anything."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
-        return self
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
-
-class _InertDict(dict[Any, Any]):
-    """A state dict: its entries are kept, its attributes (torch's ``_metadata``) are not."""
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-class _StorageStub(NamedTuple):
-    dtype: str
-    key: str
-
-
-class _TensorStub(_Inert):
-    """A tensor of a pickle, without its elements."""
-
-    def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *rest: Any) -> None:
-        code, self.storage = storage if isinstance(storage, _StorageStub) else ("", "")
-        self.dtype = code or "UNKNOWN"
-        self.shape = tuple(shape) if isinstance(shape, tuple) and _is_shape(shape) else ()
-        self.bytes = math.prod(self.shape) * _BITS.get(code, 0) // 8
-
-
-def _parameter(data: Any = None, *rest: Any) -> Any:
-    return data
-
-
-class _HeaderUnpickler(pickle._Unpickler):
-    """Reads names, shapes and types from the pickle of ``torch.save``. Imports and runs nothing that it names.
-
-    The unpickler in Python, not the one in C: a few bytes make that one's memo take gigabytes.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return _InertDict
-        if module == "torch._utils" and name.startswith("_rebuild_tensor"):
-            return _TensorStub
-        if module == "torch._utils" and name.startswith("_rebuild_parameter"):
-            return _parameter
-        if module.startswith("torch") and name in _STORAGES:
-            return _STORAGES[name]
-        return _Inert
-
-    def persistent_load(self, pid: Any) -> Any:
-        # ("storage", storage type, key, location, number of elements)
-        if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[1], str):
-            return _StorageStub(pid[1], str(pid[2]))
-        return _Inert()

@@ -1,0 +1,248 @@
+"""Reading what a stranger wrote, JSON and pickles: nothing is run, and memory is bounded before it is used.
+
+What a text or a pickle can make Python hold at most is bounded by its length and by its tokens; what would be more than
+`MOST_MEMORY` is refused before it is read. Costs are those measured with tracemalloc on CPython 3.11, of the worst that
+each token can ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Collection
+from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeGuard
+
+MOST_MEMORY = 100_000_000
+"""Bytes that reading one header may take."""
+
+_TOKEN = 100  # bytes that one of ``, : [ {`` can make of JSON
+_OPCODE = 75  # bytes that one operation of a pickle can make
+_FOR_DIRECTORY = MOST_MEMORY // 4
+_FOR_PICKLE = MOST_MEMORY - _FOR_DIRECTORY
+_MOST_AT_ONCE = _FOR_DIRECTORY * 46 // 556
+"""Bytes of a zip's directory that are read at most: 46 can make 556."""
+_MOST_TAIL = 66_000  # bytes behind the directory: a record, and a comment of 64 KiB
+
+_MAX_DIMENSIONS = 64  # as torch has it
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+"""Bits that an element takes, by safetensors' code of its type."""
+
+_STORAGES = {
+    "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}  # fmt: skip
+
+
+class TooLargeError(ValueError):
+    """Reading it would take more memory than any header should."""
+
+
+def parse_json(file: BinaryIO, length: int) -> Any:
+    """Return what the next `length` bytes of a file say as JSON.
+
+    Raises
+    ------
+    TooLargeError
+        Where reading it could take more than `MOST_MEMORY`.
+    ValueError, RecursionError
+        Where it is no JSON.
+    """
+    if 3 * length > MOST_MEMORY:
+        raise TooLargeError
+    data = file.read(length)
+    # Beside the bytes the text, and the texts in it: one byte a character, or four where one of them asks for that.
+    texts = (3 if data.isascii() else 9) * len(data)
+    tokens = sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
+    if texts + _TOKEN * tokens > MOST_MEMORY:
+        raise TooLargeError
+    return json.loads(data)
+
+
+class BoundedFile:
+    """A file that is asked for little at once: zipfile reads a whole directory, however long it says that it is.
+
+    Raises
+    ------
+    TooLargeError
+        Where it is asked for more.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, length: int = -1) -> bytes:
+        if length > _MOST_AT_ONCE:
+            raise TooLargeError
+        if length >= 0:
+            return self._file.read(length)
+        tail = self._file.read(_MOST_TAIL + 1)
+        if len(tail) > _MOST_TAIL:
+            raise TooLargeError
+        return tail
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Tell whether this is a number of bytes or of elements."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_shape(shape: Collection[object]) -> bool:
+    """Tell whether these can be a tensor's extents."""
+    # Bounded before anything is multiplied: Python would do sums of a million digits with everything else waiting.
+    return len(shape) <= _MAX_DIMENSIONS and all(is_size(extent) and extent < 2**63 for extent in shape)
+
+
+class _Inert:
+    """Stands for anything a pickle names. It can be made, called and filled, and never does anything."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None: ...
+
+    def extend(self, values: Any) -> None: ...
+
+
+class _StorageStub(NamedTuple):
+    dtype: str
+    key: str
+
+
+class TensorStub(_Inert):
+    """A tensor of a pickle, without its elements: `dtype` is safetensors' code, `storage` the name of its file."""
+
+    __slots__ = ("bytes", "dtype", "shape", "storage")
+
+    def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *rest: Any) -> None:
+        code, self.storage = storage if isinstance(storage, _StorageStub) else ("", "")
+        self.dtype = code or "UNKNOWN"
+        self.shape = tuple(shape) if isinstance(shape, tuple) and is_shape(shape) else ()
+        self.bytes = math.prod(self.shape) * BITS.get(code, 0) // 8
+
+
+def _parameter(data: Any = None, *rest: Any) -> Any:
+    return data
+
+
+def read_pickle(file: BinaryIO, length: int) -> Any:
+    """Return what the pickle of ``torch.save`` in a file of `length` bytes says, with a stub in each tensor's place.
+
+    Nothing that it names is imported or run.
+
+    Raises
+    ------
+    TooLargeError
+        Where reading it could take more than a header should.
+    Exception
+        Of any kind, where it is broken.
+    """
+    left = (_FOR_PICKLE - 5 * length) // _OPCODE
+    return _HeaderUnpickler(file, left).load()
+
+
+class _HeaderUnpickler(pickle._Unpickler):
+    """Reads names, shapes and types from the pickle of ``torch.save``, in so many operations at most.
+
+    The unpickler in Python, not the one in C: a few bytes make that one's memo take gigabytes, and only this one's
+    operations can be counted.
+    """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    append: Callable[[Any], None]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]]
+
+    def __init__(self, file: BinaryIO, left: int) -> None:
+        super().__init__(file)
+        self.left = left
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch._utils" and name.startswith("_rebuild_tensor"):
+            return TensorStub
+        if module == "torch._utils" and name.startswith("_rebuild_parameter"):
+            return _parameter
+        if module.startswith("torch") and name in _STORAGES:
+            return _STORAGES[name]
+        return _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        # ("storage", storage type, key, location, number of elements)
+        if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[1], str) and isinstance(pid[2], (str, int)):
+            return _StorageStub(pid[1], str(pid[2]))
+        return _Inert()
+
+    def _fill(self, items: list[Any]) -> None:
+        """Add keys and values to what lies on the stack. Keys are texts: hashing what is nested deeply crashes."""
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            target.update((key, value) for key, value in zip(items[::2], items[1::2], strict=False) if type(key) is str)
+
+    def _set_items(self) -> None:
+        self._fill(self.pop_mark())
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
+
+    def _make_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._fill(items)
+
+    def _make_set(self) -> None:
+        self.append(_Inert())
+
+    def _make_filled_set(self) -> None:
+        self.pop_mark()
+        self.append(_Inert())
+
+    def _add_items(self) -> None:
+        self.pop_mark()
+
+    def _build(self) -> None:
+        self.stack.pop()  # attributes, such as torch's _metadata
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("a state dict has no such operation")
+
+
+def _counted(operation: Callable[[Any], None]) -> Callable[[Any], None]:
+    def run(unpickler: _HeaderUnpickler) -> None:
+        unpickler.left -= 1
+        if unpickler.left < 0:
+            raise TooLargeError
+        operation(unpickler)
+
+    return run
+
+
+_OPERATIONS: dict[bytes, Callable[[Any], None]] = {
+    pickle.SETITEM: _HeaderUnpickler._set_item,
+    pickle.SETITEMS: _HeaderUnpickler._set_items,
+    pickle.DICT: _HeaderUnpickler._make_dict,
+    pickle.EMPTY_SET: _HeaderUnpickler._make_set,
+    pickle.FROZENSET: _HeaderUnpickler._make_filled_set,
+    pickle.ADDITEMS: _HeaderUnpickler._add_items,
+    pickle.BUILD: _HeaderUnpickler._build,
+    # It makes room for as much as it is told, before it is known whether there is as much.
+    pickle.BYTEARRAY8: _HeaderUnpickler._refuse,
+}
+_HeaderUnpickler.dispatch = {
+    **{code: _counted(operation) for code, operation in pickle._Unpickler.dispatch.items()},
+    **{code[0]: _counted(operation) for code, operation in _OPERATIONS.items()},
+}
