@@ -362,18 +362,17 @@ def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], st
 
 
 def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(file):
-        file.seek(0)
-        if file.read(4) == b"PK\3\4":
-            raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing.", _AGAIN)
-        return {}
+    if file.read(4) != b"PK\3\4":
+        return {}  # a pickle from before torch 1.6, which says how large it is only as it is loaded
     try:
         with zipfile.ZipFile(BoundedFile(file)) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(entry) as pickled:
                 content = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
             storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
-    except (zipfile.BadZipFile, StopIteration, OSError) as error:
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing ({error}).", _AGAIN) from None
+    except (StopIteration, OSError) as error:
         raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None
     except TooLargeError:
         raise CheckpointError(f"{shard.path} has a header that {_TOO_LARGE}", _SUSPICIOUS) from None

@@ -209,6 +209,17 @@ def test_as_many_tensors_as_a_pickle_may_have_are_read(tmp_path: Path) -> None:
     assert {tensor.shape for tensor in tensors.values()} == {(1,)}
 
 
+def test_a_zip_that_spans_disks_is_refused(tmp_path: Path) -> None:
+    folder = with_pickle(tmp_path, START + b"}.")
+    path = folder / "pytorch_model.bin"
+    whole = path.read_bytes()
+    end = whole.rindex(b"PK\5\6")
+    locator = b"PK\6\7" + bytes(12) + (2).to_bytes(4, "little")
+    path.write_bytes(whole[:end] + bytes(56) + locator + whole[end:])
+    with pytest.raises(CheckpointError, match="multiple disks"):
+        read_checkpoint(folder)
+
+
 OPCODES = st.sampled_from([*(bytes([code]) for code in range(256)), b"ctorch._utils\n_rebuild_tensor_v2\n"])
 PROGRAM = st.lists(st.binary(max_size=6) | OPCODES, max_size=60).map(b"".join)
 
