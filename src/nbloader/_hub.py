@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import os
 import queue
 import re
@@ -572,8 +573,8 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
             f"There is no {where}, or it is private.", "Check the spelling; for a private one log in or pass token=."
         )
     if isinstance(cause, errors.HfHubHTTPError):
-        status = f"HTTP {cause.response.status_code} {cause.response.reason_phrase}".strip()
-        return DownloadError(f"{where} answered {status}.", "Try again later.")
+        # In our words: the server's may repeat what it was sent, the token too.
+        return DownloadError(f"{where} answered {_status_text(cause.response.status_code)}.", "Try again later.")
     if isinstance(cause, BrokenOffError) and cause.wait is not None:
         return DownloadError(
             f"{where} answered {cause} and asks to be left alone for {cause.wait:.0f} s.",
@@ -589,6 +590,11 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
             f"{where} could not be stored: {cause}", "Is there room, and may you write there? See cache_dir=."
         )
     return None
+
+
+def _status_text(status: int) -> str:
+    phrase = http.client.responses.get(status, "")
+    return f"HTTP {status} {phrase}".strip()
 
 
 def _in(subfolder: str, name: str) -> str:

@@ -378,7 +378,7 @@ class LoadJob:
         """Return what is told of an exception, without the traceback that keeps the half-built model alive."""
         if self._cancelled.is_set():
             return LoadCancelled("The load was cancelled.")
-        details = "".join(traceback.format_exception(error))
+        details = self._hide("".join(traceback.format_exception(error)))
         if isinstance(error, LoadError):
             error.details = error.details or details
             return error.fresh()
@@ -388,10 +388,15 @@ class LoadJob:
                 f"{where}{error.strerror or error}.", "Check the file, its permissions and the free space.", details
             )
         return LoadError(
-            f"{self._state.name} could not be loaded: {type(error).__name__}: {error}",
+            self._hide(f"{self._state.name} could not be loaded: {type(error).__name__}: {error}"),
             "This looks like a fault in nbloader: please report it with error.details.",
             details,
         )
+
+    def _hide(self, text: str) -> str:
+        """Return what a library said without the token, which it may have repeated."""
+        token = self.options.token
+        return text.replace(token, "…") if isinstance(token, str) and token else text
 
     def _finish(self, outcome: stages.Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
         with self._lock:

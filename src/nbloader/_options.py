@@ -360,6 +360,15 @@ def _quantization_name(value: Any) -> Any:
     return _QUANTIZATION_ALIASES.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 
+def _token(value: Any) -> Any:
+    """Return a token without the white space around it that copying brings; never shows it."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise OptionError("token= holds characters that no token has.", "Copy it again from your settings page.")
+    return value
+
+
 def _device_name(device: object) -> str | None:
     return None if device is None else str(device)
 
@@ -400,7 +409,7 @@ def _check_extra(extra: Mapping[str, Any]) -> None:
 
 _TAKEN: dict[str, Callable[[Any], Any]] = {
     "dtype": _dtype_name, "quantization": _quantization_name, "device": _device_name, "max_memory": _limits,
-    "cache_dir": _path, "offload_folder": _path, "adapter": _path,
+    "cache_dir": _path, "offload_folder": _path, "adapter": _path, "token": _token,
 }  # fmt: skip
 _TYPES: dict[str, tuple[type, ...]] = {
     "device_map": (str, Mapping, type(None)),

@@ -42,7 +42,7 @@ class Repo:
     half-way, "reset" breaks the connection there, "whole" ignores the range asked for, "wrong" changes a byte,
     "short" serves a shorter file, "html" another page altogether, "slow" takes its time, "503 7" is a status with
     Retry-After, and "429 limit" one with the Hub's own header; those of "NAME head" befall looks at a file's header.
-    `unsized` leaves sizes and hashes out of the list.
+    `unsized` leaves sizes and hashes out of the list. `echoes` has a `broken` one repeat the token it was sent.
     """
 
     files: Mapping[str, bytes]
@@ -52,6 +52,7 @@ class Repo:
     stall: str | None = None
     unsized: bool = False
     broken: int | None = None
+    echoes: bool = False
     faults: dict[str, list[str]] = field(default_factory=dict)
     release: threading.Event = field(default_factory=threading.Event)
     stalled: threading.Event = field(default_factory=threading.Event)
@@ -121,7 +122,7 @@ class Hub:
         if repo is None:
             return _refuse(request, 401 if is_api else 404, "RepoNotFound")
         if repo.broken is not None:
-            return _refuse(request, repo.broken, "Broken")
+            return _refuse(request, repo.broken, str(request.headers["authorization"]) if repo.echoes else "Broken")
         if self.wants_no_token and request.headers.get("authorization"):
             return _refuse(request, 400, "OneWayOfAuthorization")
         if repo.token and not self.wants_no_token and request.headers.get("authorization") != f"Bearer {repo.token}":
@@ -227,14 +228,18 @@ def _send_file(
 
 def _refuse(request: BaseHTTPRequestHandler, status: int, code: str, commit: str | None = None) -> None:
     headers = {"X-Error-Code": code, "X-Error-Message": code, **({"X-Repo-Commit": commit} if commit else {})}
-    _send_json(request, status, {"error": code}, headers)
+    _send_json(request, status, {"error": code}, headers, code)
 
 
 def _send_json(
-    request: BaseHTTPRequestHandler, status: int, content: Any, headers: Mapping[str, str] | None = None
+    request: BaseHTTPRequestHandler,
+    status: int,
+    content: Any,
+    headers: Mapping[str, str] | None = None,
+    phrase: str | None = None,
 ) -> None:
     body = json.dumps(content).encode()
-    request.send_response(status)
+    request.send_response(status, phrase)
     for name, value in {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),

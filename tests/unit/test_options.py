@@ -146,6 +146,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         ({"extra": [1]}, "wrong type"),
         ({"device": "cpu", "device_map": "auto"}, "both given"),
         ({"token": 5}, "a value of type int"),
+        ({"token": "hf_a b"}, "characters that no token has"),
     ],
 )
 def test_values_that_cannot_be_are_refused(choice: dict[str, Any], said: str) -> None:

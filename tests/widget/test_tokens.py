@@ -1,0 +1,92 @@
+"""A token is in no log, error, state, saved notebook, history or file of ours, however a load goes."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.hub import Hub, Repo
+from support.waiting import wait_for
+
+from nbloader import LoadCancelled, LoadError, LoaderWidget
+from nbloader._publisher import view_of
+
+TOKEN = "hf_ThisIsVerySecret"
+SHARD = "model-00002-of-00004.safetensors"
+
+
+def whole(hub: Hub, folder: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(folder, token=TOKEN)
+
+
+def echoing(hub: Hub, folder: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(folder, broken=500, echoes=True)
+
+
+def gated(hub: Hub, folder: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(folder, token="another", gated=True)
+
+
+def private(hub: Hub, folder: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(folder, token="another")
+
+
+def breaking(hub: Hub, folder: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(folder, faults={SHARD: ["wrong"]})
+
+
+def stalling(hub: Hub, folder: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(folder, stall=SHARD)
+
+
+@pytest.mark.parametrize("serve", [whole, echoing, gated, private, breaking, stalling])
+def test_a_token_is_nowhere(
+    serve: Callable[[Hub, Path], None],
+    hub: Hub,
+    demo_small: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level("DEBUG", logger="nbloader")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    serve(hub, demo_small)
+    widget = LoaderWidget("us/demo", cache_dir=str(tmp_path / "cache"), token=f" {TOKEN}\n")
+    widget._repr_mimebundle_()
+    widget.load()
+    told = [caplog.text]
+    if serve is stalling:
+        assert hub.repos["us/demo"].stalled.wait(30)
+        wait_for(lambda: bool(list((tmp_path / "state").rglob("*.json"))))  # a sign of life
+        told += [path.read_text() for path in (tmp_path / "state").rglob("*.json")]
+        widget.cancel()
+    try:
+        widget.result(60)
+    except (LoadError, LoadCancelled) as error:
+        told += [repr(error), str(error), getattr(error, "details", ""), "".join(traceback.format_exception(error))]
+    hub.repos["us/demo"].release.set()
+    assert widget.job is not None
+    told += [repr(widget), repr(widget.job.options), repr(widget.job.events), repr(widget.state)]
+    told += [repr(view_of(widget.state)), repr(widget.get_state()), repr(widget._form), repr(widget.history)]
+    told += [caplog.text, *capfd.readouterr()]
+    told += [path.read_text() for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    told += [path.name for path in tmp_path.rglob("*")]
+    told += [path.read_text() for path in (tmp_path / "cache").rglob("*.json") if path.stat().st_size < 1 << 20]
+    assert widget.state.status == {whole: "ready", stalling: "cancelled"}.get(serve, "failed")
+    assert not [text for text in told if TOKEN in text]
+    assert TOKEN not in repr(dict(os.environ))
+
+
+def test_what_a_library_repeats_is_hidden(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def repeat(*_: object, **__: object) -> None:
+        raise ValueError(f"Illegal header value b'Bearer {TOKEN}'")
+
+    monkeypatch.setattr("nbloader._transformers.load_tokenizer", repeat)
+    widget = LoaderWidget(demo_small, token=TOKEN)
+    with pytest.raises(LoadError, match="Illegal header value") as info:
+        widget.result()
+    assert TOKEN not in str(info.value) + info.value.details
