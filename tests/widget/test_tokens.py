@@ -23,7 +23,7 @@ def whole(hub: Hub, folder: Path) -> None:
 
 
 def echoing(hub: Hub, folder: Path) -> None:
-    hub.repos["us/demo"] = Repo.of_folder(folder, broken=500, echoes=True)
+    hub.repos["us/demo"] = Repo.of_folder(folder, broken=400, echoes=True)
 
 
 def gated(hub: Hub, folder: Path) -> None:
