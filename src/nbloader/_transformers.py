@@ -404,6 +404,34 @@ def check_architecture(folder: Path, config: Mapping[str, Any], allows_code: boo
     )
 
 
+def check_kernels(folder: Path, config: Mapping[str, Any]) -> None:
+    """Hold back a checkpoint whose config chooses code of another repository to compute attention with.
+
+    transformers would download and run it, with the package ``kernels``, without that anybody has asked for it.
+
+    Raises
+    ------
+    CheckpointError
+        Where the config names such a repository.
+    """
+    named = [name for name in _attention_names(config) if "/" in name]
+    if named:
+        raise CheckpointError(
+            f"{folder / 'config.json'} chooses an attention whose code lies in another repository: {named[0]}.",
+            f"Choose one yourself: attn_implementation='sdpa', or {named[0]!r} if you trust its authors.",
+        )
+
+
+def _attention_names(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every attention that a config and its parts choose."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _attention_names(value)
+        if "attn_implementation" in name:
+            values = value.values() if isinstance(value, Mapping) else [value]
+            yield from (chosen for chosen in values if isinstance(chosen, str))
+
+
 def _code_names(config: Mapping[str, Any]) -> list[str]:
     """Return the classes that a config names in code of the checkpoint's own: "modeling_x.Class"."""
     named = config.get("auto_map")

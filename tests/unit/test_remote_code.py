@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from support.hub import Hub, Repo
 
 import nbloader
 from nbloader import LoadJob, LoadOptions, RemoteCodeError
-from nbloader._errors import CheckpointError, LoadCancelled
+from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._events import Asked
 
 CONFIGURATION = """
@@ -96,6 +97,75 @@ def test_a_tokenizer_s_code_is_asked_for_too(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(RemoteCodeError, match=r"tokenization_mine\.py"):
         load(folder)
+
+
+CLASSES = "open({marker!r}, 'w').close()\nfrom transformers import LlamaTokenizer\nclass Mine(LlamaTokenizer): pass\n"
+MAKERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}),
+    "fast tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}),
+    "processor": ("processor_config.json", {"auto_map": {"AutoProcessor": "mine.Mine"}}),
+    "image processor": (
+        "preprocessor_config.json",
+        {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}},
+    ),
+    "feature extractor": (
+        "preprocessor_config.json",
+        {"feature_extractor_type": "Mine", "auto_map": {"AutoFeatureExtractor": "mine.Mine"}},
+    ),
+    "known tokenizer": (
+        "tokenizer_config.json",
+        {"tokenizer_class": "LlamaTokenizer", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}},
+    ),
+    "video processor": ("video_preprocessor_config.json", {"auto_map": {"AutoVideoProcessor": "mine.Mine"}}),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_no_code_of_a_tokenizer_or_processor_runs_unasked(kind: str, tmp_path: Path) -> None:
+    folder = archs.save(archs.build("llama"), tmp_path / "mine")
+    name, settings = MAKERS[kind]
+    (folder / "mine.py").write_text(CLASSES.format(marker=str(tmp_path / "ran")))
+    own_class = {"tokenizer_class": "Mine"} if "tokenizer_config" in name else {"processor_class": "Mine"}
+    (folder / name).write_text(json.dumps(own_class | settings))
+    expected = {"known tokenizer": nullcontext(), "video processor": pytest.raises(CheckpointError)}
+    with expected.get(kind, pytest.raises(RemoteCodeError)):
+        load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_code_of_an_adapter_runs(tmp_path: Path) -> None:
+    base = archs.save(archs.build("llama"), tmp_path / "base")
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    code = CLASSES.format(marker=str(tmp_path / "ran"))
+    (folder / "mine.py").write_text(code)
+    auto = {"base_model_class": "Mine", "parent_library": "mine"}
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "auto_mapping": auto}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(base)}))
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (exec, (code,))
+
+    import torch
+
+    torch.save({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": Evil()}, folder / "adapter_model.bin")
+    with pytest.raises(LoadError):
+        load(base, adapter=str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "a_part"])
+def test_attention_from_another_repository_is_not_fetched_unasked(key: str, tmp_path: Path) -> None:
+    folder = archs.save(archs.build("llama"), tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    named: Any = "they/kernel@main:forward" if key != "a_part" else {"attn_implementation": {"": "they/kernel"}}
+    (folder / "config.json").write_text(json.dumps(config | {key: named}))
+    with pytest.raises(CheckpointError, match="lies in another repository: they/kernel"):
+        load(folder)
+    with pytest.raises(CheckpointError, match="lies in another repository"):
+        load(folder, trust_remote_code=True)
+    assert load(folder, attn_implementation="sdpa").config._attn_implementation == "sdpa"
 
 
 def test_code_of_a_known_architecture_is_left_alone(tmp_path: Path) -> None:

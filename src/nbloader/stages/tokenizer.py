@@ -28,6 +28,8 @@ def make_tokenizer(
         imports = reporter.now() - began
         reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()
+        if options.attn_implementation is None:
+            _transformers.check_kernels(fetched.folder, fetched.config)
         _transformers.check_architecture(fetched.folder, fetched.config, allows_code)
 
         def warn(text: str) -> None:
