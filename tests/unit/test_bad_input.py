@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable
@@ -238,6 +239,16 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="refused"):
         nbloader.load(folder, progress=False)
     assert not Path("/tmp/nbloader-evil").exists()
+
+
+def test_a_tokenizer_s_settings_lead_nowhere_else(demo_small: Path, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside.json"
+    shutil.copytree(demo_small, folder)
+    shutil.move(folder / "tokenizer.json", outside)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_file": str(outside)}))
+    with pytest.raises(CheckpointError):
+        nbloader.load(folder, progress=False)
 
 
 def test_a_small_pickle_takes_little_memory(tmp_path: Path) -> None:
