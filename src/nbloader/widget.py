@@ -38,6 +38,15 @@ _DRAWN_SECONDS = 3.0
 _TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
 
 
+def _front_end(name: str) -> Path | str:
+    """Return a part of the front end: as a file where changes to it are followed, else as text.
+
+    anywidget keeps every widget that shows a file, to tell it of changes, and that would keep its model too.
+    """
+    path = _STATIC / name
+    return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
+
+
 class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Loads a checkpoint in the background, and shows how it goes.
 
@@ -71,8 +80,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         For an option that does not exist or a value it cannot take.
     """
 
-    _esm = _STATIC / "widget.js"
-    _css = _STATIC / "style.css"
+    _esm = _front_end("widget.js")
+    _css = _front_end("style.css")
 
     _state = traitlets.Dict().tag(sync=True)
     _shards = traitlets.Dict().tag(sync=True)

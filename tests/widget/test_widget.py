@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from support import archs
 from support.comm import RecordingComm
 from support.hub import Hub, Repo
+from support.waiting import wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
@@ -121,6 +124,65 @@ def test_a_closed_widget_never_ends_a_load(demo_small: Path) -> None:
     widget = LoaderWidget(demo_small).load()
     widget.close()
     assert widget.result().model is not None
+
+
+def test_a_widget_that_goes_in_mid_load_leaves_a_load_that_ends(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    """A closed widget that nobody refers to is collected with the load's end, and the model with it."""
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    widget: LoaderWidget | None = LoaderWidget("us/demo", cache_dir=str(tmp_path)).load()
+    assert widget is not None
+    gone, job = weakref.ref(widget), weakref.ref(widget.job)
+    assert repo.stalled.wait(30)
+    widget.close()
+    widget = None
+    gc.collect()
+    state = job().state
+    assert (state.status, state.cancelling) == ("running", False)
+    ended = threading.Event()
+    job().subscribe(lambda event: ended.set() if type(event).__name__ == "Ready" else None)
+    repo.release.set()
+    assert ended.wait(60)
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("nbloader-")])
+    gc.collect()
+    assert (gone(), job(), nbloader.loaded()) == (None, None, [])
+
+
+def test_sixty_four_threads_wait_in_four_ways_for_one_load(demo_small: Path) -> None:
+    begin = threading.Barrier(64)
+    shared = LoaderWidget(demo_small, dtype="float32")
+    models: list[object] = []
+
+    async def awaited(widget: LoaderWidget) -> object:
+        return (await widget).model
+
+    def called_back() -> object:
+        ended = threading.Event()
+        widget = LoaderWidget(
+            demo_small, dtype="float32", progress_callback=lambda told: ended.set() if told["progress"] == 100 else None
+        ).load()
+        assert ended.wait(60)
+        return widget.model
+
+    ways = [
+        lambda: LoaderWidget(demo_small, dtype="float32").result().model,
+        lambda: asyncio.run(awaited(LoaderWidget(demo_small, dtype="float32"))),
+        lambda: asyncio.run(awaited(shared)),
+        called_back,
+    ]
+
+    def ask(number: int) -> None:
+        begin.wait()
+        models.append(ways[number % len(ways)]())
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    assert len(models) == 64
+    assert len({id(model) for model in models}) == 1
+    assert len(nbloader.loaded()) == 1
+    assert not any(parameter.is_meta for parameter in shared.model.parameters())
 
 
 def test_a_click_cancels(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
