@@ -179,8 +179,11 @@ def _stacks(ident: int) -> str:
     """Return where the loading thread is, and where those that work for it are: equal ones once."""
     frames = sys._current_frames()
     names: dict[str, list[str]] = {}
-    for thread in sorted(threading.enumerate(), key=lambda thread: thread.ident != ident):
-        if (thread.ident == ident or thread.name in _HELPERS) and thread.ident in frames:
-            names.setdefault("".join(traceback.format_stack(frames[thread.ident])), []).append(thread.name)
+    try:
+        for thread in sorted(threading.enumerate(), key=lambda thread: thread.ident != ident):
+            if (thread.ident == ident or thread.name in _HELPERS) and thread.ident in frames:
+                names.setdefault("".join(traceback.format_stack(frames[thread.ident])), []).append(thread.name)
+    finally:
+        frames.clear()  # this frame is among them: a cycle that would keep what every thread works on
     text = "\n".join(f"{', '.join(of)}:\n{stack}" for stack, of in names.items())
     return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "…"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,6 +191,27 @@ def test_a_thread_that_waits_is_found_where_it_waits() -> None:
     assert (stall.reason, stall.is_working) == ("unknown", False)
     assert "waiter.acquire()" in stall.stack
     assert stall.stack.startswith("at work:")
+
+
+def test_looking_keeps_nothing_that_a_thread_works_on() -> None:
+    class Weights: ...
+
+    end = threading.Event()
+    held: list[weakref.ref[Weights]] = []
+
+    def work() -> None:
+        weights = Weights()
+        held.append(weakref.ref(weights))
+        end.wait()
+
+    gc.disable()
+    try:
+        with thread_that(work, end) as thread:
+            wait_for(lambda: bool(held))
+            stall_of(thread)
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_the_import_that_a_thread_waits_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
