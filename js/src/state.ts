@@ -40,6 +40,8 @@ export interface Stall {
   stack: string;
   /** Whether something is done for it all the same. */
   is_working: boolean;
+  /** What moved lately, too little to be progress. */
+  bytes: number;
   offers_cancel: boolean;
 }
 

@@ -217,6 +217,7 @@ describe("the panel", () => {
       text: "The storage gives 0 B/s of model-1.safetensors.",
       stack: "nbloader-load:\n  <b>in</b> read",
       is_working: false,
+      bytes: 0,
       offers_cancel: false,
     };
     model.set({ stall });
@@ -226,7 +227,8 @@ describe("the panel", () => {
     expect(text(".nbl-stall pre")).toBe(stall.stack);
     expect(text(".nbl-movement")).toBe("");
     expect(el.querySelector(".nbl-stall button")).toBeNull();
-    model.set({ stall: { ...stall, is_working: true, offers_cancel: true } });
+    model.set({ stall: { ...stall, is_working: true, bytes: 9, offers_cancel: true } });
+    expect(text(".nbl-stall strong")).toBe("Hardly any progress for 10 s");
     expect(text(".nbl-stall p")).toContain("slow rather than stuck");
     el.querySelector<HTMLButtonElement>(".nbl-stall button")?.click();
     expect(model.sent.at(-1)).toEqual({ kind: "cancel" });

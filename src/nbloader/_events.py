@@ -20,7 +20,8 @@ class Stall:
     """What a load that makes no progress waits for: a text of the locale files' ``stall``, and its arguments.
 
     `since` is when it last made some, in seconds since it began. `is_working` tells that something is done for it all
-    the same: it is slow rather than stuck. `stack` is where its threads are.
+    the same: it is slow rather than stuck. `bytes` moved lately, too few to be progress. `stack` is where its threads
+    are.
     """
 
     since: float
@@ -28,6 +29,7 @@ class Stall:
     arguments: Mapping[str, str]
     stack: str = ""
     is_working: bool = False
+    bytes: int = 0
     offers_cancel: bool = False
 
 

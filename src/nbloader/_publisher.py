@@ -106,7 +106,7 @@ def view_of(state: LoadState) -> dict[str, Any]:
             "place": [state.bytes_placed, state.bytes_to_place],
             "readers": state.readers,
             "ahead": [list(item) for item in state.ahead],
-            "stall": None if state.stall is None or state.status != "running" else _stall(state.stall),
+            "stall": None if state.stall is None else _stall(state.stall),
             "gone": None if state.gone is None else _gone(state.gone),
             "resident": sum(shard.bytes_resident for shard in state.shards),
             "stages": [asdict(stage) for stage in state.stages],
@@ -152,6 +152,7 @@ def _stall(stall: events.Stall) -> dict[str, Any]:
         "text": text("stall", stall.reason, **stall.arguments),
         "stack": stall.stack,
         "is_working": stall.is_working,
+        "bytes": stall.bytes,
         "offers_cancel": stall.offers_cancel,
     }
 

@@ -25,6 +25,9 @@ _LOOK_SECONDS = STALLED_SECONDS / 2
 """Seconds between two looks at a load that makes no progress: what it waits for is told by the change from one to the
 next."""
 
+_TRICKLE = 100_000
+"""Bytes a second that are no progress yet: a connection that is taken up again and again brings a little each time."""
+
 _BUSY = 0.2
 """Share of the time that a thread computes from which on it is slow, and not stuck."""
 
@@ -47,10 +50,16 @@ class Doing(NamedTuple):
     waits_for_storage: bool | None = None
 
 
+class _Look(NamedTuple):
+    t: float
+    moved: int
+    doing: Doing
+
+
 class StallWatch:
     """Looks at a load again and again, and says what it waits for while it makes no progress.
 
-    Progress is a byte that moved, or a stage that began or ended.
+    Progress is bytes that move, more than a trickle, or a stage that begins or ends.
 
     Parameters
     ----------
@@ -66,9 +75,10 @@ class StallWatch:
         self._native_id = native_id
         self._ident = ident
         self._find = find
-        self._progress: Any = None
+        self._stages: Any = None
         self._since = 0.0
-        self._before: tuple[float, Doing] | None = None
+        self._before: _Look | None = None
+        self._moved = 0
         self._next = _LOOK_SECONDS
 
     def look(self, state: LoadState, offer_after: float) -> Stall | None:
@@ -81,27 +91,24 @@ class StallWatch:
         offer_after
             Seconds without progress after which to offer a cancel.
         """
-        progress = (
-            state.stage,
-            sum(stage.ended is not None for stage in state.stages),
-            sum(file.bytes_downloaded for file in state.downloads) + state.bytes_read + state.bytes_placed,
-        )
-        if progress != self._progress or state.status != "running" or state.question is not None or state.cancelling:
-            self._progress, self._since, self._before = progress, state.now, None
+        stages = state.stage, sum(stage.ended is not None for stage in state.stages)
+        moved = state.bytes_done
+        is_waiting = state.status != "running" or state.question is not None or state.cancelling
+        if is_waiting or stages != self._stages or moved - self._moved >= _TRICKLE * _LOOK_SECONDS:
+            self._stages, self._moved, self._since, self._before = stages, moved, state.now, None
             self._next = state.now + _LOOK_SECONDS
             return None
         if state.now < self._next:
             return state.stall
-        before, self._before = self._before, (state.now, self._find(self._native_id))
-        self._next = state.now + _LOOK_SECONDS
+        before, self._before = self._before, _Look(state.now, moved, self._find(self._native_id))
+        self._moved, self._next = moved, state.now + _LOOK_SECONDS
         return None if before is None else self._stall(state, before, self._before, offer_after)
 
-    def _stall(
-        self, state: LoadState, before: tuple[float, Doing], after: tuple[float, Doing], offer_after: float
-    ) -> Stall:
-        (then, former), (now, doing) = before, after
-        passed, worked = now - then, doing.seconds - former.seconds
-        faults = None if doing.faults is None or former.faults is None else doing.faults - former.faults
+    def _stall(self, state: LoadState, before: _Look, after: _Look, offer_after: float) -> Stall:
+        passed, worked = after.t - before.t, after.doing.seconds - before.doing.seconds
+        moved, faults = max(0, after.moved - before.moved), 0
+        if before.doing.faults is not None and after.doing.faults is not None:
+            faults = after.doing.faults - before.doing.faults
         frame = sys._current_frames().get(self._ident)
         where = _where(frame)
         is_working, reason = False, "unknown"
@@ -112,13 +119,21 @@ class StallWatch:
         elif worked >= _BUSY * passed:
             is_working, reason = True, "computes"
             details = {"function": where, "worked": f"{worked:.1f}", "passed": f"{passed:.1f}"}
-        elif faults or doing.waits_for_storage:
+        elif faults or after.doing.waits_for_storage:
             # Weights that are placed are mapped: what is not in memory is read by touching it.
-            is_working, reason, details = bool(faults), "pages", {"pages": str(faults or 0), "passed": f"{passed:.1f}"}
+            is_working, reason, details = bool(faults), "pages", {"pages": str(faults), "passed": f"{passed:.1f}"}
         else:
-            reason, details = _told_by(state, self._since) or (reason, details)
-        has_lasted = now - self._since
-        return Stall(self._since, reason, details, _stacks(self._ident), is_working, has_lasted >= offer_after)
+            is_working = moved > 0
+            reason, details = _told_by(state, moved / passed) or (reason, details)
+        return Stall(
+            since=self._since,
+            reason=reason,
+            arguments=details,
+            stack=_stacks(self._ident),
+            is_working=is_working,
+            bytes=moved,
+            offers_cancel=after.t - self._since >= offer_after,
+        )
 
 
 def find_doing(native_id: int) -> Doing:
@@ -132,17 +147,23 @@ def find_doing(native_id: int) -> Doing:
     return Doing(times.user + times.system)
 
 
-def _told_by(state: LoadState, since: float) -> tuple[str, Mapping[str, str]] | None:
+def _told_by(state: LoadState, rate: float) -> tuple[str, Mapping[str, str]] | None:
     """Return what is under way by what the load has told."""
-    waits = [line for line in state.log if line.code == "download_waits" and line.t >= since - 1]
-    if waits and state.stage == "download":
-        return "waits", {name: str(waits[-1].arguments[name]) for name in ("name", "reason")}
+    last_move = state.moves[-1][0] if state.moves else 0.0
+    waiting = {file.name: file.started is None for file in state.downloads if file.ended is None}
+    waits = [
+        line.arguments
+        for line in state.log
+        if line.code == "download_waits" and (line.t >= last_move or waiting.get(line.arguments["name"]))
+    ]
+    if waits and waits[-1]["name"] in waiting:
+        return "waits", {name: str(waits[-1][name]) for name in ("name", "reason")}
     files = [file for file in state.downloads if file.started is not None and file.ended is None]
     if files:
-        return "network", {"names": _listed([file.name for file in files]), "rate": size_text(0)}
+        return "network", {"names": _listed([file.name for file in files]), "rate": size_text(rate)}
     shards = [shard for shard in state.shards if shard.read_started is not None and shard.read_ended is None]
     if shards:
-        return "storage", {"names": _listed([shard.name for shard in shards]), "rate": size_text(0)}
+        return "storage", {"names": _listed([shard.name for shard in shards]), "rate": size_text(rate)}
     return None
 
 

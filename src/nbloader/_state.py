@@ -274,6 +274,8 @@ def fold(state: LoadState, event: events.Event) -> LoadState:
     if getattr(event, "shard", -1) >= len(state.shards) or _file_of(event) >= len(state.downloads):
         return state
     state = _apply(event, replace(state, now=max(state.now, event.t)))
+    if state.stall is not None and state.status != "running":
+        state = replace(state, stall=None)
     done, to_do = state.bytes_done, state.bytes_to_do
     fraction = min(done / to_do, 0.999) if to_do else 0.0
     return replace(state, floor=max(state.floor, fraction))

@@ -56,7 +56,7 @@ def _draw(bar: tqdm[Any], state: LoadState) -> None:
     rate, eta = state.rate, state.eta
     told = [f"{size_text(rate)}/s"] if rate else []
     told += [text("panel", "eta", time=f"{eta:.0f} s")] if eta else []
-    if state.stall is not None and state.status == "running":
+    if state.stall is not None:
         told = [text("stall", state.stall.reason, **state.stall.arguments)]
     bar.set_postfix_str(", ".join(told), refresh=False)
     bar.refresh()

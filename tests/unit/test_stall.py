@@ -68,7 +68,7 @@ def test_ten_seconds_without_progress_are_said_with_the_reason() -> None:
 def test_progress_ends_it() -> None:
     load = reading()
     assert load.until(12) is not None
-    load.state = fold(load.state, events.Read(12.0, 0, 10))
+    load.state = fold(load.state, events.Read(12.0, 0, MB))
     assert load.at(12.5) is None
     assert load.until(22) is None
     stall = load.until(23)
@@ -82,6 +82,23 @@ def test_a_stage_that_begins_or_ends_is_progress(event: events.Event) -> None:
     load.until(9)
     load.state = fold(load.state, event)
     assert load.until(18) is None
+
+
+def test_a_trickle_is_slow_and_its_rate_is_said() -> None:
+    """Which is what a connection brings that hangs, and is taken up again every ten seconds."""
+    load = reading()
+    stalls = []
+    for second in range(60):
+        if second % 10 == 0:
+            load.state = fold(load.state, events.Read(float(second), 0, 65_536))
+        stalls.append(load.at(float(second)))
+    assert stalls[:10] == [None] * 10
+    told = [stall for stall in stalls[10:] if stall is not None]
+    assert len(told) == 50
+    assert {stall.since for stall in told} == {0.0}
+    slow = [stall for stall in told if stall.bytes]
+    assert {(stall.is_working, stall.bytes, stall.arguments["rate"]) for stall in slow} == {(True, 65_536, "13.1 kB")}
+    assert {stall.is_working for stall in told if not stall.bytes} == {False}
 
 
 def test_a_cancel_is_offered_after_a_while() -> None:
@@ -142,16 +159,32 @@ def test_downloads_are_named() -> None:
     assert (stall.reason, stall.arguments["names"]) == ("network", "model-0.safetensors, model-1.safetensors + 2")
 
 
-def test_what_a_download_said_that_it_waits_for_is_said() -> None:
+@pytest.mark.parametrize("others", [(), (events.Downloaded(0.2, 1, 0), events.Downloaded(1.0, 1, MB))])
+def test_what_a_download_said_that_it_waits_for_is_said(others: tuple[events.Event, ...]) -> None:
     load = Watched(
         events.StageStarted(0.0, "download"),
-        events.DownloadPlanned(0.0, (("a.safetensors", MB, 0),)),
-        events.Downloaded(0.0, 0, 0),
+        events.DownloadPlanned(0.0, (("a.safetensors", MB, 0), ("b.safetensors", MB, 0))),
         events.Logged(0.1, "warning", "download_waits", {"name": "a.safetensors", "reason": "a lock", "seconds": "0"}),
+        *others,
     )
     stall = load.until(12)
     assert stall is not None
     assert (stall.reason, stall.arguments) == ("waits", {"name": "a.safetensors", "reason": "a lock"})
+
+
+def test_a_wait_that_is_over_is_no_reason() -> None:
+    load = Watched(
+        events.StageStarted(0.0, "download"),
+        events.DownloadPlanned(0.0, (("a.safetensors", MB, 0),)),
+        events.Downloaded(0.0, 0, 0),
+        events.Logged(
+            0.1, "warning", "download_waits", {"name": "a.safetensors", "reason": "HTTP 503", "seconds": "1"}
+        ),
+        events.Downloaded(1.2, 0, 10),
+    )
+    stall = load.until(12)
+    assert stall is not None
+    assert stall.reason == "network"
 
 
 def test_what_nothing_tells_of_is_said_by_its_function() -> None:

@@ -96,7 +96,9 @@ function Stalled(props: { stall: Stall; elapsed: number; onCancel: () => void })
     <div class="nbl-outcome nbl-question nbl-stall" role="status">
       {/* A clock that ticks is no news to be read aloud. */}
       <strong aria-live="off">
-        {fill(texts.panel.no_progress, { seconds: Math.floor(elapsed - stall.since) })}
+        {fill(stall.bytes > 0 ? texts.panel.little_progress : texts.panel.no_progress, {
+          seconds: Math.floor(elapsed - stall.since),
+        })}
       </strong>
       <p>
         {stall.text} {stall.is_working ? texts.panel.slow : texts.panel.stuck}
