@@ -129,6 +129,7 @@ def test_whatever_happens_in_whatever_order_the_figures_hold_together(
             starts = [value for name, value in asdict(item).items() if name.endswith("started") and value is not None]
             assert all(0 <= start <= state.now for start in starts)
         assert len(state.log) <= 200
+        assert state.stall is None or state.status == "running"
         json.dumps(view_of(state), allow_nan=False)
 
 
