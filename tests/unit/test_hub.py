@@ -53,7 +53,7 @@ def test_a_second_load_downloads_nothing(hub: Hub, folder: Path, tmp_path: Path)
     hub.repos["us/llama"] = Repo.of_folder(folder)
     nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
     hub.requests.clear()
-    job = nbloader.start("us/llama", cache_dir=tmp_path)
+    job = nbloader.start("us/llama", reload=True, cache_dir=tmp_path)
     job.result()
     assert job.state.bytes_to_download == 0
     assert not any("/resolve/" in path for method, path in hub.requests if method == "GET")
@@ -63,7 +63,7 @@ def test_a_cached_repository_loads_without_the_hub(hub: Hub, folder: Path, tmp_p
     hub.repos["us/llama"] = Repo.of_folder(folder)
     nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
     hub.requests.clear()
-    job = nbloader.start("us/llama", cache_dir=tmp_path, local_files_only=True)
+    job = nbloader.start("us/llama", reload=True, cache_dir=tmp_path, local_files_only=True)
     job.result()
     assert hub.requests == []
     assert job.state.origin == "cache"
@@ -139,8 +139,8 @@ def test_a_half_cached_repository_is_not_taken_for_whole(hub: Hub, folder: Path,
     nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
     next(tmp_path.rglob("model-00002-*.safetensors")).unlink()
     with pytest.raises(nbloader.CheckpointError, match="incomplete"):
-        nbloader.load("us/llama", cache_dir=tmp_path, local_files_only=True, progress=False)
-    assert nbloader.load("us/llama", cache_dir=tmp_path, progress=False).model is not None
+        nbloader.load("us/llama", reload=True, cache_dir=tmp_path, local_files_only=True, progress=False)
+    assert nbloader.load("us/llama", reload=True, cache_dir=tmp_path, progress=False).model is not None
 
 
 def test_progress_of_a_download_is_counted_in_bytes(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def demo(hub: Hub, demo_small: Path) -> Repo:
 
 
 def load_demo(cache: Path, **choices: Any) -> nbloader.LoadJob:
-    job = nbloader.start("us/demo", cache_dir=cache, **choices)
+    job = nbloader.start("us/demo", cache_dir=cache, reload=True, **choices)
     job.result(60)
     return job
 

@@ -59,7 +59,7 @@ def test_read_into_memory_takes_the_checkpoint_once(demo_1gb: Path) -> None:
     nbloader.load(demo_1gb, progress=False)  # the libraries are in memory from now on
     make_cold(demo_1gb)
     before = nbloader._memory.sample_memory().process
-    job = nbloader.start(demo_1gb)
+    job = nbloader.start(demo_1gb, reload=True)
     loaded = job.result()
     peak = job.state.observed_peak
     assert peak is not None
@@ -260,7 +260,7 @@ def test_a_warm_load_opens_files_as_plain_does(demo: Path) -> None:
 
     nbloader.load(demo, progress=False)
     opened: list[Any] = []
-    job = nbloader.LoadJob(demo, LoadOptions())
+    job = nbloader.LoadJob(demo, LoadOptions(), reload=True)
     job.subscribe(lambda event: opened.append(modeling_utils.safe_open) if isinstance(event, _events.Placed) else None)
     job.start().result()
     assert set(opened) == {safetensors.safe_open}
