@@ -102,6 +102,7 @@ def test_sixty_four_threads_load_once(demo_small: Path) -> None:
         ({}, True),
         ({"device": "cpu"}, True),
         ({"readers": 3, "readahead": False, "force": True, "keep": "all"}, True),
+        ({"token": "hf_other", "local_files_only": True, "stall_seconds": 9}, True),
         ({"dtype": "float16"}, False),
         ({"attn_implementation": "eager"}, False),
         ({"extra": {"output_attentions": True}}, False),
@@ -229,6 +230,26 @@ def test_replace_cancels_what_loads_and_comes_next(
     assert [number for number, _ in ahead_of_it[-1]] == [urgent.number]
 
 
+def test_who_asks_anew_does_not_join(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    running = stalled_load(hub, demo_small, tmp_path)
+    anew = nbloader.start("us/demo", cache_dir=tmp_path / "cache", reload=True)
+    assert anew is not running
+    assert nbloader.start("us/demo", cache_dir=tmp_path / "cache") in (running, anew)
+    hub.repos["us/demo"].release.set()
+    assert anew.result(60).model is not None
+    assert _events.Placed in kinds(anew)
+
+
+def test_nobody_joins_a_load_that_is_being_cancelled(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    cancelled = stalled_load(hub, demo_small, tmp_path)
+    cancelled.cancel()
+    again = nbloader.start("us/demo", cache_dir=tmp_path / "cache")
+    hub.repos["us/demo"].release.set()
+    assert again.result(60).model is not None
+    with pytest.raises(LoadCancelled):
+        cancelled.result(60)
+
+
 def test_who_joins_hears_of_it(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     heard: list[str] = []
     first = stalled_load(hub, demo_small, tmp_path)
@@ -256,9 +277,11 @@ def test_a_failure_is_everybodys_and_the_next_one_tries_again(tmp_path: Path, on
 
 
 def test_preloaded_models_stay_until_they_are_unloaded(one: Path, other: Path) -> None:
-    for job in nbloader.preload(one, other):
+    jobs = nbloader.preload(one, other)
+    for job in jobs:
         job.result()
-    del job
+    first = weakref.ref(jobs[0])
+    del job, jobs
     gc.collect()
     assert [resident.name for resident in nbloader.loaded()] == [one.name, other.name]
     again = nbloader.start(one)
@@ -266,7 +289,9 @@ def test_preloaded_models_stay_until_they_are_unloaded(one: Path, other: Path) -
     assert again.state.bytes_to_read == 0
     del again
     nbloader.unload(one)
+    wait_for(lambda: not any(thread.name.startswith("nbloader") for thread in threading.enumerate()))
     gc.collect()
+    assert first() is None
     assert [resident.name for resident in nbloader.loaded()] == [other.name]
 
 
@@ -376,6 +401,20 @@ def test_a_function_that_runs_can_hold_a_model(one: Path) -> None:
 def test_what_cannot_be_found_is_said_so() -> None:
     found = find_holders([object()])
     assert found == (Holder("", "unknown"),)
+
+
+@pytest.mark.parametrize(("dtype", "is_copy"), [("auto", False), ("float32", True)])
+def test_only_what_was_copied_is_counted_on(
+    dtype: str, is_copy: bool, demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is mapped counts as available while it is mapped."""
+    job = nbloader.start(demo_small, dtype=dtype)
+    job.result()
+    assert job.plan is not None
+    assert job.plan.copies == is_copy
+    monkeypatch.setattr("nbloader._resident.find_free", lambda: Free(1000, {}))
+    weights = job.plan.host_memory["weights"] if is_copy else 0
+    assert _resident.Residence(LoadJob(demo_small, LoadOptions())).free().host == 1000 + weights
 
 
 def test_a_load_counts_on_what_it_will_take_the_place_of(

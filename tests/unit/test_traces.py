@@ -202,8 +202,17 @@ except nbloader.LoadCancelled:
 
 def test_a_process_that_ends_in_mid_load_ends(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
-    code = "import nbloader, sys; nbloader.start('us/demo', cache_dir=sys.argv[1]); sys.stdin.readline()"
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE) as process:
+    code = """
+import sys
+import nbloader
+job = nbloader.start("us/demo", cache_dir=sys.argv[1])
+job.subscribe(lambda event: print(type(event).__name__, flush=True))
+sys.stdin.readline()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert repo.stalled.wait(60)
-        process.communicate(b"go\n", timeout=60)
+        told, _ = process.communicate(b"go\n", timeout=60)
     assert process.returncode == 0
+    assert b"CancelRequested" in told
