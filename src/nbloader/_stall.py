@@ -31,7 +31,8 @@ _TRICKLE = 100_000
 _BUSY = 0.2
 """Share of the time that a thread computes from which on it is slow, and not stuck."""
 
-_MOST_TEXT = 12_000  # characters of stacks
+_MOST_FRAMES = 12  # of each thread's stack, the innermost
+_MOST_TEXT = 12_000  # characters of all stacks
 _WAITING = ("threading", "queue", "selectors", "concurrent.futures._base", "importlib._bootstrap", "filelock._api")
 """Modules in which a thread waits for what its caller wants."""
 
@@ -149,15 +150,13 @@ def find_doing(native_id: int) -> Doing:
 
 def _told_by(state: LoadState, rate: float) -> tuple[str, Mapping[str, str]] | None:
     """Return what is under way by what the load has told."""
-    last_move = state.moves[-1][0] if state.moves else 0.0
     waiting = {file.name: file.started is None for file in state.downloads if file.ended is None}
-    waits = [
-        line.arguments
-        for line in state.log
-        if line.code == "download_waits" and (line.t >= last_move or waiting.get(line.arguments["name"]))
-    ]
-    if waits and waits[-1]["name"] in waiting:
-        return "waits", {name: str(waits[-1][name]) for name in ("name", "reason")}
+    for line in reversed(state.log):
+        if line.code == "download_waits" and line.arguments["name"] in waiting:
+            # Of a wait that ends by itself it is known when; one for somebody else lasts until the file is begun.
+            if waiting[line.arguments["name"]] or state.now < line.t + float(line.arguments["seconds"]):
+                return "waits", {name: str(line.arguments[name]) for name in ("name", "reason")}
+            break
     files = [file for file in state.downloads if file.started is not None and file.ended is None]
     if files:
         return "network", {"names": _listed([file.name for file in files]), "rate": size_text(rate)}
@@ -203,7 +202,8 @@ def _stacks(ident: int) -> str:
     try:
         for thread in sorted(threading.enumerate(), key=lambda thread: thread.ident != ident):
             if (thread.ident == ident or thread.name in _HELPERS) and thread.ident in frames:
-                names.setdefault("".join(traceback.format_stack(frames[thread.ident])), []).append(thread.name)
+                summary = traceback.extract_stack(frames[thread.ident])[-_MOST_FRAMES:]
+                names.setdefault("".join(traceback.format_list(summary)), []).append(thread.name)
     finally:
         frames.clear()  # this frame is among them: a cycle that would keep what every thread works on
     text = "\n".join(f"{', '.join(of)}:\n{stack}" for stack, of in names.items())
