@@ -109,6 +109,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._is_panel = False
         self._workbench: Workbench | None = None
         self._is_drawn = threading.Event()
+        self._telling = threading.RLock()
         super().__init__(**view_of(self._idle_state()))
         self.on_msg(_on_message)
         self._answer_while_busy()
@@ -147,7 +148,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._job.subscribe(weakly(self._take))
         if job.done():  # before it could be heard of
             self._look_again()
-        self._publisher = Publisher(self._job, self._send_view)
+        self._publisher = Publisher(self._job, self._tell)
         self._publisher.start()
         if self._workbench is not None:
             self._workbench.change(self._options)
@@ -246,7 +247,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """Forget the loads of this machine so far, those of other models too."""
         _history.clear()
         if self._workbench is not None:
-            self._runs = self._workbench.runs()
+            self._tell({"_runs": self._workbench.runs()})
 
     def __repr__(self) -> str:
         return f"LoaderWidget({str(self._source)!r}): {self.state.status}"
@@ -261,12 +262,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return bundle
 
     def _open_workbench(self) -> None:
-        self._workbench = Workbench(self._source, self._send_form)
-        self._runs = self._workbench.runs()
+        self._workbench = Workbench(self._source, lambda form: self._tell({"_form": form}))
+        self._tell({"_runs": self._workbench.runs()})
         self._workbench.change(self._options)
-
-    def _send_form(self, view: Mapping[str, Any]) -> None:
-        self._form = view
 
     def _can_ask(self) -> bool:
         # A front end that draws the panel says so; with one that is still about to, a moment is worth waiting.
@@ -275,7 +273,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def _take(self, event: events.Event) -> None:
         """Keep up with the load: what was answered is chosen from now on, and a load that ended is a run."""
         if isinstance(event, events.Unloaded) and self._job is not None:
-            self._send_view(view_of(self._job.state))
+            self._tell(view_of(self._job.state))
         if isinstance(event, events.Answered):
             self._options = merge_options(self._options, event.changes)
         if isinstance(event, (events.Answered, events.Ready)):
@@ -286,7 +284,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         workbench = self._workbench
         if workbench is not None:
             workbench.forget()
-            self._runs = workbench.runs()
+            self._tell({"_runs": workbench.runs()})
             workbench.change(self._options)
 
     def set_state(self, sync_data: Mapping[str, Any]) -> None:
@@ -366,8 +364,10 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def _idle_state(self) -> LoadState:
         return LoadState(name=str(self._source))
 
-    def _send_view(self, view: Mapping[str, Any]) -> None:
-        with self.hold_sync():
+    def _tell(self, view: Mapping[str, Any]) -> None:
+        """Send the front end these traits, from whatever thread."""
+        # ipywidgets forgets what another thread sets while it sends what it held back.
+        with self._telling, self.hold_sync():
             for name, value in view.items():
                 setattr(self, name, value)
 

@@ -27,7 +27,8 @@ def page() -> Iterator[Page]:
 
 
 def open_workbench(page: Page, server: Server, model: object, more: str = "", *cells: str) -> Locator:
-    code = f"from nbloader import LoaderWidget\nw = LoaderWidget({str(model)!r}{more})\nw.clear_history()\nw"
+    # The kernel may be that of an earlier test, with its model.
+    code = f"from nbloader import *\nunload()\nw = LoaderWidget({str(model)!r}{more})\nw.clear_history()\nw"
     open_notebook(page, server, server.write("workbench.ipynb", [code, *cells]))
     run(page, 0)
     return page.locator(".nbl-panel")

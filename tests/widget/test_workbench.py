@@ -157,3 +157,30 @@ def test_without_anybody_there_it_fails_and_the_choices_stay(demo_small: Path, m
     error = bench.state(lambda state: state.get("error") is not None)["error"]
     bench.click("answer", choice=len(error["choices"]) - 1)
     assert bench.widget.model is not None
+
+
+def test_nothing_is_held_back_that_one_thread_tells_while_another_does(demo_small: Path) -> None:
+    """ipywidgets holds back what is set while another thread's updates are held back, and may send those just then."""
+    widget = LoaderWidget(demo_small)
+    assert isinstance(widget.comm, RecordingComm)
+    is_held_back, have_been_sent = threading.Event(), threading.Event()
+    other = threading.Thread(target=widget._tell, args=({"_runs": {"runs": [], "note": "new"}},))
+
+    class Preempted(set[str]):
+        def add(self, name: str) -> None:
+            if threading.current_thread() is other and not have_been_sent.is_set():
+                is_held_back.set()
+                have_been_sent.wait(30)
+            super().add(name)
+
+    def begin(change: object) -> None:
+        other.start()
+        is_held_back.wait(0.3)  # or it waits until the first has told everything
+
+    widget._states_to_send = Preempted()
+    widget.observe(begin, "_state")
+    widget._tell({"_state": {**widget._state, "name": "another"}})
+    have_been_sent.set()
+    other.join(30)
+    updates = [data["state"] for _, kind, data in widget.comm.messages if kind == "comm_msg"]
+    assert {"runs": [], "note": "new"} in [update.get("_runs") for update in updates]
