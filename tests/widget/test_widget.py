@@ -109,15 +109,20 @@ def test_names_of_shards_are_sent_once(demo_small: Path) -> None:
     assert not any("_esm" in update for update in updates)
 
 
-def test_a_failing_comm_never_ends_a_load(demo_small: Path) -> None:
-    widget = LoaderWidget(demo_small)
+def test_a_failing_comm_never_ends_a_load(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    widget = LoaderWidget("us/demo", cache_dir=str(tmp_path))
     comm_of(widget).broken = True
-    widget.load()
-    assert widget.result().model is not None
-    assert widget._publisher is not None
-    widget._publisher.join(30)
-    assert [line.code for line in widget.state.log].count("publish_failed") == 1
-    comm_of(widget).broken = False
+    try:
+        widget.load()
+        assert repo.stalled.wait(30)
+        repo.release.set()
+        assert widget.result().model is not None
+        assert widget._publisher is not None
+        widget._publisher.join(30)
+        assert [line.code for line in widget.state.log].count("publish_failed") == 1
+    finally:
+        comm_of(widget).broken = False
 
 
 def test_a_closed_widget_never_ends_a_load(demo_small: Path) -> None:
