@@ -323,8 +323,8 @@ def test_what_to_unload_can_be_said_in_many_ways(one: Path, other: Path, meant: 
     assert other.name in raised.value.hint
 
 
-def test_unloading_gives_the_memory_back(large: Path) -> None:
-    job = nbloader.start(large, dtype="float32")
+def test_unloading_gives_the_memory_back(demo_1gb: Path) -> None:
+    job = nbloader.start(demo_1gb, dtype="float32")
     job.result()
     held = nbloader.loaded()[0].bytes
     freed = job.unload()
