@@ -36,12 +36,6 @@ def other(tmp_path: Path) -> Path:
     return archs.save(archs.build("qwen3"), tmp_path / "other")
 
 
-@pytest.fixture(scope="session")
-def large() -> Path:
-    """A checkpoint so large that what the allocator keeps of small tensors does not count."""
-    return nbloader.demo_checkpoint("100MB", shards=2)
-
-
 def stalled_load(hub: Hub, folder: Path, tmp_path: Path, **choices: Any) -> LoadJob:
     """Return a load from the Hub, of "us/demo", whose download has stopped half-way until it is released."""
     repo = hub.repos["us/demo"] = Repo.of_folder(folder, stall="model-00002-of-00004.safetensors")
@@ -149,8 +143,8 @@ def test_a_commit_that_moved_is_loaded_again(hub: Hub, one: Path, tmp_path: Path
     assert job.state.commit != commit
 
 
-def test_another_model_takes_the_place_of_the_first(large: Path, other: Path) -> None:
-    first = nbloader.start(large, dtype="float32")
+def test_another_model_takes_the_place_of_the_first(demo_1gb: Path, other: Path) -> None:
+    first = nbloader.start(demo_1gb, dtype="float32")
     assert first.result() is not None
     held = nbloader.loaded()[0].bytes
     second = nbloader.start(other)
