@@ -30,7 +30,7 @@ $(NODE_READY): js/package-lock.json
 	cd js && npm ci --ignore-scripts
 	touch $@
 
-$(BUNDLE): $(NODE_READY) $(wildcard js/src/*) $(wildcard js/src/panels/*) js/build.mjs src/nbloader/locale/en.json
+$(BUNDLE): $(NODE_READY) $(wildcard js/src/*) $(wildcard js/src/panels/*) js/build.mjs $(wildcard src/nbloader/locale/*.json)
 	cd js && npm run --silent build
 
 bundle: $(BUNDLE)
@@ -61,7 +61,7 @@ browser: $(READY) $(BUNDLE)
 	$(PYTEST) tests/browser
 
 notebooks: $(READY) $(BUNDLE)
-	$(PYTEST) --nbval --nbval-current-env notebooks
+	LC_ALL=C.UTF-8 $(PYTEST) --nbval --nbval-current-env notebooks
 
 ## screenshots: docs/*.png, taken in Chromium
 screenshots: $(READY) $(BUNDLE)

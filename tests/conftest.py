@@ -19,7 +19,8 @@ os.environ["HF_HOME"] = _home.name
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["XDG_STATE_HOME"] = f"{_home.name}/state"
 os.environ["XDG_CACHE_HOME"] = os.environ.get("NBLOADER_TEST_CACHE", _home.name)
-for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+os.environ["LC_MESSAGES"] = "C"  # what is said is English, whoever runs the tests
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "LC_ALL"):
     os.environ.pop(name, None)
 
 

@@ -1,5 +1,7 @@
 // Numbers as text. Widths stay the same while a number changes, so that nothing jumps.
 
+import { texts } from "./texts";
+
 const UNITS = [
   ["TB", 1e12],
   ["GB", 1e9],
@@ -30,13 +32,13 @@ export function clock(seconds: number): string {
 /** A duration, as short as it can be said: "12 ms", "3.4 s", "2 min 5 s". */
 export function duration(seconds: number): string {
   if (seconds < 0.9995) {
-    return `${Math.round(seconds * 1000)} ms`;
+    return fill(texts.unit.milliseconds, { count: Math.round(seconds * 1000) });
   }
   if (seconds < 99.95) {
-    return `${seconds.toFixed(1)} s`;
+    return fill(texts.unit.seconds, { count: seconds.toFixed(1) });
   }
   const whole = Math.round(seconds);
-  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return fill(texts.unit.minutes, { minutes: Math.floor(whole / 60), seconds: whole % 60 });
 }
 
 export const percent = (fraction: number): string => `${Math.floor(fraction * 100)} %`;

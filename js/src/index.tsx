@@ -2,6 +2,7 @@
 
 import { render as draw } from "preact";
 import { useState } from "preact/hooks";
+import { Diagnosis } from "./panels/diagnosis";
 import type { Edits } from "./panels/form";
 import { Form, said } from "./panels/form";
 import { Header } from "./panels/header";
@@ -13,9 +14,17 @@ import { Progress } from "./panels/progress";
 import { Runs } from "./panels/runs";
 import { Shards } from "./panels/shards";
 import { Stages } from "./panels/stages";
-import type { FormState, PanelState, RunsState, ShardNames, ShardTimes, Status } from "./state";
+import type {
+  DiagnosisState,
+  FormState,
+  PanelState,
+  RunsState,
+  ShardNames,
+  ShardTimes,
+  Status,
+} from "./state";
 import { isOver } from "./state";
-import { texts } from "./texts";
+import { setTexts, texts } from "./texts";
 
 /** The part of anywidget's model that is used. */
 export interface Model {
@@ -25,7 +34,12 @@ export interface Model {
   send(content: unknown): void;
 }
 
-const TRAITS = ["_state", "_shards", "_lanes", "_form", "_runs"] as const;
+const TRAITS = ["_texts", "_state", "_shards", "_lanes", "_form", "_runs", "_diagnosis"] as const;
+
+/** A click names its load: the next one may have begun by the time it arrives. */
+function cancel(model: Model, number: number): void {
+  model.send({ kind: "cancel", number });
+}
 
 function Panel({ model }: { model: Model }) {
   const state = model.get("_state") as PanelState;
@@ -37,7 +51,7 @@ function Panel({ model }: { model: Model }) {
     <>
       <Header
         state={state}
-        onCancel={() => model.send({ kind: "cancel" })}
+        onCancel={() => cancel(model, state.number)}
         onUnload={() => model.send({ kind: "unload" })}
       />
       {form !== null && <Workbench model={model} form={form} status={state.status} />}
@@ -74,9 +88,9 @@ function Load(props: { model: Model; state: PanelState; shards: ShardNames; time
       <Progress state={state} />
       <Outcome
         state={state}
-        onCancel={() => model.send({ kind: "cancel" })}
+        onCancel={() => cancel(model, state.number)}
         onAnswer={(choice) => model.send({ kind: "answer", choice })}
-        onCancelOther={(number) => model.send({ kind: "cancel", number })}
+        onCancelOther={(number) => cancel(model, number)}
       />
       <div class="nbl-columns">
         <Stages state={state} />
@@ -84,6 +98,8 @@ function Load(props: { model: Model; state: PanelState; shards: ShardNames; time
       </div>
       {!state.summary?.already_loaded && <Shards state={state} shards={shards} times={times} />}
       <Log state={state} />
+      {/* At the end: what comes last moves nothing. */}
+      <Diagnosis told={model.get("_diagnosis") as DiagnosisState | null} />
     </>
   );
 }
@@ -129,19 +145,20 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
       if (!isState(model.get("_state"))) {
         throw new TypeError("no state");
       }
+      setTexts(model.get("_texts"));
       if (isBroken) {
         begin("");
       }
       draw(<Panel model={model} />, root);
     } catch {
-      begin(texts.panel.unreadable);
+      begin(texts.panel?.unreadable ?? "✕");
     }
   };
   for (const trait of TRAITS) {
     model.on(`change:${trait}`, update);
   }
   update();
-  model.send({ kind: "drawn" });
+  model.send({ kind: "drawn", language: navigator.language });
   return () => {
     for (const trait of TRAITS) {
       model.off(`change:${trait}`, update);

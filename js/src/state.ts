@@ -61,9 +61,13 @@ export interface LogLine {
 }
 
 export interface PanelState {
+  /** The load's number, by which it is cancelled. */
+  number: number;
   status: Status;
   cancelling: boolean;
   name: string;
+  /** What the stage under way does, in words. */
+  doing: string;
   commit: string | null;
   stage: string | null;
   fraction: number;
@@ -169,6 +173,15 @@ export interface Run {
 export interface RunsState {
   runs: readonly Run[];
   note: string;
+}
+
+/** Where the time of a load went (nbloader/_diagnosis.py), in words but for the seconds. */
+export interface DiagnosisState {
+  measuring: boolean;
+  verdict: string;
+  parts: readonly (readonly [key: string, name: string, seconds: number])[];
+  facts: readonly (readonly [name: string, fact: string])[];
+  remedies: readonly (readonly [text: string, lines: string])[];
 }
 
 /** The lanes' fixed part: the shards, and behind them the other files that are downloaded. */

@@ -1,5 +1,9 @@
 import { describe, expect, it } from "vitest";
+import en from "../../src/nbloader/locale/en.json";
 import { clock, duration, fill, percent, size } from "../src/format";
+import { setTexts } from "../src/texts";
+
+setTexts(en);
 
 describe("size", () => {
   it.each([

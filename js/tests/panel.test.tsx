@@ -1,12 +1,16 @@
 // @vitest-environment happy-dom
 import { beforeEach, describe, expect, it } from "vitest";
+import en from "../../src/nbloader/locale/en.json";
+import ko from "../../src/nbloader/locale/ko.json";
 import widget, { type Model } from "../src/index";
 import type { Asked, PanelState } from "../src/state";
 
 const STATE: PanelState = {
+  number: 7,
   status: "running",
   cancelling: false,
   name: "us/model",
+  doing: "Loading checkpoint shards…",
   commit: "0123456789abcdef",
   stage: "weights",
   fraction: 0.42,
@@ -69,6 +73,8 @@ class FakeModel implements Model {
     _lanes: [],
     _form: null,
     _runs: {},
+    _diagnosis: null,
+    _texts: en,
   };
 
   get(name: string): unknown {
@@ -135,13 +141,16 @@ describe("the panel", () => {
     model.set({ readers: 16, rate: null, eta: null });
     expect(text(".nbl-movement")).toBe("16 readers");
     model.set({ read: [1e9, 1e9] });
-    expect(text(".nbl-movement")).toBe("");
+    expect(text(".nbl-movement")).toBe("Loading checkpoint shards…");
   });
 
   it("sends a click, and shows that it waits", () => {
     const button = el.querySelector("button");
     button?.click();
-    expect(model.sent).toEqual([{ kind: "drawn" }, { kind: "cancel" }]);
+    expect(model.sent).toEqual([
+      { kind: "drawn", language: navigator.language },
+      { kind: "cancel", number: 7 },
+    ]);
     model.set({ cancelling: true });
     expect(button?.disabled).toBe(true);
     expect(button?.textContent).toBe("Cancelling…");
@@ -231,7 +240,7 @@ describe("the panel", () => {
     expect(text(".nbl-stall strong")).toBe("Hardly any progress for 10 s");
     expect(text(".nbl-stall p")).toContain("slow rather than stuck");
     el.querySelector<HTMLButtonElement>(".nbl-stall button")?.click();
-    expect(model.sent.at(-1)).toEqual({ kind: "cancel" });
+    expect(model.sent.at(-1)).toEqual({ kind: "cancel", number: 7 });
     model.set({ cancelling: true });
     expect(el.querySelector(".nbl-stall")).toBeNull();
   });
@@ -300,4 +309,78 @@ describe("the panel", () => {
     expect(model.listening).toBe(0);
     expect(el.querySelector(".nbl-header")).toBeNull();
   });
+});
+
+describe("the diagnosis", () => {
+  const told = {
+    measuring: false,
+    verdict: "Waiting took 9 s.",
+    parts: [
+      ["imports", "Imports", 2.5],
+      ["storage", "Waiting for storage", 7.5],
+      ["other", "Other", 0.001],
+    ],
+    facts: [["storage", "nfs4 (network)"]],
+    remedies: [["Move it: saves 8 s.", "import shutil"]],
+  };
+  const show = (diagnosis: unknown) => {
+    model.values._diagnosis = diagnosis;
+    model.set({ status: "ready" });
+  };
+
+  it("is not there before there is one", () => {
+    expect(el.querySelector(".nbl-diagnosis")).toBeNull();
+  });
+
+  it("says that it is being made", () => {
+    show({ ...told, measuring: true });
+    expect(text(".nbl-diagnosis [role=status]")).toBe("Measuring…");
+  });
+
+  it("shows where the time went, as shares and in figures", () => {
+    show(told);
+    const widths = [...el.querySelectorAll<HTMLElement>(".nbl-parts span")].map((part) => part.style.width);
+    expect(widths).toEqual(["25%", "75%"]);
+    expect([...el.querySelectorAll(".nbl-part-list li")].map((item) => item.textContent?.trim())).toEqual([
+      "Imports 2.5 s 25 %",
+      "Waiting for storage 7.5 s 75 %",
+    ]);
+    expect(text(".nbl-diagnosis dd")).toBe("nfs4 (network)");
+  });
+
+  it("says what would help, with the lines to run", () => {
+    show(told);
+    expect(text(".nbl-remedies p")).toBe("Move it: saves 8 s.");
+    expect(text(".nbl-remedies pre")).toBe("import shutil");
+    expect(text(".nbl-remedies button")).toBe("Copy");
+    expect(text(".nbl-diagnosis")).not.toContain("Waiting took 9 s.");
+  });
+
+  it("says that nothing would help", () => {
+    show({ ...told, remedies: [] });
+    expect(text(".nbl-diagnosis > p")).toBe("Waiting took 9 s.");
+  });
+});
+
+describe("another language", () => {
+  it("is that of the texts that are sent", () => {
+    model.values._texts = ko;
+    model.set({});
+    expect(text(".nbl-cancel")).toBe("취소");
+    expect(text(".nbl-movement")).toBe("1.20 GB/s · 약 4.2초 남음");
+  });
+
+  it("says of an error that it is one", () => {
+    model.values._texts = ko;
+    model.set({
+      status: "failed",
+      error: { kind: "SourceError", message: "m", hint: "h", choices: [], files: [] },
+    });
+    expect(text(".nbl-outcome strong")).toBe("❌ 오류: SourceError");
+  });
+});
+
+it("says what is done while no bytes move", () => {
+  model.set({ rate: null, eta: null });
+  expect(text(".nbl-movement")).toBe("Loading checkpoint shards…");
 });

@@ -2,11 +2,15 @@
 
 import { render } from "preact";
 import { beforeEach, describe, expect, it, vi } from "vitest";
+import en from "../../src/nbloader/locale/en.json";
 import type { Edits } from "../src/panels/form";
 import { Form } from "../src/panels/form";
 import { PlanView } from "../src/panels/plan";
 import { Runs } from "../src/panels/runs";
 import type { FormState, Plan, Run } from "../src/state";
+import { setTexts } from "../src/texts";
+
+setTexts(en);
 
 const PLAN: Plan = {
   format: "safetensors",

@@ -1,6 +1,7 @@
 """nbloader loads Hugging Face transformers checkpoints in a notebook, in the background, with true progress."""
 
 from nbloader._demo import demo_checkpoint
+from nbloader._diagnosis import Diagnosis, diagnose
 from nbloader._errors import (
     CheckpointError,
     DependencyError,
@@ -36,6 +37,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "CheckpointError",
     "DependencyError",
+    "Diagnosis",
     "DownloadError",
     "LoadCancelled",
     "LoadError",
@@ -50,6 +52,7 @@ __all__ = [
     "SourceError",
     "WontFitError",
     "demo_checkpoint",
+    "diagnose",
     "load",
     "loaded",
     "plan",

@@ -95,14 +95,17 @@ class _Teller:
         if isinstance(event, events.Ready):
             self._tell("complete", 100)
         elif isinstance(event, events.Failed):
-            self._send("error", " ".join(filter(None, (event.message, event.hint))))
+            self._send("error", text("message", "error", message=event.message, hint=event.hint).strip())
         elif isinstance(event, events.Cancelled):
             self._send("error", text("message", "cancelled"))
 
     def _tell(self, status: str | None, progress: float) -> None:
         if status is not None:
             self._progress = max(self._progress, progress)
-            self._send(status, text("message", status))
+            job = self._job()
+            assert job is not None  # who calls is the job
+            device = job.options.placement or "cpu"
+            self._send(status, text("message", status, device=device if isinstance(device, str) else "…"))
 
     def _send(self, status: str, message: str) -> None:
         if self._has_ended:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from nbloader import _events as events
+from nbloader._convert import convert
+from nbloader._diagnosis import diagnose
 from nbloader._errors import LoadCancelled, LoadError
 from nbloader._job import LoadJob
-from nbloader._load import begin, plan
-from nbloader._locale import text
+from nbloader._load import begin, plan, start
+from nbloader._locale import LOCALES, size_text, speak, text
 from nbloader._options import DTYPES, QUANTIZATIONS, merge_options
 from nbloader._terminal import plan_lines, result_line, show_bar
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
-_OWN = {"load": ("quiet",), "plan": ("context_length",)}
+_OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": ()}
+_IS_SET: Mapping[str, Any] = {"action": "store_true", "default": None}
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
@@ -39,10 +42,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command, model = parsed.pop("command"), parsed.pop("model")
     own = {name: parsed.pop(name) for name in _OWN[command]}
     choices = {name: value for name, value in parsed.items() if value is not None}
+    speak(choices.get("locale"))
     try:
-        return _load(model, choices, **own) if command == "load" else _plan(model, choices, **own)
+        return _COMMANDS[command](model, choices, **own)
     except LoadError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(text("terminal", "error", kind=type(error).__name__, message=error), file=sys.stderr)
         return 1
     except (KeyboardInterrupt, LoadCancelled):
         return _INTERRUPTED
@@ -57,7 +61,14 @@ def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
     job = LoadJob(model, merge_options(None, choices))
     if not quiet:
         job.subscribe(_print_stage)
-    begin(job)
+    status = _finish(begin(job), quiet=quiet)
+    if status == 0:
+        print(result_line(job.state))
+    return status
+
+
+def _finish(job: LoadJob, *, quiet: bool = False) -> int:
+    """Wait for a load, with a bar; return the exit status, and say why where it did not end well."""
     try:
         if not quiet and sys.stderr.isatty():
             show_bar(job)
@@ -70,8 +81,34 @@ def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
             job.result(_PATIENCE)
         print(result_line(job.state), file=sys.stderr)
         return _INTERRUPTED
-    print(result_line(job.state))
     return 0
+
+
+def _doctor(model: str, choices: dict[str, Any], no_load: bool) -> int:
+    if no_load:
+        print(diagnose(model, **choices))
+        return 0
+    job = start(model, **choices)
+    status = _finish(job)
+    if status == 0:
+        print(diagnose(job))
+    return status
+
+
+def _convert(model: str, choices: dict[str, Any]) -> int:
+    made = convert(model, merge_options(None, choices), lambda name: print(text("convert", "reads", name=name)))
+    names = ", ".join(file.name for file in made.files)
+    where = str(made.files[0].parent)
+    print(text("convert", "made", names=names, where=where, size=size_text(made.bytes), tensors=made.tensors))
+    return 0
+
+
+_COMMANDS: Mapping[str, Callable[..., int]] = {
+    "load": _load,
+    "plan": _plan,
+    "doctor": _doctor,
+    "convert": _convert,
+}
 
 
 def _print_stage(event: events.Event) -> None:
@@ -82,41 +119,48 @@ def _print_stage(event: events.Event) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nbloader", description="Load transformers checkpoints with true progress.")
+    parser = argparse.ArgumentParser(prog="nbloader", description=text("cli", "description"))
     commands = parser.add_subparsers(dest="command", required=True)
-    load = commands.add_parser("load", help="load a checkpoint, print its stages and one line of result")
-    load.add_argument("--quiet", action="store_true", help="print the result only")
-    look = commands.add_parser("plan", help="say what loading a checkpoint will move and hold, without loading it")
-    look.add_argument("--context-length", type=int, default=4096, help="tokens to count the KV cache for")
-    for command in (load, look):
+    load = commands.add_parser("load", help=text("cli", "load"))
+    load.add_argument("--quiet", action="store_true", help=text("cli", "quiet"))
+    look = commands.add_parser("plan", help=text("cli", "plan"))
+    look.add_argument("--context-length", type=int, default=4096, help=text("cli", "context_length"))
+    doctor = commands.add_parser("doctor", help=text("cli", "doctor"))
+    doctor.add_argument("--no-load", action="store_true", help=text("cli", "no_load"))
+    convert = commands.add_parser("convert", help=text("cli", "convert"))
+    for command in (load, look, doctor):
         _add_choices(command)
+    _add_places(convert)
     return parser
 
 
 def _add_choices(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="a folder, the id of a repository on the Hub, or 'demo'")
-    command.add_argument("--dtype", choices=DTYPES, help="the parameters' type in memory")
-    command.add_argument("--device", help="cpu, cuda, cuda:1 or mps")
-    command.add_argument("--device-map", help="auto, balanced, balanced_low_0 or sequential")
-    command.add_argument("--max-memory", help="what the weights may take of each device, such as 8GB")
-    command.add_argument("--offload-folder", help="for weights that fit on no device")
-    command.add_argument("--quantization", choices=QUANTIZATIONS, help="make the weights smaller while they are placed")
-    command.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, …")
-    command.add_argument("--variant", help="the weights of this name, such as fp16")
-    command.add_argument("--use-safetensors", action=argparse.BooleanOptionalAction, help="only these, or only .bin")
-    command.add_argument("--force", action="store_true", default=None, help="load what takes more memory than is free")
-    command.add_argument("--adapter", help="a LoRA adapter to attach: a folder, or the id of a repository")
-    command.add_argument("--merge-adapter", action="store_true", default=None, help="merge it into the weights")
-    command.add_argument(
-        "--trust-remote-code",
-        nargs="?",
-        const=True,
-        metavar="COMMIT",
-        help="run the checkpoint's own code, of a commit",
-    )
-    command.add_argument("--revision", help="branch, tag or commit hash")
-    command.add_argument("--token", help="access token for the Hub")
-    command.add_argument("--cache-dir", help="the Hub cache's folder")
-    command.add_argument("--subfolder", help="the folder inside the checkpoint that holds the model")
-    command.add_argument("--auto-class", help="the class that loads the model, such as AutoModelForCausalLM")
-    command.add_argument("--local-files-only", action="store_true", default=None, help="do not ask the Hub")
+    settings: Mapping[str, Mapping[str, Any]] = {
+        "dtype": {"choices": DTYPES},
+        "device": {},
+        "device_map": {},
+        "max_memory": {},
+        "offload_folder": {},
+        "quantization": {"choices": QUANTIZATIONS},
+        "attn_implementation": {},
+        "variant": {},
+        "use_safetensors": {"action": argparse.BooleanOptionalAction},
+        "force": _IS_SET,
+        "adapter": {},
+        "merge_adapter": _IS_SET,
+        "trust_remote_code": {"nargs": "?", "const": True, "metavar": "COMMIT"},
+        "auto_class": {},
+    }
+    _add(command, settings)
+    _add_places(command)
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help=text("cli", "model"))
+    places = ("revision", "token", "cache_dir", "subfolder")
+    _add(command, {**{key: {} for key in places}, "local_files_only": _IS_SET, "locale": {"choices": LOCALES}})
+
+
+def _add(command: argparse.ArgumentParser, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, how in settings.items():
+        command.add_argument(f"--{name.replace('_', '-')}", help=text("cli", name), **how)

@@ -12,6 +12,16 @@ from typing import Any
 
 from nbloader._memory import Memory
 
+PARTS = (
+    "queue", "choice", "resolve", "download", "imports", "tokenizer", "storage", "mixed", "unpickle", "cast",
+    "quantization", "device", "adapter", "other",
+)  # fmt: skip
+"""What a load's time is spent on, in the order in which it is shown.
+
+``"storage"`` is waiting for bytes of the weights, ``"mixed"`` placing that reads them itself, where the two cannot be
+told apart, ``"unpickle"`` reading the tensors of ``.bin`` files, ``"cast"`` copying in memory.
+"""
+
 STAGES = ("resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
 
 
@@ -68,12 +78,42 @@ class StageEnded(Event):
 
 
 @dataclass(frozen=True)
+class Spent(Event):
+    """The loading thread has spent so many seconds more on each of these `PARTS`."""
+
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Imported(Event):
+    """The libraries are imported; their files were waited for so many seconds of that, None where it is not known."""
+
+    waited: float | None
+
+
+@dataclass(frozen=True)
 class SourceResolved(Event):
     """It is known what is loaded, and from where (``"folder"``, ``"cache"``, ``"hub"``)."""
 
     name: str
     commit: str | None
     origin: str
+
+
+@dataclass(frozen=True)
+class CheckpointRead(Event):
+    """All of the checkpoint is on this machine, and its headers are read: its folder and its format."""
+
+    folder: str
+    format: str
+
+
+@dataclass(frozen=True)
+class ReadsCounted(Event):
+    """Bytes read up to now of the checkpoint's disk by everybody, and of all storage by this process."""
+
+    disk: int
+    own: int
 
 
 @dataclass(frozen=True)

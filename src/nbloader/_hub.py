@@ -126,7 +126,21 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
     siblings = [sibling for sibling in info.siblings or () if _stays_inside(sibling.rfilename)]
     with _told(repo_id, options):
         files = {sibling.rfilename: _expected(sibling, repo_id, info.sha, options) for sibling in siblings}
-    return Repository(repo_id, info.sha, files)
+    return Repository(repo_id, info.sha, {**_converted(repo_id, info.sha, options), **files})
+
+
+def _converted(repo_id: str, commit: str, options: LoadOptions) -> dict[str, Expected]:
+    """Return the safetensors that were made in the cache of a state of the repository: the Hub lists none of them."""
+    folder = _cache_folder(repo_id, options) / "snapshots" / commit
+    made = (path for path in folder.rglob("*.safetensors*") if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): Expected(path.stat().st_size) for path in made}
+
+
+def save_tensors(tensors: Mapping[str, Any], folder: Path) -> None:
+    """Write tensors as safetensors, in shards where they are many, as the Hub's tools and transformers name them."""
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(dict(tensors), folder, safe_serialization=True)
 
 
 def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> Expected:

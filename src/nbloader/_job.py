@@ -9,13 +9,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _resident, stages
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError
 from nbloader._heartbeat import Heartbeat, Killed, find_killed
-from nbloader._locale import size_text, text
+from nbloader._locale import size_text, speak, text
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import said
@@ -295,6 +296,7 @@ class LoadJob:
 
     def _run(self) -> None:
         reporter = self._reporter
+        speak(self.options.locale)
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
         self._stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_doing)
@@ -329,7 +331,8 @@ class LoadJob:
         except LoadError as error:
             told = error.fresh()
         # Asked outside of the turn: others may load while somebody thinks.
-        changes = self._ask(told)
+        with self._reporter.spending("choice"):
+            changes = self._ask(told)
         self.options = merge_options(self.options, changes)
         self._reporter.tell(_events.Answered, changes)
         return None
@@ -337,12 +340,16 @@ class LoadJob:
     def _load(self) -> stages.Outcome:
         reporter, residence = self._reporter, _resident.Residence(self)
         reporter.tell(_events.Started)
-        source = resolve(self.model, self.options, reporter)
+        with reporter.spending("resolve"):
+            source = resolve(self.model, self.options, reporter)
         # What is there already need not wait for what is being loaded.
         outcome = stages.find(source, reporter, residence)
         if outcome is not None:
             return outcome
-        with _resident.turn(self, lambda ahead: reporter.tell(_events.Queued, ahead), reporter.check_cancelled):
+        with ExitStack() as stack:
+            with reporter.spending("queue"):
+                told = partial(reporter.tell, _events.Queued)
+                stack.enter_context(_resident.turn(self, told, reporter.check_cancelled))
             reporter.tell(_events.Started)
             reporter.tell(_events.MemorySampled, sample_memory())
             outcome = stages.find(source, reporter, residence)
@@ -427,6 +434,7 @@ class LoadJob:
 
     def _watch(self) -> None:
         """Sample memory, give signs of life, say what is waited for; leave behind what does not heed a cancel."""
+        speak(self.options.locale)
         while not self._done.wait(_SAMPLE_SECONDS):
             self._reporter.tell(_events.MemorySampled, sample_memory())
             self._watch_for_stalls()

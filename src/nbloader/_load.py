@@ -106,11 +106,15 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
     LoadError
         Where there is no such checkpoint, or its headers cannot be read.
     """
-    merged = merge_options(options, choices)
-    checkpoint, bytes_to_download = look(find_source(model, merged), merged)
-    adapter = find_adapter(merged)
-    check_fits(adapter, os.fspath(model), checkpoint, merged)
-    return foresee(checkpoint, merged, bytes_to_download, resident_bytes(checkpoint), adapter)
+    return look_at(model, merge_options(options, choices))[1]
+
+
+def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Checkpoint, LoadPlan]:
+    """Return what a checkpoint holds, and what loading it will move and hold; raises as `plan` does."""
+    checkpoint, bytes_to_download = look(find_source(model, options), options)
+    adapter = find_adapter(options)
+    check_fits(adapter, os.fspath(model), checkpoint, options)
+    return checkpoint, foresee(checkpoint, options, bytes_to_download, resident_bytes(checkpoint), adapter)
 
 
 def check_fits(adapter: Adapter | None, model: str, checkpoint: Checkpoint, options: LoadOptions) -> None:

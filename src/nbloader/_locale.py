@@ -1,24 +1,127 @@
-"""The texts a person reads, from ``locale/*.json``, which the front end shares."""
+"""The texts a person reads, from ``locale/*.json``, which the front end is sent: in English, and in Korean.
+
+A text remembers what it says (`Text`), so that it can be said again in the language of whoever looks: a load does not
+know who that will be.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+LOCALES = ("en", "ko")
+"""The languages there are; the first is taken where nothing says which."""
+
+FRONT_END = (
+    "status", "stage", "phase", "panel", "plan", "plan_line", "memory_part", "verdict", "form", "group", "option",
+    "option_help", "choice", "runs", "diagnosis", "unit",
+)  # fmt: skip
+"""The groups of texts that the front end is sent."""
+
+_chosen: ContextVar[str | None] = ContextVar("nbloader_locale", default=None)
+
+
+class Text(str):
+    """A text of the catalogue, in one language, which can be said in another (`in_locale`)."""
+
+    def __new__(cls, group: str, key: str, arguments: Mapping[str, Any], locale: str) -> Text:
+        """Fill in the arguments; those that are texts themselves are said in the same language."""
+        filled = {name: in_locale(value, locale) for name, value in arguments.items()}
+        made = super().__new__(cls, texts(locale)[group][key].format(**filled))
+        made._said = group, key, arguments
+        made._locale = locale
+        return made
+
+    _said: tuple[str, str, Mapping[str, Any]]
+    _locale: str
+
+    def in_locale(self, locale: str) -> Text:
+        """Return the same in another language."""
+        return self if locale == self._locale else Text(*self._said, locale)
+
+    def __getnewargs__(self) -> tuple[str, str, Mapping[str, Any], str]:  # type: ignore[override]
+        return *self._said, self._locale
+
+    def __deepcopy__(self, memo: object) -> Text:
+        return self  # it never changes
+
 
 @cache
-def texts() -> Mapping[str, Mapping[str, str]]:
-    """Return the texts by group and key."""
-    content = files("nbloader").joinpath("locale/en.json").read_text(encoding="utf-8")
+def texts(locale: str = LOCALES[0]) -> Mapping[str, Mapping[str, str]]:
+    """Return the texts of a language by group and key."""
+    content = files("nbloader").joinpath(f"locale/{locale}.json").read_text(encoding="utf-8")
     return json.loads(content)  # type: ignore[no-any-return]
 
 
-def text(group: str, key: str, /, **arguments: Any) -> str:
-    """Return a text with its ``{names}`` filled in."""
-    return texts()[group][key].format(**arguments)
+def text(group: str, key: str, /, **arguments: Any) -> Text:
+    """Return a text with its ``{names}`` filled in, in the language that is spoken here."""
+    return Text(group, key, arguments, locale())
+
+
+def in_locale(value: Any, locale: str) -> Any:
+    """Return `value` with every text in it in this language: a text, or a dict or list of what is sent to a page."""
+    if isinstance(value, Text):
+        return value.in_locale(locale)
+    if isinstance(value, Mapping):
+        return {key: in_locale(part, locale) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [in_locale(part, locale) for part in value]
+    return value
+
+
+def locale() -> str:
+    """Return the language that is spoken here: the one chosen for this thread, else that of the environment.
+
+    Source: the order of LC_ALL, LC_MESSAGES and LANG is POSIX's,
+    https://pubs.opengroup.org/onlinepubs/9799919799/basedefs/V1_chap08.html.
+    """
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
+    named = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return nearest(next(filter(None, named), ""))
+
+
+def speak(chosen: str | None) -> None:
+    """Have this thread, and those that it starts, speak a language; None for that of the environment."""
+    _chosen.set(chosen)
+
+
+def nearest(language: str) -> str:
+    """Return the language that there are texts in: ``"ko-KR"`` and ``"ko_KR.UTF-8"`` are Korean, others English."""
+    spoken = language.replace("_", "-").partition("-")[0].partition(".")[0].lower()
+    return spoken if spoken in LOCALES else LOCALES[0]
+
+
+def seconds_text(seconds: float) -> Text:
+    """Return a duration in words, as short as it can be said: 12 ms, 3.4 s, 2 min 5 s."""
+    if seconds < 0.9995:
+        return text("unit", "milliseconds", count=f"{1000 * seconds:.0f}")
+    if seconds < 99.95:
+        return text("unit", "seconds", count=f"{seconds:.1f}")
+    return text("unit", "minutes", minutes=round(seconds) // 60, seconds=round(seconds) % 60)
+
+
+def columns(group: str, lines: Mapping[str, str]) -> list[str]:
+    """Return lines behind their labels, which are texts of `group`, one below the other."""
+    labels = {key: text(group, key) for key in lines}
+    width = max(map(len, labels.values()))
+    return [f"  {labels[key]:{width}}  {line}" for key, line in lines.items()]
+
+
+def span_text(low: str, high: str) -> Text:
+    """Return how long a load should take, by earlier ones, from two durations in words."""
+    return text("plan", "one_second" if low == high else "seconds", low=low, high=high)
+
+
+def types_text(bytes_by_dtype: Mapping[str, int]) -> str:
+    """Return what the tensors of a checkpoint take, by type."""
+    return ", ".join(f"{dtype} {size_text(size)}" for dtype, size in bytes_by_dtype.items())
 
 
 def size_text(size: float) -> str:

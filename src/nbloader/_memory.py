@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from nbloader import _nvml
+from nbloader._control_groups import OWN, ROOT, control_groups
 
 
 @dataclass(frozen=True)
@@ -90,32 +91,19 @@ def _process_peak() -> int | None:
     return None
 
 
-def cgroup_limits(
-    host: int, own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-) -> Iterator[tuple[int, int]]:
+def cgroup_limits(host: int, own: Path = OWN, root: Path = ROOT) -> Iterator[tuple[int, int]]:
     """Yield (limit, bytes left of it) of each control group of this process that limits memory below the host's.
 
     Page cache that can be given up counts as left. Source: cgroup v2,
     https://docs.kernel.org/admin-guide/cgroup-v2.html, and v1, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return  # not Linux
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top, names = (root, _V2) if controllers == "" else (root / "memory", _V1)
-        folder = top / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            if not group.is_relative_to(top):
-                break
-            with suppress(OSError, ValueError):  # a group without a limit says "max", or has no such file
-                limit = int((group / names[0]).read_text())
-                if limit < host:
-                    used = int((group / names[1]).read_text())
-                    yield limit, max(0, limit - used + _file_pages(group / "memory.stat"))
+    for group, is_second in control_groups("memory", own, root):
+        names = _V2 if is_second else _V1
+        with suppress(OSError, ValueError):  # a group without a limit says "max", or has no such file
+            limit = int((group / names[0]).read_text())
+            if limit < host:
+                used = int((group / names[1]).read_text())
+                yield limit, max(0, limit - used + _file_pages(group / "memory.stat"))
 
 
 _V2 = ("memory.max", "memory.current")
@@ -148,6 +136,23 @@ def _used_devices(cuda: Any) -> list[int]:
 def _cuda_device(cuda: Any, index: int) -> Accelerator:
     free, total = cuda.mem_get_info(index)
     return Accelerator(f"cuda:{index}", total, total - free)
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that a control group (a container) allows this process; None where it may have the host's."""
+    host = psutil.virtual_memory().total
+    return min((limit for limit, _ in cgroup_limits(host)), default=None)
+
+
+def memory_pressure() -> float | None:
+    """Return the share of the last minute in which some process waited for memory; None where it is not told.
+
+    Source: https://docs.kernel.org/accounting/psi.html.
+    """
+    with suppress(OSError, ValueError, StopIteration), open("/proc/pressure/memory") as told:
+        some = next(line for line in told if line.startswith("some"))
+        return float(some.partition("avg60=")[2].split()[0]) / 100
+    return None
 
 
 def release_memory() -> None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 _MOST_CHOICES = 64
 _MOST_TEXT = 4096  # characters of one text
+_MOST_LANGUAGE = 64  # characters of a language's name
 
 _KINDS: Mapping[str, Mapping[str, type]] = {
-    "drawn": {},
+    "drawn": {"language": str},
     "cancel": {"number": int},
     "unload": {},
     "answer": {"choice": int},
@@ -21,16 +22,17 @@ _KINDS: Mapping[str, Mapping[str, type]] = {
     "load": {"choices": dict},
     "clear_history": {},
 }
-_MAY_LACK = {"cancel": "number"}
+_MAY_LACK = {"drawn": "language"}
 
 
 class Message(NamedTuple):
-    """What was said; of `number`, `choice` and `choices` what its kind has."""
+    """What was said; of `number`, `choice`, `choices` and `language` what its kind has."""
 
     kind: str
     number: int | None = None
     choice: int = -1
     choices: Mapping[str, str] = {}
+    language: str = ""
 
 
 class RefusedError(Exception):
@@ -57,6 +59,8 @@ def read_message(content: Any, buffers: Any = None) -> Message:
     for name, part in said.items():
         if type(part) is not parts[name]:
             raise RefusedError(f"{name} is of type {type(part).__name__}")
+    if len(said.get("language", "")) > _MOST_LANGUAGE:
+        raise RefusedError("its language is too long")
     for name, text in said.get("choices", {}).items():
         if not isinstance(name, str) or not isinstance(text, str) or len(text) > _MOST_TEXT:
             raise RefusedError(f"its choice of {_shown(name)} is no text, or too long")

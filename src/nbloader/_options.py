@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from nbloader._errors import OptionError, did_you_mean
+from nbloader._locale import LOCALES
 from nbloader._pace import MOST_READERS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -126,6 +127,9 @@ class LoadOptions:
         Load although the weights take more memory than is free.
     keep
         ``"one"`` unloads the other models that were loaded before this one's weights are placed, ``"all"`` keeps them.
+    locale
+        The language of what is said: ``"en"`` or ``"ko"``; None for the browser's or, without one, the environment's
+        (``LANG``).
     extra
         Anything else that ``from_pretrained`` takes, by name.
 
@@ -158,6 +162,7 @@ class LoadOptions:
     stall_seconds: float = 120.0
     force: bool = False
     keep: str = "one"
+    locale: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[Notice, ...] = field(default=(), repr=False, compare=False)
 
@@ -211,6 +216,8 @@ class LoadOptions:
             raise OptionError(f"stall_seconds={self.stall_seconds!r} is no time to wait.", "Give seconds, such as 120.")
 
     def _check_files(self) -> None:
+        if self.locale is not None and self.locale not in LOCALES:
+            raise OptionError(f"locale={self.locale!r} is no language here.", did_you_mean(str(self.locale), LOCALES))
         if self.keep not in KEEPS:
             raise OptionError(f"keep={self.keep!r} is not a choice.", did_you_mean(self.keep, KEEPS))
         if os.path.isabs(self.subfolder) or ".." in re.split(r"[/\\]", self.subfolder):

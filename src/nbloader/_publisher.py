@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from nbloader import _events as events
 from nbloader._locale import text
+from nbloader._plan import said
 from nbloader._state import FINAL, Download, Gone, LoadState
 from nbloader._threads import make_thread
 
 if TYPE_CHECKING:
+    from nbloader._diagnosis import Diagnosis
     from nbloader._job import LoadJob
 
 INTERVAL = 0.1
@@ -75,24 +77,29 @@ class Publisher:
         try:
             with self._lock:
                 if not self._stopped:
-                    self._send(view_of(self._job.state))
+                    self._send(view_of(self._job.state, self._job.number))
         except Exception as error:  # noqa: BLE001 - a front end can fail in any way
             if not self._failed:
                 self._failed = True
                 self._job.log("warning", "publish_failed", error=repr(error))
 
 
-def view_of(state: LoadState) -> dict[str, Any]:
-    """Return what the front end draws, by trait name (js/src/state.ts has the same shape)."""
+def view_of(state: LoadState, number: int = 0) -> dict[str, Any]:
+    """Return what the front end draws, by trait name (js/src/state.ts has the same shape).
+
+    `number` is the load's, by which a click on Cancel means it.
+    """
     files = {file.name: file for file in state.downloads}
     shards = {shard.name for shard in state.shards}
     # What was on disk needs no lane: the bar says how much that was.
     others = [file for file in state.downloads if file.name not in shards and file.bytes_cached < file.bytes]
     view = {
         "_state": {
+            "number": number,
             "status": state.status,
             "cancelling": state.cancelling and state.status not in FINAL,
             "name": state.name,
+            "doing": "" if state.stage is None else text("doing", state.stage),
             "commit": state.commit,
             "stage": state.stage,
             "fraction": round(state.fraction, 4),
@@ -145,6 +152,19 @@ def view_of(state: LoadState) -> dict[str, Any]:
     return {name: _sendable(part) for name, part in view.items()}
 
 
+def view_of_diagnosis(told: Diagnosis | None) -> dict[str, Any]:
+    """Return what the front end draws of a diagnosis; None is one that is being made."""
+    view: dict[str, Any] = {"measuring": told is None, "verdict": "", "parts": [], "facts": [], "remedies": []}
+    if told is not None:
+        view |= {
+            "verdict": told.verdict,
+            "parts": [[name, text("part", name), round(seconds, 3)] for name, seconds in told.parts.items()],
+            "facts": [[text("fact", name), fact] for name, fact in told.facts.items()],
+            "remedies": [[str(remedy), remedy.lines] for remedy in told.remedies],
+        }
+    return {"_diagnosis": _sendable(view)}
+
+
 def _stall(stall: events.Stall) -> dict[str, Any]:
     """Return what a load waits for, as text."""
     return {
@@ -183,7 +203,7 @@ def _label(changes: Mapping[str, Any]) -> str:
         return text("panel", "trust_remote_code")
     if "offload_folder" in changes:
         return text("panel", "offload")
-    return ", ".join(f"{name}={value!r}" for name, value in changes.items())
+    return said(changes)
 
 
 def _download_of(file: Download | None, size: int) -> list[float | None]:
@@ -195,7 +215,8 @@ def _download_of(file: Download | None, size: int) -> list[float | None]:
 def _sendable(value: Any) -> Any:
     """Return `value` with every text one that can be sent: names from files may hold what UTF-8 cannot."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        clean = value.encode("utf-8", "replace").decode()
+        return value if clean == value else clean
     if isinstance(value, Mapping):
         return {key: _sendable(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -52,6 +52,9 @@ class Reporter:
         self._sink = sink
         self._clock = clock
         self._cancelled = cancelled
+        self._part: str | None = None
+        self._since = 0.0
+        self._spent: dict[str, float] = {}
 
     def now(self) -> float:
         """Return the seconds since the load began."""
@@ -73,6 +76,29 @@ class Reporter:
         note = StageNote()
         yield note
         self.tell(events.StageEnded, name, note.detail)
+
+    @contextmanager
+    def spending(self, part: str) -> Iterator[None]:
+        """Count the time until the context ends as spent on `part`, except where another such context is within it.
+
+        For the loading thread only: what it spends adds up to what the load takes.
+        """
+        outer = self._turn_to(part)
+        try:
+            yield
+        finally:
+            self._turn_to(outer)
+            if outer is None:
+                spent, self._spent = self._spent, {}
+                self.tell(events.Spent, spent)
+
+    def _turn_to(self, part: str | None) -> str | None:
+        """Count from now on as spent on `part`; return what was counted before."""
+        now, before = self._clock(), self._part
+        if before is not None:
+            self._spent[before] = self._spent.get(before, 0.0) + now - self._since
+        self._part, self._since = part, now
+        return before
 
     def check_cancelled(self) -> None:
         """Raise LoadCancelled once the load should stop."""

@@ -12,9 +12,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbloader import _events as events
 from nbloader._adapter import adapter_state
 from nbloader._errors import LoadError
 from nbloader._holders import Holder, find_holders
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
     from nbloader._job import LoadJob
     from nbloader._plan import LoadPlan
     from nbloader._source import Source
+    from nbloader._state import LoadState
     from nbloader.stages import Outcome
 
 _TICK = 0.05  # seconds between two looks at whose turn it is
 _EXIT_SECONDS = 1.0  # that an ending process waits for the loads it cancels
 _NEUTRAL: Mapping[str, Any] = {
-    "token": None, "local_files_only": False, "readahead": "auto", "readers": None, "force": False, "keep": "one",
-    "stall_seconds": 120.0,
-}  # fmt: skip
+    option.name: option.default
+    for option in fields(LoadOptions)
+    if option.name in {"token", "local_files_only", "readahead", "readers", "stall_seconds", "force", "keep", "locale"}
+}
 """Options that change how a model is loaded, and not which."""
 
 
@@ -83,6 +86,8 @@ class Resident:
     tokenizer: Any = field(repr=False)
     _model: weakref.ref[Any] = field(repr=False)
     _jobs: weakref.WeakSet[LoadJob] = field(repr=False, default_factory=weakref.WeakSet)
+    state: LoadState | None = field(repr=False, default=None)
+    """How its load went; None until that has ended."""
 
     @property
     def model(self) -> Any:
@@ -267,6 +272,7 @@ class Residence:
             _model=weakref.ref(outcome.model),
         )
         made._jobs.add(job)
+        job.subscribe(_keeping_state(weakref.ref(made), weakref.ref(job)))
         with _registry.changed:
             _registry.residents.append(made)
 
@@ -294,6 +300,20 @@ class Residence:
 
     def _leaving(self) -> list[Resident]:
         return loaded() if self._job.options.keep == "one" else []
+
+
+def _keeping_state(to_resident: weakref.ref[Resident], to_job: weakref.ref[LoadJob]) -> Callable[[events.Event], None]:
+    def keep_state(event: events.Event) -> None:
+        resident, job = to_resident(), to_job()
+        if isinstance(event, events.Ready) and resident is not None and job is not None:
+            resident.state = job.state
+
+    return keep_state
+
+
+def find_resident(model: Any) -> Resident | None:
+    """Return the newest of the loaded models that `model` means: itself, its job, or its folder or id."""
+    return next((resident for resident in reversed(loaded()) if resident.matches(model)), None)
 
 
 def loaded() -> list[Resident]:

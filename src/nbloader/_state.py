@@ -23,6 +23,8 @@ _RATE_STEP = 0.1
 _STALL = 1.0
 _LOG_LINES = 200
 FINAL = ("ready", "failed", "cancelled")
+_OF_A_SHARD = (events.Resident, events.Read, events.ReadEnded, events.Placed)
+_OF_A_FILE = (events.Downloaded, events.DownloadEnded)
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,16 @@ class LoadState:
     # Reads under way at once, the last time that any were.
     readers: int = 0
     floor: float = 0.0
+    # Seconds of the loading thread by what they went to (`nbloader._events.PARTS`).
+    spent: Mapping[str, float] = field(default_factory=dict)
+    # Where the checkpoint lies, its format, and when that was known.
+    folder: str | None = None
+    format: str | None = None
+    found: float | None = None
+    # The first and the last count: (bytes of the disk, bytes of this process).
+    reads: tuple[tuple[int, int], ...] = ()
+    # Seconds of the imports that went to waiting for the libraries' files.
+    imports_waited: float | None = None
 
     @property
     def bytes_to_download(self) -> int:
@@ -271,7 +283,9 @@ def fold(state: LoadState, event: events.Event) -> LoadState:
     """
     if state.status in FINAL and not isinstance(event, events.Unloaded):
         return state
-    if getattr(event, "shard", -1) >= len(state.shards) or _file_of(event) >= len(state.downloads):
+    if isinstance(event, _OF_A_SHARD) and event.shard >= len(state.shards):
+        return state
+    if isinstance(event, _OF_A_FILE) and event.file >= len(state.downloads):
         return state
     state = _apply(event, replace(state, now=max(state.now, event.t)))
     if state.stall is not None and state.status != "running":
@@ -309,8 +323,31 @@ def _(event: events.StageEnded, state: LoadState) -> LoadState:
 
 
 @_apply.register
+def _(event: events.Spent, state: LoadState) -> LoadState:
+    spent = dict(state.spent)
+    for part, seconds in event.seconds.items():
+        spent[part] = spent.get(part, 0.0) + seconds
+    return replace(state, spent=spent)
+
+
+@_apply.register
+def _(event: events.Imported, state: LoadState) -> LoadState:
+    return replace(state, imports_waited=event.waited)
+
+
+@_apply.register
 def _(event: events.SourceResolved, state: LoadState) -> LoadState:
     return replace(state, name=event.name, commit=event.commit, origin=event.origin)
+
+
+@_apply.register
+def _(event: events.CheckpointRead, state: LoadState) -> LoadState:
+    return replace(state, folder=event.folder, format=event.format, found=event.t)
+
+
+@_apply.register
+def _(event: events.ReadsCounted, state: LoadState) -> LoadState:
+    return replace(state, reads=(*state.reads[:1], (event.disk, event.own)))
 
 
 @_apply.register
@@ -492,10 +529,6 @@ def _(event: events.CancelRequested, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.Cancelled, state: LoadState) -> LoadState:
     return replace(state, status="cancelled", question=None, ended=event.t)
-
-
-def _file_of(event: events.Event) -> int:
-    return event.file if isinstance(event, (events.Downloaded, events.DownloadEnded)) else -1
 
 
 def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from nbloader._locale import size_text, text
+from nbloader._locale import (
+    columns,
+    in_locale,
+    locale,
+    seconds_text,
+    size_text,
+    span_text,
+    text,
+    types_text,
+)
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
@@ -31,11 +40,12 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
         dynamic_ncols=True,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
     )
+    spoken = job.options.locale or locale()
     try:
         while not job.done():
-            _draw(bar, job.state)
+            _draw(bar, job.state, spoken)
             _wait(job)
-        _draw(bar, job.state)
+        _draw(bar, job.state, spoken)
     except KeyboardInterrupt:
         job.cancel()
         raise
@@ -48,17 +58,17 @@ def _wait(job: LoadJob) -> None:
         job.result(_STEP)
 
 
-def _draw(bar: tqdm[Any], state: LoadState) -> None:
+def _draw(bar: tqdm[Any], state: LoadState, spoken: str) -> None:
     bar.total = state.bytes_to_do
     bar.n = state.bytes_to_do if state.status == "ready" else min(state.bytes_done, state.bytes_to_do)
-    what = text("stage", state.stage) if state.stage else text("status", state.status)
-    bar.set_description_str(f"{state.name}: {what}", refresh=False)
+    what = text("doing", state.stage) if state.stage else text("status", state.status)
+    bar.set_description_str(f"{state.name}: {in_locale(what, spoken)}", refresh=False)
     rate, eta = state.rate, state.eta
     told = [f"{size_text(rate)}/s"] if rate else []
-    told += [text("panel", "eta", time=f"{eta:.0f} s")] if eta else []
+    told += [text("panel", "eta", time=seconds_text(eta))] if eta else []
     if state.stall is not None:
         told = [text("stall", state.stall.reason, **state.stall.arguments)]
-    bar.set_postfix_str(", ".join(told), refresh=False)
+    bar.set_postfix_str(", ".join(in_locale(told, spoken)), refresh=False)
     bar.refresh()
 
 
@@ -73,7 +83,7 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
             tensors=plan.tensors,
             parameters=f"{plan.parameters:,}",
         ),
-        "files": ", ".join(f"{dtype} {size_text(size)}" for dtype, size in plan.bytes_by_dtype.items()),
+        "files": types_text(plan.bytes_by_dtype),
         "download": size_text(plan.bytes_to_download),
         "read": size_text(sum(plan.bytes_to_read)),
         "place": f"{plan.placed_as} {size_text(sum(plan.bytes_to_place))}".strip(),
@@ -93,12 +103,8 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
         lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
     lines["time"] = text("plan", "no_seconds")
     if plan.seconds is not None:
-        low, high = (f"{seconds:.1f} s" for seconds in plan.seconds)
-        lines["time"] = text("plan", "one_second" if low == high else "seconds", low=low, high=high)
-    lines = {key: line for key, line in lines.items() if line}
-    labels = {key: text("plan_line", key) for key in lines}
-    width = max(map(len, labels.values()))
-    return "\n".join([name, *(f"  {labels[key]:{width}}  {line}" for key, line in lines.items())])
+        lines["time"] = span_text(*(f"{seconds:.1f} s" for seconds in plan.seconds))
+    return "\n".join([name, *columns("plan_line", {key: line for key, line in lines.items() if line})])
 
 
 def _parts(parts: Mapping[str, int]) -> str:
@@ -129,5 +135,6 @@ def result_line(state: LoadState) -> str:
             device=state.summary["device"],
         )
     if state.error is not None:
-        return f"{state.error.kind}: {state.error.message}" + (f"\n{state.error.hint}" if state.error.hint else "")
+        told = text("terminal", "error", kind=state.error.kind, message=state.error.message)
+        return told + (f"\n{state.error.hint}" if state.error.hint else "")
     return text("terminal", "cancelled", seconds=state.elapsed)

@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -78,6 +79,11 @@ class Watcher:
         What stands between transformers and the weight files; None where they can be used as they are.
     on_stranger
         Called with the name of another thread that loads with transformers itself meanwhile, on that thread.
+    step
+        Gives the context of a step, from the names of the tensors that it takes and what brings those in the
+        background.
+    spending
+        Gives the context of work that is known by one of `nbloader._events.PARTS`.
     """
 
     on_open: Callable[[Sequence[str]], None]
@@ -86,6 +92,10 @@ class Watcher:
     check_cancelled: Callable[[], None]
     gate: Gate | None = None
     on_stranger: Callable[[str], None] = lambda name: None
+    step: Callable[[Sequence[str], Sequence[Future[Any]]], AbstractContextManager[None]] = lambda keys, tensors: (
+        contextlib.nullcontext()
+    )
+    spending: Callable[[str], AbstractContextManager[None]] = lambda part: contextlib.nullcontext()
 
 
 class _Strangers:
@@ -165,13 +175,14 @@ def can_wait() -> bool:
 
 
 @contextlib.contextmanager
-def waiting(gate: Gate | None) -> Iterator[None]:
+def waiting(watcher: Watcher) -> Iterator[None]:
     """Have transformers wait for each tensor that this thread loads, until it has been read.
 
     It opens every file before it places the first tensor, and gets handles here that wait when elements are asked
     for. Other threads get what they always get.
     """
-    if gate is None or not can_wait():
+    gate = watcher.gate
+    if not can_wait():
         yield
         return
     from transformers import modeling_utils as module
@@ -180,6 +191,7 @@ def waiting(gate: Gate | None) -> Iterator[None]:
     load_state_dict: Any = module.load_state_dict
 
     def open_waiting(filename: Any, *args: Any, **kwargs: Any) -> Any:
+        assert gate is not None
         name = os.fspath(filename)
         return _WaitingFile(safe_open(gate.path_of(name), *args, **kwargs), name, gate)
 
@@ -187,13 +199,17 @@ def waiting(gate: Gate | None) -> Iterator[None]:
         name = os.fspath(checkpoint_file)
         if name.endswith(".safetensors"):
             return load_state_dict(checkpoint_file, *args, **kwargs)
-        tensors = load_state_dict(gate.path_of(name), *args, **kwargs)
+        path = checkpoint_file if gate is None else gate.path_of(name)
+        with watcher.spending("unpickle"):
+            tensors = load_state_dict(path, *args, **kwargs)
+        if gate is None:
+            return tensors
         return {key: _WaitingTensor(tensor, name, key, gate) for key, tensor in tensors.items()}
 
-    with (
-        _isolation.here_only(module, "safe_open", open_waiting),
-        _isolation.here_only(module, "load_state_dict", load_waiting),
-    ):
+    with contextlib.ExitStack() as stack:
+        if gate is not None:
+            stack.enter_context(_isolation.here_only(module, "safe_open", open_waiting))
+        stack.enter_context(_isolation.here_only(module, "load_state_dict", load_waiting))
         yield
 
 
@@ -346,7 +362,8 @@ def _watch_items(watcher: Watcher, items: Iterable[tuple[str, Any]]) -> Iterator
         sources = _sources(step[1])
         # Held until the step is over, when they are the model's: the step itself forgets them first.
         tensors = [tensor for group in getattr(step[1], "collected_tensors", {}).values() for tensor in group]
-        yield step
+        with watcher.step(sources, [tensor for tensor in tensors if isinstance(tensor, Future)]):
+            yield step
         watcher.on_placed(PlacedItem(sources, _bytes_of(tensors)))
 
 
@@ -598,7 +615,7 @@ def load_model(
     warnings: list[str] = []
     strangers = _Strangers(watcher.on_stranger)
     noting = replace(watcher, on_warning=warnings.append)
-    with _told(folder, warnings), watched(noting, strangers.note), waiting(watcher.gate), isolated(strangers.note):
+    with _told(folder, warnings), watched(noting, strangers.note), waiting(watcher), isolated(strangers.note):
         model, info = model_class.from_pretrained(
             str(folder),
             config=config,

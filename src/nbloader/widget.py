@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import suppress
@@ -18,18 +19,20 @@ from ipywidgets import DOMWidget
 from nbloader import _events as events
 from nbloader import _history
 from nbloader._callback import ProgressCallback
+from nbloader._diagnosis import diagnose
 from nbloader._errors import LoadError, OptionError
 from nbloader._form import changed_by
 from nbloader._job import Loaded, LoadJob
 from nbloader._load import begin
-from nbloader._locale import text
+from nbloader._locale import FRONT_END, in_locale, locale, nearest, speak, text, texts
 from nbloader._messages import Message, RefusedError, read_message
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import LoadPlan
-from nbloader._publisher import Publisher, view_of
+from nbloader._publisher import Publisher, view_of, view_of_diagnosis
 from nbloader._resident import Freed, are_alike, cancel_waiting
 from nbloader._state import LoadState
-from nbloader._threads import weakly
+from nbloader._terminal import show_bar
+from nbloader._threads import make_thread, weakly
 from nbloader._workbench import Workbench
 
 _logger = logging.getLogger("nbloader")
@@ -88,6 +91,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     _lanes = traitlets.List().tag(sync=True)
     _form = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     _runs = traitlets.Dict().tag(sync=True)
+    _diagnosis = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    _texts = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
@@ -108,19 +113,25 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._shown_by: object = None
         self._is_panel = False
         self._workbench: Workbench | None = None
+        self._locale = self._options.locale or locale()
         self._is_drawn = threading.Event()
         self._telling = threading.RLock()
-        super().__init__(**view_of(self._idle_state()))
+        self._told: dict[str, Any] = self._view()
+        super().__init__(**in_locale({**self._texts_told(), **self._told}, self._locale))
         self.on_msg(_on_message)
         self._answer_while_busy()
 
     def show(self) -> LoaderWidget:
-        """Display the panel and start the load; returns at once, with the widget itself."""
-        from IPython.display import display
+        """Display the panel and start the load; returns at once, with the widget itself.
 
+        In a terminal there is no panel: `result` shows a bar instead.
+        """
         self._shown_by = None
         self._is_panel = True
-        display(self)
+        if _can_show():
+            from IPython.display import display
+
+            display(self)
         self._shown_by = _executing()
         return self.load(reload=self._reload, replace=self._replace) if self._job is None else self
 
@@ -145,6 +156,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         if self._publisher is not None:
             self._publisher.stop()
         self._job = job
+        self._tell({"_diagnosis": None})
         self._job.subscribe(weakly(self._take))
         if job.done():  # before it could be heard of
             self._look_again()
@@ -187,7 +199,15 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         TimeoutError
             Where it has not ended within `timeout` seconds; it goes on.
         """
-        return self._started().result(timeout)
+        job = self._started()
+        waits = not job.done()
+        try:
+            if waits and self._is_panel and timeout is None and not _can_show():
+                show_bar(job)
+            return job.result(timeout)
+        finally:
+            if waits and job.done() and not self._is_drawn.is_set():
+                self._send_again()
 
     def __await__(self) -> Generator[Any, None, Loaded]:
         """Wait for the load without blocking the notebook. Cancelling the wait cancels the load."""
@@ -268,16 +288,29 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _can_ask(self) -> bool:
         # A front end that draws the panel says so; with one that is still about to, a moment is worth waiting.
-        return self._is_drawn.wait(_DRAWN_SECONDS)
+        return self._is_drawn.wait(_DRAWN_SECONDS if _can_show() else 0)
 
     def _take(self, event: events.Event) -> None:
         """Keep up with the load: what was answered is chosen from now on, and a load that ended is a run."""
         if isinstance(event, events.Unloaded) and self._job is not None:
-            self._tell(view_of(self._job.state))
+            self._tell(self._view())
         if isinstance(event, events.Answered):
             self._options = merge_options(self._options, event.changes)
         if isinstance(event, (events.Answered, events.Ready)):
             self._look_again()
+        if isinstance(event, events.Ready) and not event.summary.get("already_loaded"):
+            make_thread(weakly(self._diagnose), "nbloader-diagnosis", self._job).start()
+
+    def _diagnose(self, job: LoadJob) -> None:
+        """Say why the load took as long as it did, unless another has taken its place by then."""
+        speak(self._locale)
+        with suppress(Exception):  # a front end can fail in any way, and a model be unloaded at once
+            self._tell(view_of_diagnosis(None))
+            told: dict[str, Any] = {"_diagnosis": None}
+            with suppress(LoadError):
+                told = view_of_diagnosis(diagnose(job))
+            if self._job is job:
+                self._tell(told)
 
     def _look_again(self) -> None:
         """Have the workbench show what a load has changed: what is cached and in memory, and the runs."""
@@ -307,6 +340,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """Do what was clicked."""
         if message.kind == "drawn":
             self._is_drawn.set()
+            if message.language and self._options.locale is None:
+                self._speak(nearest(message.language))
         elif message.kind == "cancel":
             self._cancel(message.number)
         elif message.kind == "unload":
@@ -345,8 +380,11 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self.load(**changes)
 
     def _cancel(self, number: int | None) -> None:
-        """Cancel this load or, by its number, one that it waits for."""
-        if number is None:
+        """Cancel this load or one that it waits for, by its number.
+
+        A click may arrive late, when this widget loads something else: that was not meant.
+        """
+        if self._job is not None and number == self._job.number:
             self.cancel()
         elif number in [other for other, _ in self.state.ahead]:
             cancel_waiting(number)
@@ -364,12 +402,37 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def _idle_state(self) -> LoadState:
         return LoadState(name=str(self._source))
 
+    def _view(self) -> dict[str, Any]:
+        return view_of(self.state, 0 if self._job is None else self._job.number)
+
     def _tell(self, view: Mapping[str, Any]) -> None:
         """Send the front end these traits, from whatever thread."""
+        if getattr(self.comm, "_closed", False):
+            return  # a page that is still there would look for a model that is not
         # ipywidgets forgets what another thread sets while it sends what it held back.
         with self._telling, self.hold_sync():
             for name, value in view.items():
-                setattr(self, name, value)
+                self._told[name] = value
+                setattr(self, name, in_locale(value, self._locale))
+
+    def _send_again(self) -> None:
+        """Send how the load ended from the thread that waited for it.
+
+        What runs a notebook without a page (nbclient, papermill) keeps only what is sent by the cell that is running.
+        """
+        with suppress(Exception):  # a front end can fail in any way
+            self._tell(self._view())
+            self.send_state(["_state", "_shards", "_lanes"])
+
+    def _speak(self, language: str) -> None:
+        """Say everything in a language: what has been said already too."""
+        with self._telling:
+            if language != self._locale:
+                self._locale = language
+                self._tell({**self._told, **self._texts_told()})
+
+    def _texts_told(self) -> dict[str, Any]:
+        return {"_texts": {group: texts(self._locale)[group] for group in FRONT_END}}
 
     def _answer_while_busy(self) -> None:
         # ipykernel 7.4 sends a message from the front end to the subshell that last published, which a running cell
@@ -388,6 +451,13 @@ def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
         widget._refuse(text("refused", "message", reason=error))
         return
     widget._heed(message)
+
+
+def _can_show() -> bool:
+    """Tell whether somebody may see a panel: whoever runs a kernel, or marimo; in a terminal nobody can."""
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel") or "marimo" in sys.modules
 
 
 def _executing() -> object:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.hub import Hub, Repo
+from support.pickles import as_pickle, tensors_of
 
 COMMAND = [str(Path(sys.executable).parent / "nbloader")]
 
@@ -105,3 +106,49 @@ def test_usage_is_told(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert "usage" in done.stderr
+
+
+def test_doctor_says_where_the_time_went(demo_small: Path) -> None:
+    done = run("doctor", str(demo_small), "--dtype", "float32")
+    assert done.returncode == 0
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert lines[0].startswith(f"{demo_small.name}: ")
+    assert any(line.startswith("Imports ") and line.endswith("%") for line in lines)
+    assert any(line.startswith("types ") and line.endswith("→ float32") for line in lines)
+
+
+def test_doctor_looks_without_loading(demo_small: Path) -> None:
+    done = run("doctor", str(demo_small), "--no-load")
+    assert done.returncode == 0
+    assert "Imports" not in done.stdout
+    assert "safetensors, 19.4 MB in 4 file(s)" in done.stdout
+
+
+def test_convert_says_what_it_made(demo_small: Path, tmp_path: Path) -> None:
+    folder = as_pickle(demo_small, tmp_path / "pickled")
+    done = run("convert", str(folder))
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "Reading pytorch_model.bin",
+        f"model.safetensors in {folder}: 19.4 MB, {len(tensors_of(demo_small))} tensors, each compared with its origin",
+    ]
+    again = run("convert", str(folder))
+    assert again.returncode == 1
+    assert "has safetensors already" in again.stderr
+
+
+def test_it_speaks_korean(demo_small: Path, tmp_path: Path) -> None:
+    done = run("load", str(demo_small), LC_ALL="ko_KR.UTF-8", PYTHONUTF8="1")
+    assert "토크나이저" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("cpu에 bfloat16")
+    failed = run("load", str(tmp_path), "--locale", "ko", LC_ALL="C.UTF-8")
+    assert failed.stderr.startswith("❌ 오류: ")
+    assert "체크포인트를 로드하고" in run("--help", LC_ALL="ko_KR.UTF-8", PYTHONUTF8="1").stdout
+
+
+@pytest.mark.parametrize("runner", [["-c"], ["-m", "IPython", "--colors=NoColor", "-c"]])
+def test_a_widget_in_a_terminal_is_a_bar(runner: list[str], demo_small: Path) -> None:
+    code = f"from nbloader import LoaderWidget; w = LoaderWidget({str(demo_small)!r}).show(); w.result(); print(w)"
+    done = subprocess.run([sys.executable, *runner, code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == f"LoaderWidget({str(demo_small)!r}): ready"
+    assert f"{demo_small.name}: Ready 100%" in done.stderr

@@ -15,7 +15,7 @@ from nbloader._messages import Message, RefusedError, read_message
     ("content", "message"),
     [
         ({"kind": "drawn"}, Message("drawn")),
-        ({"kind": "cancel"}, Message("cancel")),
+        ({"kind": "drawn", "language": "ko-KR"}, Message("drawn", language="ko-KR")),
         ({"kind": "cancel", "number": 3}, Message("cancel", number=3)),
         ({"kind": "unload"}, Message("unload")),
         ({"kind": "answer", "choice": 1}, Message("answer", choice=1)),
@@ -46,6 +46,8 @@ def test_what_a_panel_says(content: dict[str, Any], message: Message) -> None:
         ({"kind": "answer", "choice": True}, "choice is of type bool"),
         ({"kind": "answer", "choice": None}, "choice is of type NoneType"),
         ({"kind": "cancel", "number": 1.5}, "number is of type float"),
+        ({"kind": "cancel"}, r"the parts of 'cancel' are \[\]"),
+        ({"kind": "drawn", "language": "k" * 65}, "its language is too long"),
         ({"kind": "plan", "choices": [["dtype", "float32"]]}, "choices is of type list"),
         ({"kind": "plan", "choices": {"dtype": 32}}, "its choice of 'dtype' is no text"),
         ({"kind": "plan", "choices": {"variant": "x" * 5_000_000}}, "its choice of 'variant' is no text, or too long"),
@@ -60,7 +62,7 @@ def test_what_nobody_clicks_is_refused_in_few_words(content: Any, reason: str) -
 
 def test_buffers_are_refused() -> None:
     with pytest.raises(RefusedError, match="it brings 1 buffers"):
-        read_message({"kind": "cancel"}, [memoryview(b"")])
+        read_message({"kind": "unload"}, [memoryview(b"")])
 
 
 JSON = st.recursive(

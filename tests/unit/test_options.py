@@ -53,6 +53,7 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("stall_seconds", "30", 30),
         ("force", "yes", True),
         ("keep", "all", "all"),
+        ("locale", "ko", "ko"),
         ("extra", '{"num_labels": 3}', {"num_labels": 3}),
     ],
 )

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import nbloader
-from nbloader._locale import texts
+from nbloader._locale import FRONT_END, texts
 
 SOURCES = Path(nbloader.__file__).parent
-VIEWS = {"nbloader.widget", "nbloader._publisher", "nbloader._terminal", "nbloader._cli"}
+VIEWS = {"nbloader.widget", "nbloader._publisher", "nbloader._terminal", "nbloader._cli", "nbloader.__main__"}
 
 
 def imported_by(code: str) -> set[str]:
@@ -68,8 +68,11 @@ def test_every_text_is_there_and_none_too_many() -> None:
     assert logged == set(texts()["log"])
     assert set(texts()["stage"]) == set(nbloader._events.STAGES)
     front = "".join(path.read_text() for path in (SOURCES.parents[1] / "js/src").rglob("*.ts*"))
-    used = set(re.findall(r"texts\.panel\.(\w+)", front)) | codes_used(r'"panel", "(\w+)"')
-    assert used == set(texts()["panel"])
+    for group in ("panel", "diagnosis"):
+        used = set(re.findall(rf"texts\.{group}\??\.(\w+)", front)) | codes_used(rf'text\(\s*"{group}",\s+"(\w+)"')
+        assert used == set(texts()[group]), group
+    assert set(re.findall(r"texts\.(\w+)", front)) <= set(FRONT_END)
+    assert set(texts()["part"]) == set(nbloader._events.PARTS)
 
 
 def test_only_one_module_knows_transformers_and_one_the_hub() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import archs
 from support.hub import Hub, Repo
-from support.waiting import wait_for
+from support.waiting import all_at_once, own_threads, wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, SourceError, WontFitError, _events, _resident
@@ -69,21 +69,14 @@ def test_what_is_loaded_is_given_at_once(one: Path) -> None:
 
 
 def test_sixty_four_threads_load_once(demo_small: Path) -> None:
-    begin = threading.Barrier(64)
     jobs: list[LoadJob] = []
-    models: list[Any] = []
 
-    def load() -> None:
-        begin.wait()
+    def load(number: int) -> Any:
         job = nbloader.start(demo_small, dtype="float32")
         jobs.append(job)
-        models.append(job.result().model)
+        return job.result().model
 
-    threads = [threading.Thread(target=load) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    models: list[Any] = all_at_once(64, load)
     assert len(models) == 64
     assert len({id(model) for model in models}) == 1
     assert sum(_events.Placed in kinds(job) for job in set(jobs)) == 1
@@ -283,7 +276,7 @@ def test_preloaded_models_stay_until_they_are_unloaded(one: Path, other: Path) -
     assert again.state.bytes_to_read == 0
     del again
     nbloader.unload(one)
-    wait_for(lambda: not any(thread.name.startswith("nbloader") for thread in threading.enumerate()))
+    wait_for(lambda: not own_threads())
     gc.collect()
     assert first() is None
     assert [resident.name for resident in nbloader.loaded()] == [other.name]
@@ -292,7 +285,7 @@ def test_preloaded_models_stay_until_they_are_unloaded(one: Path, other: Path) -
 def test_a_model_goes_with_its_last_name(one: Path) -> None:
     loaded = nbloader.load(one, progress=False, progress_callback=lambda told: None)
     ref = weakref.ref(loaded.model)
-    wait_for(lambda: not any(thread.name.startswith("nbloader") for thread in threading.enumerate()))
+    wait_for(lambda: not own_threads())
     gc.collect()
     gc.disable()
     try:

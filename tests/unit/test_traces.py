@@ -21,7 +21,7 @@ import pytest
 from support import archs
 from support.hub import Hub, Repo
 from support.page_cache import make_cold
-from support.waiting import wait_for
+from support.waiting import own_threads, wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
@@ -34,10 +34,6 @@ SWAY = 0.15
 
 def open_files() -> int:
     return psutil.Process().num_fds()
-
-
-def own_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("nbloader")]
 
 
 def files_in(*folders: Path) -> set[Path]:

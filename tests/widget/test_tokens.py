@@ -86,7 +86,7 @@ def test_what_a_library_repeats_is_hidden(demo_small: Path, monkeypatch: pytest.
         raise ValueError(f"Illegal header value b'Bearer {TOKEN}'")
 
     monkeypatch.setattr("nbloader._transformers.load_tokenizer", repeat)
-    widget = LoaderWidget(demo_small, token=TOKEN)
+    widget = LoaderWidget(demo_small, token=TOKEN, reload=True)
     with pytest.raises(LoadError, match="Illegal header value") as info:
         widget.result()
     assert TOKEN not in str(info.value) + info.value.details

@@ -14,7 +14,7 @@ import pytest
 from support import archs
 from support.comm import RecordingComm
 from support.hub import Hub, Repo
-from support.waiting import wait_for
+from support.waiting import all_at_once, own_threads, wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
@@ -91,6 +91,7 @@ def test_few_messages_whatever_the_model(layers: int, tmp_path: Path) -> None:
     )  # fmt: skip
     folder = archs.save(transformers.LlamaForCausalLM(config), tmp_path, shards=3)
     widget = LoaderWidget(folder).load()
+    comm_of(widget).click({"kind": "drawn"})
     widget.result()
     assert wait_for_final(widget)["status"] == "ready"
     sent = comm_of(widget).messages
@@ -102,6 +103,7 @@ def test_few_messages_whatever_the_model(layers: int, tmp_path: Path) -> None:
 
 def test_names_of_shards_are_sent_once(demo_small: Path) -> None:
     widget = LoaderWidget(demo_small).load()
+    comm_of(widget).click({"kind": "drawn"})
     widget.result()
     wait_for_final(widget)
     updates = [data["state"] for _, kind, data in comm_of(widget).messages if kind == "comm_msg"]
@@ -147,15 +149,13 @@ def test_a_widget_that_goes_in_mid_load_leaves_a_load_that_ends(hub: Hub, demo_s
     job().subscribe(lambda event: ended.set() if type(event).__name__ == "Ready" else None)
     repo.release.set()
     assert ended.wait(60)
-    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("nbloader-")])
+    wait_for(lambda: not own_threads())
     gc.collect()
     assert (gone(), job(), nbloader.loaded()) == (None, None, [])
 
 
 def test_sixty_four_threads_wait_in_four_ways_for_one_load(demo_small: Path) -> None:
-    begin = threading.Barrier(64)
     shared = LoaderWidget(demo_small, dtype="float32")
-    models: list[object] = []
 
     async def awaited(widget: LoaderWidget) -> object:
         return (await widget).model
@@ -175,15 +175,7 @@ def test_sixty_four_threads_wait_in_four_ways_for_one_load(demo_small: Path) -> 
         called_back,
     ]
 
-    def ask(number: int) -> None:
-        begin.wait()
-        models.append(ways[number % len(ways)]())
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(90)
+    models = all_at_once(64, lambda number: ways[number % len(ways)]())
     assert len(models) == 64
     assert len({id(model) for model in models}) == 1
     assert len(nbloader.loaded()) == 1
@@ -195,10 +187,35 @@ def test_a_click_cancels(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     hub.repos["us/demo"] = repo
     widget = LoaderWidget("us/demo", cache_dir=str(tmp_path)).load()
     assert repo.stalled.wait(30)
-    comm_of(widget).click({"kind": "cancel"})
+    comm_of(widget).click({"kind": "cancel", "number": widget._state["number"]})
     with pytest.raises(LoadCancelled):
         widget.result(30)
     assert wait_for_final(widget)["status"] == "cancelled"
+
+
+def test_a_click_that_comes_late_cancels_no_other_load(stalled: LoaderWidget) -> None:
+    assert stalled.job is not None
+    comm_of(stalled).click({"kind": "cancel", "number": stalled.job.number - 1})
+    assert not stalled.state.cancelling
+    comm_of(stalled).click({"kind": "cancel", "number": stalled.job.number})
+    assert stalled.state.cancelling
+
+
+def test_nothing_is_sent_to_a_page_that_was_closed(stalled: LoaderWidget) -> None:
+    comm = comm_of(stalled)
+    stalled.close()
+    sent = len(comm.messages)
+    stalled.cancel()
+    with pytest.raises(LoadCancelled):
+        stalled.result(30)
+    wait_for(lambda: not own_threads())
+    assert len(comm.messages) == sent
+
+
+def test_without_a_page_the_end_is_sent_by_who_waits_for_it(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).load()
+    widget.result()
+    assert comm_of(widget).states()[-1]["status"] == "ready"  # at once, and not when the publisher comes round
 
 
 @pytest.fixture
@@ -278,6 +295,7 @@ def test_a_click_goes_where_the_front_end_sent_it(demo_small: Path) -> None:
 
 def test_loading_again_takes_changes(demo_small: Path) -> None:
     widget = LoaderWidget(demo_small).load()
+    comm_of(widget).click({"kind": "drawn"})
     assert str(widget.model.dtype) == "torch.bfloat16"
     assert str(widget.load(dtype="float32").model.dtype) == "torch.float32"
     wait_for_final(widget)
@@ -382,3 +400,43 @@ def test_the_same_cell_again_has_it_at_once(demo_small: Path) -> None:
     assert (final["status"], final["read"]) == ("ready", [0, 0])
     assert final["summary"]["already_loaded"] is True  # type: ignore[index]
     assert LoaderWidget(demo_small, reload=True).show().model is not model
+
+
+def test_a_load_that_ended_is_diagnosed(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small)
+    assert widget._diagnosis is None
+    widget.result()
+    wait_for(lambda: bool((widget._diagnosis or {}).get("facts")))
+    told = widget._diagnosis
+    assert not told["measuring"]
+    assert sum(seconds for _, _, seconds in told["parts"]) == pytest.approx(widget.state.elapsed, abs=0.02)
+    assert told["verdict"] == nbloader.diagnose(widget).verdict
+    widget.load()  # which is there already
+    widget.result()
+    wait_for(lambda: not own_threads())
+    assert widget._diagnosis is None
+
+
+def test_the_front_end_has_the_texts_that_it_shows() -> None:
+    assert LoaderWidget("demo")._texts["panel"]["cancel"] == "Cancel"
+
+
+def test_a_panel_speaks_the_browser_s_language(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    widget = LoaderWidget(demo_small)
+    assert widget._texts["panel"]["cancel"] == "Cancel"
+    widget._handle_custom_msg({"kind": "drawn", "language": "ko-KR"}, [])
+    assert widget._texts["panel"]["cancel"] == "취소"
+    widget.result()
+    wait_for(lambda: bool((widget._diagnosis or {}).get("facts")) and widget._state["status"] == "ready")
+    details = {stage["name"]: stage["detail"] for stage in widget._state["stages"]}
+    assert details["resolve"] == "폴더"
+    assert widget._diagnosis["parts"][-1][1] == "기타"
+    widget._handle_custom_msg({"kind": "drawn", "language": "en-US"}, [])
+    assert {stage["name"]: stage["detail"] for stage in widget._state["stages"]}["resolve"] == "folder"
+
+
+def test_a_language_that_was_chosen_stays(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small, locale="ko")
+    widget._handle_custom_msg({"kind": "drawn", "language": "en-US"}, [])
+    assert widget._texts["panel"]["cancel"] == "취소"

@@ -32,7 +32,7 @@ export function Outcome(props: {
   if (state.status === "failed" && state.error !== null) {
     return (
       <div class="nbl-outcome nbl-is-failed" role="alert">
-        <strong>{state.error.kind}</strong>
+        <strong>{fill(texts.panel.error, { kind: state.error.kind })}</strong>
         <p>{state.error.message}</p>
         <p class="nbl-hint">{state.error.hint}</p>
         <Choices asked={state.error} onAnswer={onAnswer} />

@@ -1,11 +1,10 @@
-import { useState } from "preact/hooks";
 import { duration, fill, size } from "../format";
 import type { FormState, Plan } from "../state";
 import { named, texts } from "../texts";
+import { Copy } from "./copy";
 import { Gauge } from "./gauge";
 
 const MARKS: Record<string, string> = { fits: "✓", tight: "⚠", wont_fit: "✕" };
-const COPIED = 1500; // milliseconds for which it is said
 
 /** What the options chosen now will cost, and the ways on from here: load it, or take it along as code. */
 export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: () => void }) {
@@ -48,7 +47,7 @@ export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: (
           <p class="nbl-hint">{error.hint}</p>
         </div>
       ) : (
-        <dl class="nbl-costs">
+        <dl class="nbl-facts nbl-costs">
           {lines(plan).map(([key, line]) => (
             <div key={key}>
               <dt>{named(texts.plan_line, key)}</dt>
@@ -61,7 +60,7 @@ export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: (
         <button type="button" class="nbl-button nbl-primary" disabled={isLoading} onClick={onLoad}>
           {texts.form.load}
         </button>
-        <Copy code={form.code} />
+        <Copy code={form.code} label={texts.form.copy} />
       </div>
       <code class="nbl-code">{form.code}</code>
     </section>
@@ -136,32 +135,4 @@ function time(seconds: Plan["seconds"]): string {
   }
   const [low, high] = [duration(seconds[0]), duration(seconds[1])];
   return low === high ? fill(texts.plan.one_second, { low }) : fill(texts.plan.seconds, { low, high });
-}
-
-function Copy({ code }: { code: string }) {
-  const [copied, setCopied] = useState(false);
-  const copy = async () => {
-    await write(code);
-    setCopied(true);
-    setTimeout(() => setCopied(false), COPIED);
-  };
-  return (
-    <button type="button" class="nbl-button" onClick={copy}>
-      {copied ? texts.form.copied : texts.form.copy}
-    </button>
-  );
-}
-
-/** Puts a text on the clipboard; pages without a secure origin have only the old way. */
-async function write(text: string): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = document.createElement("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
 }

@@ -22,7 +22,7 @@ function movement(state: PanelState): string {
   if (state.readers > 0 && state.read[0] < state.read[1]) {
     parts.push(fill(texts.panel.readers, { count: state.readers }));
   }
-  return parts.join(" · ");
+  return parts.join(" · ") || state.doing;
 }
 
 /** The one overall bar, and below it each phase's own. */

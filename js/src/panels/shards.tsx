@@ -5,16 +5,17 @@ import { layout } from "../lanes";
 import type { PanelState, ShardNames, ShardTimes } from "../state";
 import { texts } from "../texts";
 
-const WORDS: Record<Lane["status"], string> = {
-  waiting: texts.panel.shard_waiting,
-  downloading: texts.phase.download,
-  downloaded: texts.panel.shard_downloaded,
-  reading: texts.phase.read,
-  resident: texts.panel.shard_resident,
-  read: texts.panel.shard_read,
-  placing: texts.phase.place,
-  placed: texts.panel.shard_placed,
-};
+const word = (status: Lane["status"]): string =>
+  ({
+    waiting: texts.panel.shard_waiting,
+    downloading: texts.phase.download,
+    downloaded: texts.panel.shard_downloaded,
+    reading: texts.phase.read,
+    resident: texts.panel.shard_resident,
+    read: texts.panel.shard_read,
+    placing: texts.phase.place,
+    placed: texts.panel.shard_placed,
+  })[status];
 
 /** One lane a shard: above when it was downloaded and read, below when it was placed. */
 export function Shards(props: { state: PanelState; shards: ShardNames; times: readonly ShardTimes[] }) {
@@ -72,7 +73,7 @@ function told(lane: Lane): string {
   if (lane.placeSeconds !== null) {
     parts.push(`${texts.phase.place}: ${duration(lane.placeSeconds)}`);
   }
-  return `${parts.join("\n")}\n${WORDS[lane.status]}`;
+  return `${parts.join("\n")}\n${word(lane.status)}`;
 }
 
 function Row({ lane }: { lane: Lane }) {
@@ -100,7 +101,7 @@ function Row({ lane }: { lane: Lane }) {
         )}
       </span>
       <span class="nbl-lane-rate">{lane.rate !== null ? `${size(lane.rate)}/s` : ""}</span>
-      <span class="nbl-lane-status">{WORDS[lane.status]}</span>
+      <span class="nbl-lane-status">{word(lane.status)}</span>
     </li>
   );
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nbloader._errors import RemoteCodeError, WontFitError
@@ -73,19 +73,25 @@ def run(
     LoadCancelled
         Where the load was cancelled.
     """
-    with (
-        fetching(model, source, options, reporter, on_plan, neighbours.free) as fetched,
-        reading(fetched.whole, options, reporter) as supply,
-    ):
+    with ExitStack() as stack:
+        with reporter.spending("resolve"):
+            fetched = stack.enter_context(fetching(model, source, options, reporter, on_plan, neighbours.free))
+            supply = stack.enter_context(reading(fetched.whole, options, reporter))
         with _consenting(source, options) as allows_code:
-            tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
-            chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
-        checkpoint, plan = reporter.wait(fetched.whole)
+            with reporter.spending("tokenizer"):
+                tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
+            with reporter.spending("imports"):
+                chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
+        with reporter.spending("download"):
+            checkpoint, plan = reporter.wait(fetched.whole)
         make_room(source, checkpoint, options, reporter, neighbours, fetched.adapter)
-        loaded = place(checkpoint, plan, chosen, options, reporter, supply)
-    settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
+        with reporter.spending("other"):
+            loaded = place(checkpoint, plan, chosen, options, reporter, supply)
+    with reporter.spending("other"):
+        settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     if fetched.adapter is not None:
-        loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter)
+        with reporter.spending("adapter"):
+            loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
 

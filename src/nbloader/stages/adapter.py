@@ -7,7 +7,7 @@ from typing import Any
 from nbloader import _events as events
 from nbloader import _peft
 from nbloader._adapter import Adapter
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
 from nbloader._reporter import Reporter
@@ -28,8 +28,8 @@ def attach_adapter(model: Any, adapter: Adapter, plan: LoadPlan, options: LoadOp
         reporter.tell(events.ReadEnded, shard, adapter.weights.bytes)
         reporter.tell(events.Placed, shard, 0, 0)
 
-        def warn(text: str) -> None:
-            reporter.log("warning", "peft_says", text=text)
+        def warn(warning: str) -> None:
+            reporter.log("warning", "peft_says", text=warning)
 
         model = _peft.attach(model, adapter.folder, adapter.name, warn)
         reporter.check_cancelled()
@@ -37,6 +37,6 @@ def attach_adapter(model: Any, adapter: Adapter, plan: LoadPlan, options: LoadOp
             model = _peft.merge(model, adapter.name)
         reporter.tell(events.Placed, shard, adapter.weights.bytes, adapter.weights.bytes)
         tell_held(model, reporter)
-        done = ", merged" if options.merge_adapter else ""
-        note.detail = f"{adapter.name}, {size_text(adapter.weights.bytes)}{done}"
+        code = "merged" if options.merge_adapter else "attached"
+        note.detail = text("detail", code, name=adapter.name, size=size_text(adapter.weights.bytes))
     return model

@@ -13,6 +13,7 @@ from nbloader._pace import Pace
 from nbloader._page_cache import find_missing, make_resident, untouched_bytes
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
+from nbloader._storage import count_reads
 
 
 def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
@@ -25,16 +26,20 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
     import torch
 
     with reporter.stage("device") as note:
-        if may_be_missing and read_missing([shard.path for shard in checkpoint.shards], reporter):
-            for address, length in _cpu_storages(model):
-                make_resident(address, length, reporter.check_cancelled)
+        if may_be_missing:
+            with reporter.spending("storage"):
+                if read_missing([shard.path for shard in checkpoint.shards], reporter):
+                    for address, length in _cpu_storages(model):
+                        make_resident(address, length, reporter.check_cancelled)
         devices = devices_of(model.parameters())
-        if any(device.startswith("cuda") for device in devices):
-            torch.cuda.synchronize()
-        if "mps" in devices:
-            torch.mps.synchronize()
+        with reporter.spending("device"):
+            if any(device.startswith("cuda") for device in devices):
+                torch.cuda.synchronize()
+            if "mps" in devices:
+                torch.mps.synchronize()
         for index, shard in enumerate(checkpoint.shards):
             reporter.tell(events.ReadEnded, index, shard.bytes)
+        tell_reads(checkpoint, reporter)
         tell_held(model, reporter)
         note.detail = ", ".join(devices)
 
@@ -44,6 +49,13 @@ def tell_held(model: Any, reporter: Reporter) -> None:
     untouched = untouched_bytes(list(_cpu_storages(model)))
     reporter.tell(events.MemorySampled, sample_memory())
     reporter.tell(events.Untouched, untouched)
+
+
+def tell_reads(checkpoint: Checkpoint, reporter: Reporter) -> None:
+    """Tell what has been read by now of the disk that holds the checkpoint."""
+    counted = count_reads(checkpoint.folder)
+    if counted is not None:
+        reporter.tell(events.ReadsCounted, *counted)
 
 
 def devices_of(tensors: Iterable[Any]) -> list[str]:

@@ -25,7 +25,7 @@ from nbloader._checkpoint import (
     read_weight_map,
 )
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._memory import Free
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
@@ -94,7 +94,8 @@ def fetching(
         download = None
         if repository is not None and repository.files is not None:
             download = _Download(repository, repository.files, options, reporter, check)
-            download.bring_support()
+            with reporter.spending("download"):
+                download.bring_support()
             note.detail = download.detail
         folder = source.root(options) / options.subfolder
         adapter = find_adapter(options, check)
@@ -129,6 +130,7 @@ def fetching(
                     make_known(*ahead)
                 download.bring_weights()
             checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
+            reporter.tell(events.CheckpointRead, os.fspath(folder), checkpoint.format)
             if ahead is None:
                 check_base(checkpoint)
             return checkpoint, make_known(checkpoint)
@@ -143,7 +145,8 @@ def fetching(
                 fetched.whole.set_result(found)
 
         if adapter is not None and adapter.repository is not None:
-            _bring_adapter(adapter, adapter.repository, options, reporter, check, download)
+            with reporter.spending("download"):
+                _bring_adapter(adapter, adapter.repository, options, reporter, check, download)
         if download is None or not download.has_more:
             fetched.whole.set_result(finish())
         else:
@@ -229,7 +232,7 @@ class _Download:
         self._waited = _teller_of_waits(reporter)
         self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
         self._lock = threading.Lock()
-        self.detail = ""
+        self.detail: str = ""
         self.planned = 0
 
     @property
@@ -281,7 +284,8 @@ class _Download:
         if missing:
             self._plan(wanted)
             self.planned = len(wanted)
-        self.detail = f"{len(missing)} of {len(wanted)} files" if missing else "all cached"
+        counts = {"missing": len(missing), "wanted": len(wanted)}
+        self.detail = text("detail", "files", **counts) if missing else text("detail", "cached")
         self._tally = self._reporter.tally(events.Downloaded, self._bytes(wanted))
         self._missing_shards = [name for name in missing if name in self._shards]
         self._bring([name for name in missing if name not in self._shards])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbloader import _transformers
+from nbloader._locale import text
 from nbloader._plan import LoadPlan
 from nbloader._reporter import Reporter
 from nbloader._source import Source
@@ -34,7 +35,7 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
             "dtype": " + ".join([*words, *(name for name, _ in dtypes.most_common())]),
             "device": ", ".join(device.replace("meta", "disk") for device in devices_of(parameters)),
         }
-        note.detail = f"{summary['parameters']:,} parameters"
+        note.detail = text("detail", "parameters", count=f"{summary['parameters']:,}")
     return summary
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from nbloader import _events as events
+from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
 from nbloader._source import Source, find_source
@@ -24,5 +25,5 @@ def resolve(model: str | os.PathLike[str], options: LoadOptions, reporter: Repor
         repository = source.repository
         if repository is not None and repository.note:
             reporter.log("warning", "offline", reason=repository.note)
-        note.detail = source.origin
+        note.detail = text("detail", source.origin)
     return source

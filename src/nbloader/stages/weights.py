@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,13 @@ from nbloader import _events as events
 from nbloader import _transformers
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import CheckpointError
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._memory import sample_memory, trim_heap
 from nbloader._memory_file import MemoryFile
 from nbloader._options import LoadOptions
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, drops_cache, find_missing
+from nbloader._placement import CPU
 from nbloader._plan import LoadPlan, placed_sizes
 from nbloader._quantization import METHODS
 from nbloader._readahead import Readahead, make_parts
@@ -25,6 +26,7 @@ from nbloader._reporter import Reporter
 from nbloader._threads import make_thread
 from nbloader._transformers import PlacedItem
 from nbloader.stages.config import Chosen
+from nbloader.stages.device import tell_reads
 
 _ROOM = 0.8
 """Share of the available memory up to which what is read ahead is safe from being evicted."""
@@ -69,6 +71,8 @@ class Supply:
         self._readahead: Readahead | None = None
         self.may_be_missing = False
         """Whether bytes may be missing from the page cache still once all has been read and placed."""
+        self.is_read_by_placing = False
+        """Whether nothing reads ahead, so that placing a tensor reads it."""
 
     def start(self) -> None:
         """Begin to find out what is missing, and to read it; returns at once, or soon."""
@@ -81,6 +85,7 @@ class Supply:
         try:
             self._checkpoint, plan = self._whole.result()
             self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(self._checkpoint.shards)}
+            tell_reads(self._checkpoint, self._reporter)
             self._plan_reading(plan, self._options)
             if self._readahead is not None and not self._stopped and not self._readahead.is_little:
                 self._readahead.start()
@@ -116,6 +121,7 @@ class Supply:
             return
         self.may_be_missing = True
         if options.readahead is False:
+            self.is_read_by_placing = plan.copies
             return
         copied = plan.host_memory["weights"] if plan.copies else 0
         window = None if to_read + copied <= room else max(_LEAST_WINDOW, room - copied)
@@ -154,10 +160,18 @@ class Supply:
         LoadCancelled
             Once the load is cancelled.
         """
-        with self._told():
+        with self._told(), self._reporter.spending("storage"):
             readahead = self._looked()
         is_reading = readahead is not None and not readahead.is_over
         return self if is_reading or self._copies else None
+
+    def wait_for_all(self, keys: Sequence[str]) -> None:
+        """Return once these tensors are read, on the loading thread; raises as `wait_for` does."""
+        with self._reporter.spending("storage"):
+            for key in keys:
+                tensor = self._checkpoint.tensors.get(key)
+                if tensor is not None:
+                    self.wait_for(os.fspath(self._checkpoint.shards[tensor.shard].path), key)
 
     def wait_for(self, path: str, key: str) -> None:
         """Return once a tensor is read: `path` is its file, `key` its name in it.
@@ -189,7 +203,7 @@ class Supply:
         LoadCancelled
             Once the load is cancelled.
         """
-        with self._told():
+        with self._told(), self._reporter.spending("storage"):
             readahead = self._looked()
             if readahead is not None:
                 readahead.wait(self._reporter.check_cancelled)
@@ -198,14 +212,13 @@ class Supply:
         """Return the path to open in a shard's place, once what opening it takes is read."""
         number = self._numbers.get(path, -1)
         copy = self._copies.get(number)
-        if copy is None:
-            return path
-        assert self._readahead is not None
-        for shard, begin, end in self._heads():
-            if shard == number:
-                with self._told():
-                    self._readahead.wait_for(shard, begin, end, self._reporter.check_cancelled)
-        return copy.path
+        # Of a file without a header all is read to open it, and of any other in the page cache next to nothing.
+        if self._readahead is not None and (copy is not None or not self._checkpoint.tensors):
+            for shard, begin, end in self._heads():
+                if shard == number:
+                    with self._told(), self._reporter.spending("storage"):
+                        self._readahead.wait_for(shard, begin, end, self._reporter.check_cancelled)
+        return path if copy is None else copy.path
 
     def _heads(self) -> list[tuple[int, int, int]]:
         """Return (shard, begin, end) of what lies before and behind the tensors: what opening a file reads."""
@@ -262,7 +275,7 @@ def place(
             trim_heap()
         supply.wait()
         _log_account(info, reporter)
-        note.detail = f"{plan.tensors} tensors, {plan.format}"
+        note.detail = text("detail", "tensors", count=plan.tensors, format=plan.format)
     return model
 
 
@@ -280,6 +293,9 @@ class _PlaceTracker:
         self._tensors = checkpoint.tensors
         self._shards = len(checkpoint.shards)
         self._sizes = placed_sizes(checkpoint, options)
+        is_elsewhere = options.placement not in (None, CPU)
+        self._copying = "device" if is_elsewhere else "cast" if plan.copies else "other"
+        self._working = self._copying if options.quantization is None else "quantization"
         self._trims = plan.quantization in METHODS
         self._untrimmed = 0
         self._reporter = reporter
@@ -292,11 +308,22 @@ class _PlaceTracker:
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),
             check_cancelled=self._reporter.check_cancelled,
             gate=supply.gate(),
+            step=lambda keys, tensors: self._step(supply, keys, tensors),
+            spending=self._reporter.spending,
             on_stranger=lambda name: self._reporter.log("warning", "stranger", thread=name),
         )
 
     def finish(self) -> None:
         self._tally.flush()
+
+    @contextmanager
+    def _step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> Iterator[None]:
+        """Wait for what a step takes, and then let it work: the two count as what they are."""
+        supply.wait_for_all(keys)
+        with self._reporter.spending("mixed" if supply.is_read_by_placing else self._copying):
+            wait(tensors)
+        with self._reporter.spending(self._working):
+            yield
 
     def _open(self, keys: Sequence[str]) -> None:
         if not self._tensors:

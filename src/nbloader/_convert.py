@@ -1,0 +1,172 @@
+"""Makes safetensors of a checkpoint's ``.bin`` files, once, beside them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nbloader import _hub
+from nbloader._checkpoint import Checkpoint
+from nbloader._errors import CheckpointError, OptionError
+from nbloader._locale import size_text
+from nbloader._memory import find_free
+from nbloader._options import LoadOptions
+from nbloader._reporter import Reporter
+from nbloader._source import find_source
+from nbloader.stages.download import fetching
+
+_DRAFT = ".nbloader-convert-"
+_ROOM = 1.02  # of what the files take: headers and indices
+
+
+class Converted(NamedTuple):
+    """What a conversion made: the files, in the checkpoint's folder, and how many tensors are in them."""
+
+    files: tuple[Path, ...]
+    bytes: int
+    tensors: int
+
+
+def convert(
+    model: str | os.PathLike[str], options: LoadOptions, tell: Callable[[str], None] = lambda name: None
+) -> Converted:
+    """Write a checkpoint's ``.bin`` files as safetensors, which later loads take instead.
+
+    They are written beside the ``.bin`` files, which stay: into the folder, or into the Hub cache's snapshot, where
+    deleting the revision deletes them too. Pickles are read as tensors only (``weights_only``), each tensor is
+    compared with what was written, and the files appear under their names once all of them are whole.
+
+    Parameters
+    ----------
+    model
+        A folder, or the id of a repository, which is downloaded where it is not cached.
+    options
+        Those of a load that say which checkpoint is meant.
+    tell
+        Called with the name of each file before it is read.
+
+    Raises
+    ------
+    CheckpointError
+        Where there is no ``.bin`` to convert, it holds more than tensors, or there is no room.
+    OptionError
+        For a `variant`.
+    """
+    if options.variant is not None:
+        raise OptionError(
+            f"variant={options.variant!r} cannot be converted.", "Convert the checkpoint's own weights: leave it out."
+        )
+    checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
+    if checkpoint.format != "bin":
+        raise CheckpointError(
+            f"{checkpoint.folder} has safetensors already: {checkpoint.shards[0].name}.", "There is nothing to convert."
+        )
+    free = shutil.disk_usage(checkpoint.folder).free
+    if free < _ROOM * checkpoint.bytes:
+        raise CheckpointError(
+            f"{checkpoint.folder} has {size_text(free)} free, and the safetensors take {size_text(checkpoint.bytes)}.",
+            "Free some space there.",
+        )
+    with _draft_in(checkpoint.folder) as draft:
+        tensors = _read(checkpoint, tell)
+        _hub.save_tensors(tensors, draft)
+        _check_equal(tensors, draft)
+        names = sorted(os.listdir(draft), key=lambda name: name.endswith(".json"))  # the index last
+        files = tuple(checkpoint.folder / name for name in names)
+        for file in files:
+            _settle(draft / file.name, checkpoint.shards[0].path)
+            os.replace(draft / file.name, file)
+    return Converted(files, sum(file.stat().st_size for file in files), len(tensors))
+
+
+def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:
+    source = find_source(model, options)
+    reporter = Reporter(lambda event: None, lambda: 0.0, threading.Event())
+    with fetching(model, source, options, reporter, lambda plan, smaller: None, find_free) as fetched:
+        return fetched.whole.result()[0]
+
+
+@contextmanager
+def _draft_in(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, on the same disk; nothing is left of it, nor of one that a killed process left."""
+    for left in folder.glob(f"{_DRAFT}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    draft = folder / f"{_DRAFT}{uuid.uuid4().hex[:8]}"
+    try:
+        draft.mkdir()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written: {error.strerror}.", "Convert a copy in a folder of your own."
+        ) from None
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Return every tensor of the files, each with memory of its own."""
+    import torch
+
+    tensors: dict[str, Any] = {}
+    with_header = {tensor.shard for tensor in checkpoint.tensors.values()}
+    for number, shard in enumerate(checkpoint.shards):
+        tell(shard.name)
+        try:
+            content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=number in with_header)
+        except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
+            raise CheckpointError(
+                f"{shard.path} could not be read as tensors only: {str(error).strip().splitlines()[0]}",
+                "It may be broken or run code of its own; do not load it unless you trust its authors.",
+            ) from None
+        strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+        if strange:
+            raise CheckpointError(
+                f"{shard.path} holds more than tensors: {strange[0]!r} is a {type(content[strange[0]]).__name__}.",
+                "safetensors hold tensors only; load it as it is.",
+            )
+        tensors.update(content)
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        # Whether two names mean one parameter is for the model to say: as long as it is unknown, each keeps its own.
+        if tensor.untyped_storage().data_ptr() in seen or not tensor.is_contiguous():
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(tensor.untyped_storage().data_ptr())
+    return tensors
+
+
+def _check_equal(tensors: Mapping[str, Any], folder: Path) -> None:
+    """Compare what was written with what was to be written, bit by bit."""
+    import torch
+    from safetensors import safe_open
+
+    left = dict(tensors)
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                written, wanted = file.get_tensor(name), left.pop(name)
+                same = written.dtype == wanted.dtype and written.shape == wanted.shape
+                if not same or not torch.equal(_bits(written), _bits(wanted)):
+                    raise CheckpointError(f"{path}: {name} was not written as it is.", "Is the disk sound? Try again.")
+    if left:
+        raise CheckpointError(f"{folder} lacks {next(iter(left))}.", "Is the disk full? Try again.")
+
+
+def _bits(tensor: Any) -> Any:
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _settle(path: Path, origin: Path) -> None:
+    """Have a file on the disk, for whoever may read its origin."""
+    with suppress(OSError), open(path, "rb+") as file:
+        os.fsync(file.fileno())
+        shutil.copymode(origin, path)

@@ -1,0 +1,156 @@
+"""A checkpoint's pickles become safetensors, once, and whatever happens nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.hub import Hub, Repo
+from support.pickles import as_pickle, tensors_of
+
+import nbloader
+from nbloader import CheckpointError, LoadOptions, OptionError, _hub
+from nbloader._convert import convert
+
+
+@pytest.fixture
+def pickled(demo_small: Path, tmp_path: Path) -> Path:
+    """The small demo checkpoint as one pickle."""
+    return as_pickle(demo_small, tmp_path / "pickled")
+
+
+def test_what_is_written_is_what_was_read(pickled: Path, demo_small: Path) -> None:
+    os.chmod(pickled / "pytorch_model.bin", 0o640)
+    made = convert(pickled, LoadOptions())
+    wanted = tensors_of(demo_small)
+    assert [file.name for file in made.files] == ["model.safetensors"]
+    assert made.tensors == len(wanted)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in tensors_of(pickled).items())
+    assert (pickled / "model.safetensors").stat().st_mode & 0o777 == 0o640
+    assert (pickled / "pytorch_model.bin").is_file()
+    assert not list(pickled.glob(".nbloader-*"))
+
+
+def test_later_loads_take_it(pickled: Path) -> None:
+    before = nbloader.start(pickled)
+    before.result()
+    convert(pickled, LoadOptions())
+    after = nbloader.start(pickled)
+    after.result()
+    assert (before.state.format, after.state.format) == ("bin", "safetensors")
+
+
+def test_shards_are_read_and_written(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    whole = torch.load(pickled / "pytorch_model.bin")
+    names = list(whole)
+    halves = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    (pickled / "pytorch_model.bin").unlink()
+    for file, held in halves.items():
+        torch.save({name: whole[name] for name in held}, pickled / file)
+    weight_map = {name: file for file, held in halves.items() for name in held}
+    (pickled / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    from huggingface_hub import save_torch_state_dict
+
+    monkeypatch.setattr(
+        "huggingface_hub.save_torch_state_dict",
+        lambda *args, **kwargs: save_torch_state_dict(*args, max_shard_size="5MB", **kwargs),
+    )
+    made = convert(pickled, LoadOptions())
+    assert len(made.files) > 3
+    assert made.files[-1].name == "model.safetensors.index.json"
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in tensors_of(pickled).items())
+    assert nbloader.load(pickled, progress=False).model is not None
+
+
+def test_names_that_share_their_memory_each_keep_what_they_had(pickled: Path) -> None:
+    whole = torch.load(pickled / "pytorch_model.bin")
+    whole["lm_head.weight"] = whole["model.embed_tokens.weight"]
+    whole["model.norm.weight"] = torch.arange(64.0).reshape(2, 32)[:, ::2].t()
+    torch.save(whole, pickled / "pytorch_model.bin")
+    convert(pickled, LoadOptions())
+    written = tensors_of(pickled)
+    assert all(torch.equal(written[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_pickle_that_would_run_code_is_refused(pickled: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (os.system, ("touch /tmp/nbloader-evil",))
+
+    torch.save({"weight": torch.ones(2), "evil": Evil()}, pickled / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="tensors only"):
+        convert(pickled, LoadOptions())
+    assert not Path("/tmp/nbloader-evil").exists()
+    assert sorted(path.name for path in pickled.iterdir() if "safetensors" in path.name or path.is_dir()) == []
+
+
+def test_what_is_no_tensor_is_refused(pickled: Path) -> None:
+    torch.save({"weight": torch.ones(2), "epoch": 3}, pickled / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="'epoch' is a int"):
+        convert(pickled, LoadOptions())
+
+
+def test_what_was_written_wrongly_does_not_stay(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = _hub.save_tensors
+
+    def save_wrongly(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+        name = next(iter(tensors))
+        save({**tensors, name: tensors[name] + 1}, folder)
+
+    monkeypatch.setattr(_hub, "save_tensors", save_wrongly)
+    with pytest.raises(CheckpointError, match="was not written as it is"):
+        convert(pickled, LoadOptions())
+    assert [path.name for path in pickled.iterdir() if "safetensors" in path.name or path.is_dir()] == []
+
+
+def test_a_conversion_that_was_killed_leaves_nothing_to_the_next(pickled: Path) -> None:
+    left = pickled / ".nbloader-convert-0123abcd"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert nbloader.load(pickled, progress=False).model is not None
+    convert(pickled, LoadOptions())
+    assert not left.exists()
+
+
+def test_there_is_nothing_to_convert(demo_small: Path) -> None:
+    with pytest.raises(CheckpointError, match="has safetensors already"):
+        convert(demo_small, LoadOptions())
+
+
+def test_a_variant_is_refused(pickled: Path) -> None:
+    with pytest.raises(OptionError, match="variant='fp16'"):
+        convert(pickled, LoadOptions(variant="fp16"))
+
+
+def test_a_full_disk_is_told_before_anything_is_written(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(pickled)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(CheckpointError, match=r"has 1\.00 kB free"):
+        convert(pickled, LoadOptions())
+
+
+def test_a_repository_is_converted_in_the_cache(hub: Hub, pickled: Path) -> None:
+    hub.repos["test/pickled"] = Repo.of_folder(pickled)
+    made = convert("test/pickled", LoadOptions())
+    assert "snapshots" in made.files[0].parts
+    online = nbloader.start("test/pickled")
+    online.result()
+    assert (online.state.format, online.state.bytes_to_download) == ("safetensors", 0)
+    offline = nbloader.start("test/pickled", local_files_only=True, reload=True)
+    offline.result()
+    assert offline.state.format == "safetensors"
+
+
+def test_the_hub_s_own_safetensors_come_before_what_was_made(hub: Hub, pickled: Path, demo_small: Path) -> None:
+    hub.repos["test/late"] = Repo.of_folder(pickled)
+    convert("test/late", LoadOptions())
+    hub.repos["test/late"].move(Repo.of_folder(demo_small).files)
+    job = nbloader.start("test/late")
+    job.result()
+    assert len(job.state.shards) == 4

@@ -1,0 +1,343 @@
+"""Why a load took as long as it did: real loads, each made slow in one way, and told so first."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hub import Hub, Repo
+from support.page_cache import make_cold
+from support.pickles import as_pickle
+from support.slow_storage import SlowStorage
+
+import nbloader
+from nbloader import Diagnosis, LoadError, LoadJob, LoadOptions
+from nbloader import _diagnosis as diagnosis
+from nbloader import _events as events
+from nbloader._checkpoint import read_checkpoint
+from nbloader._diagnosis import Measured, explain
+from nbloader._plan import make_plan
+from nbloader._state import fold
+from nbloader._storage import Probe, Storage, find_storage
+
+MB = 10**6
+
+
+def loaded(model: Any, **choices: Any) -> Diagnosis:
+    job = nbloader.start(model, reload=True, **choices)
+    job.result()
+    return nbloader.diagnose(job)
+
+
+def first(told: Diagnosis) -> str:
+    return told.remedies[0].code if told.remedies else "nothing"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported(demo_small: Path) -> None:
+    """Have the libraries imported: storage is read while they are, and would not be waited for."""
+    nbloader.load(demo_small, progress=False)
+    nbloader.unload()
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
+    """The other disks of the machine: none, but for what a test puts here."""
+    found: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(diagnosis, "find_places", lambda path, least: iter(found))
+    return found
+
+
+@pytest.fixture
+def _small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every remedy be worth telling: what takes seconds of a real model takes a few ms of a small one."""
+    monkeypatch.setattr(diagnosis, "_WORTH_SECONDS", 0.001)
+    monkeypatch.setattr(diagnosis, "_WORTH_SHARE", 0)
+
+
+@pytest.fixture(scope="module")
+def pickled(demo_1gb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return as_pickle(demo_1gb, tmp_path_factory.mktemp("pickled"), is_zip=False)
+
+
+@pytest.fixture
+def small(demo_small: Path, tmp_path: Path) -> Path:
+    """A copy of the small demo checkpoint, to be cold and slow."""
+    return Path(shutil.copytree(demo_small, tmp_path / "small"))
+
+
+def test_the_parts_add_up_to_the_whole(demo_1gb: Path) -> None:
+    told = loaded(demo_1gb, dtype="float32")
+    assert told.seconds is not None
+    assert sum(told.parts.values()) == pytest.approx(told.seconds, rel=0.03)
+    assert set(told.parts) <= set(events.PARTS)
+    assert max(told.parts, key=lambda part: told.parts[part]) == "cast"
+
+
+def test_a_warm_load_of_safetensors_is_healthy(demo_1gb: Path) -> None:
+    loaded(demo_1gb)
+    told = loaded(demo_1gb)
+    assert first(told) == "nothing"
+    assert told.resident > 0.98 * told.bytes
+    assert "in memory" in told.verdict
+
+
+@pytest.mark.usefixtures("_small_counts")
+def test_a_needless_cast(demo_1gb: Path) -> None:
+    told = loaded(demo_1gb, dtype="float32")
+    assert first(told) == "dtype"
+    assert "bfloat16" in told.verdict
+    assert told.remedies[0].seconds == pytest.approx(told.parts["cast"])
+    assert 'dtype="auto"' in told.remedies[0].lines
+
+
+@pytest.mark.usefixtures("_small_counts")
+def test_a_cast_to_less_is_worth_saving(demo_1gb: Path) -> None:
+    told = loaded(demo_1gb, dtype="float16")
+    assert first(told) == "save"
+    assert "save_pretrained" in told.remedies[0].lines
+
+
+@pytest.mark.usefixtures("_small_counts")
+def test_pickles_without_safetensors(pickled: Path) -> None:
+    told = loaded(pickled)
+    assert (first(told), told.format, told.files) == ("convert", "bin", ("pytorch_model.bin",))
+    assert told.remedies[0].seconds == pytest.approx(told.parts["unpickle"])
+    assert told.remedies[0].lines == f"nbloader convert {pickled}"
+
+
+@pytest.mark.usefixtures("_small_counts")
+def test_pickles_of_a_repository_that_has_safetensors(hub: Hub, small: Path, demo_small: Path) -> None:
+    hub.repos["test/both"] = Repo.of_folder(as_pickle(demo_small, small, is_zip=False))
+    loaded("test/both", use_safetensors=False)  # brings them
+    told = loaded("test/both", use_safetensors=False)
+    assert (first(told), told.format) == ("safetensors", "bin")
+    assert "19.4 MB" in told.verdict
+
+
+@pytest.mark.usefixtures("_small_counts")
+def test_pickles_in_the_cache_of_a_repository_that_has_safetensors_by_now(
+    hub: Hub, small: Path, demo_small: Path
+) -> None:
+    whole = Repo.of_folder(as_pickle(demo_small, small, is_zip=False))
+    hub.repos["test/late"] = Repo({name: data for name, data in whole.files.items() if "safetensors" not in name})
+    nbloader.load("test/late", progress=False)
+    hub.repos["test/late"].broken = 503
+    job = nbloader.start("test/late", reload=True)
+    job.result()
+    hub.repos["test/late"] = whole
+    told = nbloader.diagnose(job)
+    assert (first(told), told.format) == ("safetensors", "bin")
+
+
+def test_slow_storage_where_another_is_faster(
+    small: Path, demo_1gb: Path, tmp_path: Path, places: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places.append((tmp_path / "fast", demo_1gb / "model-00001-of-00004.safetensors"))
+    make_cold(small)
+    SlowStorage(monkeypatch, small, rate=20 * MB)
+    told = loaded(small)
+    assert first(told) == "move"
+    assert told.rate == pytest.approx(20 * MB, rel=0.5)  # what is read counts before this storage has let go of it
+    assert told.probe is not None
+    assert told.probe.rate == pytest.approx(20 * MB, rel=0.25)
+    assert f"{tmp_path / 'fast' / 'small'}" in told.remedies[0].lines
+    assert str(tmp_path / "fast") in told.verdict
+
+
+def test_slow_storage_where_nothing_is_faster(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cold(small)
+    SlowStorage(monkeypatch, small, rate=20 * MB)
+    told = loaded(small)
+    assert first(told) == "nothing"
+    share = int(told.verdict.partition(" %")[0].rpartition(" ")[2])
+    assert 50 <= share <= 100
+
+
+def test_slow_network_storage_where_nothing_is_faster(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "find_storage", lambda path: replace(find_storage(path), kind="network"))
+    make_cold(small)
+    SlowStorage(monkeypatch, small, rate=20 * MB)
+    told = loaded(small)
+    assert first(told) == "warm"
+    assert f"nbloader.preload({str(small)!r})" in told.remedies[0].lines
+
+
+def test_a_disk_that_a_control_group_limits(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "find_storage", lambda path: replace(find_storage(path), limit=20 * MB))
+    make_cold(small)
+    SlowStorage(monkeypatch, small, rate=20 * MB)
+    told = loaded(small)
+    assert first(told) == "limit"
+    assert "20.0 MB/s" in told.verdict
+
+
+def test_too_few_readers(
+    small: Path, demo_1gb: Path, tmp_path: Path, places: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places.append((tmp_path / "fast", demo_1gb / "model-00001-of-00004.safetensors"))  # an option comes first
+    make_cold(small)
+    SlowStorage(monkeypatch, small, rate=1000 * MB, latency=0.02)
+    told = loaded(small, readers=1)
+    assert first(told) == "readers"
+    assert told.remedies[0].seconds > 0.5 * told.parts["storage"]
+
+
+def test_without_reading_ahead(small: Path) -> None:
+    state, plan = ready(small, spent={"mixed": 9.0}, resident=0)
+    told = explain(state, plan, LoadOptions(readahead=False), Measured(probe=Probe(100 * MB, 1.0, 16)))
+    assert first(told) == "readahead"
+
+
+def test_a_slow_network(hub: Hub, small: Path) -> None:
+    repo = Repo.of_folder(small)
+    repo.faults = {name: ["slow"] for name in repo.files if name.endswith(".safetensors")}
+    hub.repos["test/slow"] = repo
+    told = loaded("test/slow")
+    assert first(told) == "download"
+    assert told.remedies[0].seconds == pytest.approx(told.parts["download"])
+
+
+def test_a_tokenizer_that_has_to_be_made(demo_small: Path) -> None:
+    state, plan = ready(demo_small, {"tokenizer": 8.0, "other": 1.0})
+    told = explain(state, plan, LoadOptions(), Measured(tokenizer=0.5))
+    assert first(told) == "tokenizer"
+    assert told.remedies[0].seconds == pytest.approx(7.5)
+    assert told.remedies[0].lines == f"tokenizer.save_pretrained({str(demo_small)!r})"
+    # Where the one that is saved takes as long, saving it is no remedy.
+    assert first(explain(state, plan, LoadOptions(), Measured(tokenizer=7.9))) == "nothing"
+
+
+def test_a_tokenizer_is_tried_as_it_would_be_saved(demo_small: Path) -> None:
+    tokenizer = nbloader.load(demo_small, progress=False).tokenizer
+    assert diagnosis._try_tokenizer(tokenizer) is not None
+    assert diagnosis._try_tokenizer(None) is None
+
+
+def ready(folder: Path, spent: dict[str, float], resident: int | None = None, *more: events.Event) -> Any:
+    """Return the state and the plan of a load that ended, and took what it `spent`."""
+    checkpoint = read_checkpoint(folder)
+    plan = make_plan(checkpoint, LoadOptions())
+    state = nbloader.LoadState(name=folder.name, origin="folder")
+    shards = tuple((shard.name, shard.bytes, shard.bytes) for shard in checkpoint.shards)
+    took = sum(spent.values())
+    happened = [
+        events.Started(0.0),
+        events.CheckpointRead(0.0, str(folder), checkpoint.format),
+        events.ShardsFound(0.0, shards),
+        events.StageStarted(0.0, "weights"),
+        *(events.Resident(0.0, index, shard.bytes if resident is None else resident)
+          for index, shard in enumerate(checkpoint.shards)),
+        *more,
+        events.Spent(took, spent),
+        events.Ready(took, {}),
+    ]  # fmt: skip
+    for event in happened:
+        state = fold(state, event)
+    return state, replace(plan, available=10**12)
+
+
+def test_a_cold_import_of_the_libraries(demo_small: Path) -> None:
+    state, plan = ready(demo_small, {"imports": 20.0, "other": 1.0}, None, events.Imported(20.0, 16.5))
+    told = explain(state, plan, LoadOptions(), Measured())
+    assert first(told) == "imports"
+    assert told.remedies[0].seconds == 16.5
+    assert "16.5 s" in told.verdict
+    state, plan = ready(demo_small, {"imports": 20.0, "other": 1.0}, None, events.Imported(20.0, 0.0))
+    assert first(explain(state, plan, LoadOptions(), Measured())) == "nothing"
+
+
+def test_almost_no_free_memory(demo_small: Path) -> None:
+    size = sum(path.stat().st_size for path in demo_small.glob("*.safetensors"))
+    log = events.Logged(0.0, "warning", "too_large_to_read_ahead", {"size": "1"})
+    state, plan = ready(demo_small, {"storage": 10.0}, 0, log)
+    told = explain(state, plan, LoadOptions(), Measured(probe=Probe(size, 1.0, 16)))
+    assert first(told) == "memory"
+    assert told.remedies[0].seconds == pytest.approx(9.0)
+
+
+def test_remedies_come_by_the_seconds_they_save(demo_small: Path) -> None:
+    state, plan = ready(demo_small, {"imports": 9.0, "unpickle": 5.0}, None, events.Imported(9.0, 7.0))
+    told = explain(state, plan, LoadOptions(), Measured())
+    assert [(remedy.code, remedy.seconds) for remedy in told.remedies] == [("imports", 7.0), ("convert", 5.0)]
+
+
+def test_what_saves_next_to_nothing_is_no_remedy(demo_small: Path) -> None:
+    state, plan = ready(demo_small, {"imports": 30.0, "unpickle": 1.0})
+    assert explain(state, plan, LoadOptions(), Measured()).remedies == ()
+
+
+def test_before_a_load_storage_is_probed_and_nothing_is_loaded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cold(small)
+    SlowStorage(monkeypatch, small, rate=20 * MB)
+    told = nbloader.diagnose(small)
+    assert (told.seconds, told.parts, nbloader.loaded()) == (None, {}, [])
+    assert told.resident < 0.05 * told.bytes
+    assert told.probe is not None
+    assert told.probe.rate == pytest.approx(20 * MB, rel=0.25)
+    assert "not in memory" in told.verdict
+    # The probe has left what it read where it was.
+    assert nbloader.diagnose(small).resident < 0.05 * told.bytes
+
+
+def test_a_load_that_failed_cannot_be_diagnosed(tmp_path: Path) -> None:
+    job = nbloader.start(tmp_path)
+    with pytest.raises(LoadError):
+        job.result()
+    with pytest.raises(LoadError, match="cannot be diagnosed: Failed"):
+        nbloader.diagnose(job)
+
+
+def test_a_load_is_diagnosed_by_its_model_its_job_or_what_has_one(demo_small: Path) -> None:
+    job: LoadJob = nbloader.start(demo_small)
+    model = job.result().model
+    by_job = nbloader.diagnose(job)
+    assert by_job.seconds == job.state.elapsed
+    assert nbloader.diagnose(model).seconds == by_job.seconds
+    assert nbloader.diagnose(str(demo_small)).seconds == by_job.seconds
+
+    class Widget:
+        pass
+
+    widget = Widget()
+    widget.job = job  # type: ignore[attr-defined]
+    assert nbloader.diagnose(widget).seconds == by_job.seconds
+
+
+def test_everything_is_said_in_lines(demo_1gb: Path) -> None:
+    lines = str(loaded(demo_1gb, dtype="float32")).splitlines()
+    assert lines[0].startswith(f"{demo_1gb.name}: Making float32 of bfloat16 took ")
+    assert any(line.strip().startswith("Copying in memory") and line.endswith("%") for line in lines)
+    assert any("safetensors, 1.00 GB in 4 file(s)" in line for line in lines)
+    assert lines[-1].strip() == 'w.load(dtype="auto", reload=True)'
+
+
+def test_storage_is_told(tmp_path: Path) -> None:
+    storage: Storage = find_storage(tmp_path)
+    assert storage.path == tmp_path.resolve()
+    assert tmp_path.is_relative_to(storage.mount)
+    assert storage.filesystem
+    assert storage.free > 0
+
+
+def test_a_link_is_told(small: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(small)
+    told = nbloader.diagnose(link)
+    assert told.storage is not None
+    assert told.facts["link"] == str(link)
+    assert told.facts["path"].startswith(str(small.resolve()))
+    assert "link" not in nbloader.diagnose(small).facts
+
+
+def test_memory_that_is_short_is_told(demo_small: Path) -> None:
+    state, plan = ready(demo_small, {"other": 1.0})
+    told = explain(state, plan, LoadOptions(), Measured(memory_limit=4 * 10**9, memory_pressure=0.25)).facts
+    assert (told["memory_limit"], told["pressure"]) == (
+        "4.00 GB",
+        "processes waited for memory in 25 % of the last minute",
+    )
+    assert not {"memory_limit", "pressure"} & explain(state, plan, LoadOptions(), Measured()).facts.keys()

@@ -1,0 +1,97 @@
+"""Two languages, from one catalogue: what is said in one can be said in the other, by whoever looks."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nbloader
+from nbloader import LoadOptions, OptionError
+from nbloader._locale import LOCALES, Text, in_locale, locale, nearest, seconds_text, speak, text, texts
+
+
+def placeholders(written: str) -> list[tuple[str, str]]:
+    return sorted((name, form or "") for _, name, form, _ in string.Formatter().parse(written) if name is not None)
+
+
+@pytest.mark.parametrize("language", LOCALES[1:])
+def test_the_catalogues_have_the_same_keys_and_placeholders(language: str) -> None:
+    english, other = texts("en"), texts(language)
+    assert {group: list(keys) for group, keys in other.items()} == {
+        group: list(keys) for group, keys in english.items()
+    }
+    for group, keys in english.items():
+        for key, written in keys.items():
+            assert placeholders(other[group][key]) == placeholders(written), (group, key)
+            assert other[group][key].strip() or not written.strip(), (group, key)
+
+
+def test_korean_says_what_users_of_the_tool_know() -> None:
+    speak("ko")
+    try:
+        assert text("message", "loading_tokenizer") == "토크나이저 로드 중…"
+        assert text("doing", "config") == "모델 구성 로드 중…"
+        assert text("message", "loading_model") == "체크포인트 샤드 로드 중…"
+        assert text("message", "model_loaded") == "모델 로드 완료"
+        assert text("message", "moving_to_device", device="cuda:0") == "모델을 cuda:0로 이동"
+        assert text("message", "metadata_extracted") == "메타데이터 추출 완료"
+        assert text("terminal", "error", kind="SourceError", message="x").startswith("❌ 오류:")
+    finally:
+        speak(None)
+
+
+def test_what_was_said_can_be_said_in_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    said = text("detail", "imports", name=text("detail", "none"), seconds="1.5")
+    assert (said, in_locale(said, "ko")) == ("none (imports 1.5 s)", "없음 (임포트 1.5초)")
+    sent = in_locale({"stages": [{"detail": said, "started": 1.0}], "other": "as it is"}, "ko")
+    assert sent == {"stages": [{"detail": "없음 (임포트 1.5초)", "started": 1.0}], "other": "as it is"}
+    assert in_locale(in_locale(said, "ko"), "en") == said
+    assert isinstance(said, Text)
+    assert in_locale(seconds_text(125), "ko") == "2분 5초"
+    for copied in (copy.deepcopy(said), copy.copy(said), pickle.loads(pickle.dumps(said))):
+        assert (copied, in_locale(copied, "ko")) == (said, in_locale(said, "ko"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "spoken"),
+    [
+        ({"LANG": "ko_KR.UTF-8"}, "ko"),
+        ({"LANG": "en_US.UTF-8"}, "en"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({}, "en"),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "C", "LC_MESSAGES": "ko_KR"}, "ko"),
+        ({"LC_ALL": "", "LANG": "ko"}, "ko"),
+    ],
+)
+def test_the_environment_says_which(environment: dict[str, str], spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert locale() == spoken
+
+
+def test_a_browser_says_which() -> None:
+    assert [nearest(language) for language in ("ko", "ko-KR", "en-GB", "fr", "")] == ["ko", "ko", "en", "en", "en"]
+
+
+def test_a_language_that_there_is_not_is_refused() -> None:
+    with pytest.raises(OptionError, match="locale='fr'"):
+        LoadOptions(locale="fr")
+
+
+def test_a_load_speaks_the_language_that_was_chosen(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    told: list[Any] = []
+    nbloader.load(demo_small, progress=False, reload=True, locale="ko", progress_callback=told.append)
+    assert told[0]["message"] == "토크나이저 로드 중…"
+    assert told[-1]["message"] == "준비 완료"
+    assert "모델을 cpu로 이동" in [step["message"] for step in told]
+    assert text("status", "ready") == "Ready"  # and only the load
