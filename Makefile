@@ -60,8 +60,9 @@ browser: $(READY) $(BUNDLE)
 	$(BIN)/python scripts/find_browser.py --install
 	$(PYTEST) tests/browser
 
+# Without a page there are bars, with times in them.
 notebooks: $(READY) $(BUNDLE)
-	LC_ALL=C.UTF-8 $(PYTEST) --nbval --nbval-current-env notebooks
+	TQDM_DISABLE=1 LC_ALL=C.UTF-8 $(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 ## screenshots: docs/*.png, taken in Chromium
 screenshots: $(READY) $(BUNDLE)

@@ -2,6 +2,7 @@
 
 import { render as draw } from "preact";
 import { useState } from "preact/hooks";
+import { adopts, follow } from "./adopt";
 import { Diagnosis } from "./panels/diagnosis";
 import type { Edits } from "./panels/form";
 import { Form, said } from "./panels/form";
@@ -36,12 +37,15 @@ export interface Model {
 
 const TRAITS = ["_texts", "_state", "_shards", "_lanes", "_form", "_runs", "_diagnosis"] as const;
 
+// Between two looks at how long the kernel has been silent.
+const LISTEN_SECONDS = 5;
+
 /** A click names its load: the next one may have begun by the time it arrives. */
 function cancel(model: Model, number: number): void {
   model.send({ kind: "cancel", number });
 }
 
-function Panel({ model }: { model: Model }) {
+function Panel({ model, silent }: { model: Model; silent: number }) {
   const state = model.get("_state") as PanelState;
   const shards = model.get("_shards") as ShardNames;
   const times = model.get("_lanes") as readonly ShardTimes[];
@@ -56,7 +60,7 @@ function Panel({ model }: { model: Model }) {
       />
       {form !== null && <Workbench model={model} form={form} status={state.status} />}
       {(form === null || !isIdle || state.gone !== null) && (
-        <Load model={model} state={state} shards={shards} times={times} />
+        <Load model={model} state={state} shards={shards} times={times} silent={silent} />
       )}
       {form !== null && (
         <Runs state={model.get("_runs") as RunsState} onClear={() => model.send({ kind: "clear_history" })} />
@@ -81,13 +85,20 @@ function Workbench({ model, form, status }: { model: Model; form: FormState; sta
   );
 }
 
-function Load(props: { model: Model; state: PanelState; shards: ShardNames; times: readonly ShardTimes[] }) {
-  const { model, state, shards, times } = props;
+function Load(props: {
+  model: Model;
+  state: PanelState;
+  shards: ShardNames;
+  times: readonly ShardTimes[];
+  silent: number;
+}) {
+  const { model, state, shards, times, silent } = props;
   return (
     <>
       <Progress state={state} />
       <Outcome
         state={state}
+        silent={silent}
         onCancel={() => cancel(model, state.number)}
         onAnswer={(choice) => model.send({ kind: "answer", choice })}
         onCancelOther={(number) => cancel(model, number)}
@@ -122,7 +133,8 @@ function isState(value: unknown): boolean {
   );
 }
 
-function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
+/** Draws the panel, and again at every change; returns how to stop. */
+function mount(model: Model, el: HTMLElement): () => void {
   const makeRoot = (): HTMLElement => {
     const made = document.createElement("div");
     made.className = "nbl-panel";
@@ -140,6 +152,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
     root = made;
     isBroken = text !== "";
   };
+  let heard = Date.now();
   const update = () => {
     try {
       if (!isState(model.get("_state"))) {
@@ -149,22 +162,41 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
       if (isBroken) {
         begin("");
       }
-      draw(<Panel model={model} />, root);
+      draw(<Panel model={model} silent={Math.floor((Date.now() - heard) / 1000)} />, root);
     } catch {
       begin(texts.panel?.unreadable ?? "✕");
     }
   };
+  const hear = () => {
+    heard = Date.now();
+    update();
+  };
   for (const trait of TRAITS) {
-    model.on(`change:${trait}`, update);
+    model.on(`change:${trait}`, hear);
   }
-  update();
-  model.send({ kind: "drawn", language: navigator.language });
+  const clock = setInterval(update, 1000 * LISTEN_SECONDS);
+  hear();
   return () => {
+    clearInterval(clock);
     for (const trait of TRAITS) {
-      model.off(`change:${trait}`, update);
+      model.off(`change:${trait}`, hear);
     }
     draw(null, root);
   };
 }
 
-export default { render };
+/** Follows what notebooks keep of the panel, from the moment that a page knows of the widget. */
+function initialize({ model }: { model: Model }): () => void {
+  return follow(String(model.get("_anchor")), (el) => mount(model, el));
+}
+
+function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
+  const stop = mount(model, el);
+  model.send({ kind: "drawn", language: navigator.language });
+  if (adopts(el)) {
+    model.send({ kind: "adopts" });
+  }
+  return stop;
+}
+
+export default { initialize, render };

@@ -1,5 +1,5 @@
 // @vitest-environment happy-dom
-import { beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import en from "../../src/nbloader/locale/en.json";
 import ko from "../../src/nbloader/locale/ko.json";
 import widget, { type Model } from "../src/index";
@@ -383,4 +383,35 @@ describe("another language", () => {
 it("says what is done while no bytes move", () => {
   model.set({ rate: null, eta: null });
   expect(text(".nbl-movement")).toBe("Loading checkpoint shards…");
+});
+
+describe("a kernel that is silent", () => {
+  beforeEach(() => {
+    cleanup();
+    vi.useFakeTimers();
+    cleanup = widget.render({ model, el });
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  it("is said to be, from some seconds on, until it is heard again", () => {
+    vi.advanceTimersByTime(10_000);
+    expect(el.textContent).not.toContain("No word");
+    vi.advanceTimersByTime(10_000);
+    expect(text(".nbl-outcome")).toContain("No word from the kernel for 20 s.");
+    model.set({ elapsed: 13 });
+    expect(el.textContent).not.toContain("No word");
+  });
+
+  it("has nothing more to say once the load has ended", () => {
+    model.set({ status: "ready", summary: SUMMARY });
+    vi.advanceTimersByTime(60_000);
+    expect(el.textContent).not.toContain("No word");
+  });
+
+  it("is listened to no longer than the panel is there", () => {
+    cleanup();
+    expect(vi.getTimerCount()).toBe(0);
+  });
 });

@@ -15,6 +15,7 @@ _MOST_LANGUAGE = 64  # characters of a language's name
 
 _KINDS: Mapping[str, Mapping[str, type]] = {
     "drawn": {"language": str},
+    "adopts": {},
     "cancel": {"number": int},
     "unload": {},
     "answer": {"choice": int},

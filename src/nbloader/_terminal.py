@@ -26,15 +26,21 @@ if TYPE_CHECKING:
     from nbloader._state import LoadState
 
 _STEP = 0.1  # seconds
+_LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other: in a file, in the log of a job
 
 
 def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
-    """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on."""
+    """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on.
+
+    Where the output is no terminal there is one for each stage, and one now and then.
+    """
+    file = file or sys.stderr
+    is_seen = file.isatty()
     bar: tqdm[Any] = tqdm(
         total=0,
         unit="B",
         unit_scale=True,
-        file=file or sys.stderr,
+        file=file,
         desc=text("status", "running"),
         leave=True,
         dynamic_ncols=True,
@@ -42,8 +48,13 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     )
     spoken = job.options.locale or locale()
     try:
+        drawn: object = None
         while not job.done():
-            _draw(bar, job.state, spoken)
+            state = job.state
+            turn = state.stage, None if is_seen else state.elapsed // _LOG_SECONDS
+            if is_seen or turn != drawn:
+                drawn = turn
+                _draw(bar, state, spoken)
             _wait(job)
         _draw(bar, job.state, spoken)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Generator, Mapping
@@ -30,7 +31,8 @@ from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import LoadPlan
 from nbloader._publisher import Publisher, view_of, view_of_diagnosis
 from nbloader._resident import Freed, are_alike, cancel_waiting
-from nbloader._state import LoadState
+from nbloader._saved import Outputs, panel_html
+from nbloader._state import FINAL, LoadState
 from nbloader._terminal import show_bar
 from nbloader._threads import make_thread, weakly
 from nbloader._workbench import Workbench
@@ -38,6 +40,7 @@ from nbloader._workbench import Workbench
 _logger = logging.getLogger("nbloader")
 _STATIC = Path(__file__).parent / "static"
 _DRAWN_SECONDS = 3.0
+_KEEP_SECONDS = 10.0  # after which a notebook keeps how far a load has come, so that it is known if the kernel dies
 _TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
 
 
@@ -93,6 +96,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     _runs = traitlets.Dict().tag(sync=True)
     _diagnosis = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     _texts = traitlets.Dict().tag(sync=True)
+    _anchor = traitlets.Unicode().tag(sync=True)
 
     def __init__(
         self,
@@ -112,19 +116,22 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._publisher: Publisher | None = None
         self._shown_by: object = None
         self._is_panel = False
+        self._outputs = Outputs(weakly(self._static_bundle))
         self._workbench: Workbench | None = None
         self._locale = self._options.locale or locale()
         self._is_drawn = threading.Event()
         self._telling = threading.RLock()
         self._told: dict[str, Any] = self._view()
-        super().__init__(**in_locale({**self._texts_told(), **self._told}, self._locale))
+        told = in_locale({**self._texts_told(), **self._told}, self._locale)
+        super().__init__(_anchor=f"nbl-{secrets.token_hex(8)}", **told)
         self.on_msg(_on_message)
         self._answer_while_busy()
 
     def show(self) -> LoaderWidget:
         """Display the panel and start the load; returns at once, with the widget itself.
 
-        In a terminal there is no panel: `result` shows a bar instead.
+        In a terminal there is no panel, and none where a notebook is run without a page (nbclient, papermill): `result`
+        shows a bar instead.
         """
         self._shown_by = None
         self._is_panel = True
@@ -202,11 +209,11 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         job = self._started()
         waits = not job.done()
         try:
-            if waits and self._is_panel and timeout is None and not _can_show():
+            if waits and self._is_panel and timeout is None and not (self._is_drawn.is_set() or _is_watched()):
                 show_bar(job)
             return job.result(timeout)
         finally:
-            if waits and job.done() and not self._is_drawn.is_set():
+            if waits and job.done():
                 self._send_again()
 
     def __await__(self) -> Generator[Any, None, Loaded]:
@@ -215,6 +222,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     async def _wait(self) -> Loaded:
         job = self._started()
+        waits = not job.done()
         with job.expecting():
             try:
                 while not job.done():
@@ -222,6 +230,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             except (asyncio.CancelledError, KeyboardInterrupt):
                 job.cancel()
                 raise
+            finally:
+                if waits and job.done():
+                    self._send_again()
             return job.result()
 
     @property
@@ -270,12 +281,18 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self._tell({"_runs": self._workbench.runs()})
 
     def __repr__(self) -> str:
-        return f"LoaderWidget({str(self._source)!r}): {self.state.status}"
+        return f"LoaderWidget({str(self._source)!r}): {'queued' if self._is_about_to else self.state.status}"
+
+    def _ipython_display_(self) -> None:
+        shell = _kernel_shell()
+        if shell is None:
+            raise NotImplementedError  # IPython prints the repr then
+        if self._shown_by is not None and self._shown_by == _executing():
+            return  # `LoaderWidget(...).show()` as a cell's last line: the panel is there already
+        made = self._repr_mimebundle_()
+        self._outputs.add(shell.display_pub, {} if made is None else made[0], stays=not self._is_panel)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        if self._shown_by is not None and self._shown_by == _executing():
-            # `LoaderWidget(...).show()` as a cell's last line: the panel is there already.
-            return {"text/plain": repr(self)}, {}
         if not self._is_panel and self._job is None and self._workbench is None:
             self._open_workbench()
         bundle: tuple[dict[str, Any], dict[str, Any]] | None = super()._repr_mimebundle_(**kwargs)
@@ -342,6 +359,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self._is_drawn.set()
             if message.language and self._options.locale is None:
                 self._speak(nearest(message.language))
+        elif message.kind == "adopts":
+            self._outputs.adopt()
         elif message.kind == "cancel":
             self._cancel(message.number)
         elif message.kind == "unload":
@@ -399,6 +418,11 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         assert self._job is not None
         return self._job
 
+    @property
+    def _is_about_to(self) -> bool:
+        """Whether show() has displayed the panel and begins the load next."""
+        return self._is_panel and self._job is None
+
     def _idle_state(self) -> LoadState:
         return LoadState(name=str(self._source))
 
@@ -414,15 +438,32 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             for name, value in view.items():
                 self._told[name] = value
                 setattr(self, name, in_locale(value, self._locale))
+        self._keep()
+
+    def _keep(self, *, always: bool = False) -> None:
+        """Have the notebook keep how things are: at each turn of them, and while nothing turns now and then."""
+        state, told = self._state, self._diagnosis or {}
+        turn = (*(state[name] for name in ("number", "status", "stage", "gone")), bool(told.get("parts")), self._locale)
+        known = turn, state["elapsed"] // _KEEP_SECONDS
+        self._outputs.keep(known, is_over=state["status"] in FINAL, always=always)
+
+    def _static_bundle(self) -> dict[str, str]:
+        view = {name: getattr(self, name) for name in self._told}
+        if self._is_about_to:
+            view["_state"] = {**view["_state"], "status": "queued"}
+        return {"text/html": panel_html(view, self._locale, self._anchor), "text/plain": repr(self)}
 
     def _send_again(self) -> None:
-        """Send how the load ended from the thread that waited for it.
+        """Send how the load ended from the thread that waited for it, where no page has drawn it.
 
         What runs a notebook without a page (nbclient, papermill) keeps only what is sent by the cell that is running.
         """
+        if self._is_drawn.is_set():
+            return
         with suppress(Exception):  # a front end can fail in any way
             self._tell(self._view())
             self.send_state(["_state", "_shards", "_lanes"])
+            self._keep(always=True)
 
     def _speak(self, language: str) -> None:
         """Say everything in a language: what has been said already too."""
@@ -455,9 +496,31 @@ def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
 
 def _can_show() -> bool:
     """Tell whether somebody may see a panel: whoever runs a kernel, or marimo; in a terminal nobody can."""
+    return _kernel_shell() is not None or "marimo" in sys.modules
+
+
+def _is_watched() -> bool:
+    """Tell whether whoever runs this cell has a page to show it in.
+
+    What runs a notebook without one (nbclient, papermill, nbval) says that nobody is there to be asked.
+    """
+    shell = _kernel_shell()
+    if shell is None:
+        return _can_show()
+    return bool(shell.get_parent().get("content", {}).get("allow_stdin", True)) or _is_voila()
+
+
+def _is_voila() -> bool:
+    """Tell whether this kernel runs a page of Voila's, which shows a cell's output while it runs the cells."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+
+
+def _kernel_shell() -> Any:
+    """Return the shell of a Jupyter kernel; None where this is none."""
     from IPython import get_ipython
 
-    return hasattr(get_ipython(), "kernel") or "marimo" in sys.modules
+    shell = get_ipython()
+    return shell if hasattr(shell, "kernel") else None
 
 
 def _executing() -> object:

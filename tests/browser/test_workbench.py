@@ -108,7 +108,7 @@ def test_a_cell_that_waits_gets_what_was_chosen(server: Server, page: Page, demo
     choice = panel.get_by_role("button", name="quantization='4bit'")
     expect(choice).to_contain_text("takes")
     choice.click()
-    assert finish(page, 1).strip().isdigit()
+    assert finish(page, 1).split()[-1].isdigit()  # bitsandbytes may have said something before
     expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("4bit")
 
 

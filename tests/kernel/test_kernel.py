@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from support.hub import Hub, Repo
 from support.kernel import Notebook, notebook
 
@@ -125,3 +127,16 @@ def test_the_last_error_is_named(shared: Notebook, demo_small: Path) -> None:
     )
     shared.finish(shared.begin("fail()"))
     assert "The last error" in shared.run("print(nbloader.unload())")
+
+
+def test_a_notebook_that_is_run_without_a_page_tells_how_it_goes_and_keeps_how_it_ended(demo_small: Path) -> None:
+    cells = [f"from nbloader import LoaderWidget\nw = LoaderWidget({str(demo_small)!r}).show()", "w.result()\nNone"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120).execute()
+    panel, *_ = notebook.cells[0].outputs
+    assert set(panel.data) == {"text/html", "text/plain"}
+    assert "✓ Ready" in panel.data["text/html"]
+    assert panel.data["text/plain"].endswith("ready")
+    text = "".join(output.text for output in notebook.cells[1].outputs if output.output_type == "stream")
+    assert "100%" in text
+    assert "Loading" in text

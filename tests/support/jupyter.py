@@ -54,12 +54,13 @@ expect.set_options(timeout=60_000)  # a kernel that imports torch for the first 
 
 @dataclass
 class Server:
-    """A running server: its address, its token, its folder."""
+    """A running server: its address, its token, its folder, and the environment that it runs in."""
 
     url: str
     token: str
     root: Path
     app: str
+    environment: dict[str, str]
 
     def write(self, name: str, cells: Sequence[str]) -> str:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
@@ -95,7 +96,7 @@ def serve(root: Path, app: str = "lab", settings: dict[str, Any] | None = None) 
     ]  # fmt: skip
     with open(root / "server.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        server = Server(f"http://127.0.0.1:{port}", token, root, app)
+        server = Server(f"http://127.0.0.1:{port}", token, root, app, environment)
         try:
             _wait_for(server, process)
             yield server

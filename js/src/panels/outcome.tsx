@@ -1,16 +1,29 @@
 import { duration, fill, size } from "../format";
 import type { Gone, PanelState, Stall } from "../state";
+import { isOver } from "../state";
 import { texts } from "../texts";
 import { Choices } from "./choices";
+
+const SILENT_SECONDS = 15;
 
 /** How the load ended, in one line; for a failure what happened and what to do; before that, what it waits for. */
 export function Outcome(props: {
   state: PanelState;
+  /** Seconds since the kernel was last heard of. */
+  silent: number;
   onAnswer: (choice: number) => void;
   onCancel: () => void;
   onCancelOther: (number: number) => void;
 }) {
-  const { state, onAnswer, onCancel, onCancelOther } = props;
+  const { state, silent, onAnswer, onCancel, onCancelOther } = props;
+  // A load that is under way is told of twice a second: only a kernel that is gone, or very busy, is this silent.
+  if (silent >= SILENT_SECONDS && !isOver(state.status) && state.status !== "idle") {
+    return (
+      <div class="nbl-outcome nbl-question" role="status">
+        <p>{fill(texts.panel.silent, { seconds: silent })}</p>
+      </div>
+    );
+  }
   if (state.status === "queued" && state.ahead.length > 0) {
     return <Line ahead={state.ahead} onCancel={onCancelOther} />;
   }

@@ -1,0 +1,79 @@
+// @vitest-environment happy-dom
+import { afterEach, beforeEach, expect, it } from "vitest";
+import { adopts, follow } from "../src/adopt";
+
+const KEPT = '<div class="nbl-saved nbl-7"><p>kept</p></div>';
+
+let output: HTMLElement;
+let mounted: HTMLElement[];
+let stopped: number;
+let stop: () => void;
+
+const settle = () => new Promise((resolve) => setTimeout(resolve));
+
+/** Shows what is kept in one more output, as JupyterLab does. */
+function add(): HTMLElement {
+  const made = document.createElement("div");
+  made.className = "jp-RenderedHTML jp-RenderedHTMLCommon";
+  made.innerHTML = KEPT;
+  document.body.append(made);
+  return made;
+}
+
+const live = (): HTMLElement[] => mounted.filter((el) => el.isConnected);
+const kept = (): HTMLElement => output.querySelector("p") as HTMLElement;
+
+beforeEach(() => {
+  document.body.innerHTML = "";
+  mounted = [];
+  stopped = 0;
+  output = add();
+  stop = follow("nbl-7", (el) => {
+    el.innerHTML = "<button>live</button>";
+    mounted.push(el);
+    return () => {
+      stopped += 1;
+    };
+  });
+});
+
+afterEach(() => stop());
+
+it("lays the live panel over what is kept, in the panel's own style", () => {
+  expect(live()).toHaveLength(1);
+  expect(kept().hasAttribute("hidden")).toBe(true);
+  expect(output.classList.contains("jp-RenderedHTMLCommon")).toBe(false);
+});
+
+it("follows outputs as they come and go", async () => {
+  const other = add();
+  await settle();
+  expect(live()).toHaveLength(2);
+  other.remove();
+  await settle();
+  expect([live().length, stopped]).toEqual([1, 1]);
+  expect(other.querySelector("p")?.hasAttribute("hidden")).toBe(false);
+});
+
+it("hands the panel on where what is kept is replaced, with the keyboard", async () => {
+  mounted[0]?.querySelector("button")?.focus();
+  output.innerHTML = KEPT;
+  await settle();
+  expect([mounted.length, stopped]).toEqual([1, 0]);
+  expect(output.contains(mounted[0] as HTMLElement)).toBe(true);
+  expect(kept().hasAttribute("hidden")).toBe(true);
+  expect(document.activeElement?.textContent).toBe("live");
+});
+
+it("shows what is kept once the widget is gone", () => {
+  stop();
+  expect([live().length, stopped]).toEqual([0, 1]);
+  expect(kept().hasAttribute("hidden")).toBe(false);
+  expect(output.classList.contains("jp-RenderedHTMLCommon")).toBe(true);
+});
+
+it("is for pages of JupyterLab's kind", () => {
+  expect(adopts(output)).toBe(false);
+  output.classList.add("jp-OutputArea");
+  expect(adopts(kept())).toBe(true);
+});

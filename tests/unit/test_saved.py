@@ -1,0 +1,179 @@
+"""What a saved notebook keeps of a panel, and when it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import nbloader
+from nbloader import LoadState
+from nbloader._publisher import view_of, view_of_diagnosis
+from nbloader._saved import Outputs, panel_html
+from nbloader._state import ErrorInfo
+
+
+class Page(HTMLParser):
+    """Reads a page: its tags and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data}|"
+
+
+def page_of(state: LoadState, language: str = "en", **more: Any) -> Page:
+    return Page(panel_html({**view_of(state), **more}, language, "nbl-7"))
+
+
+class Loaded(NamedTuple):
+    """How a load ended, and why it took as long as it did."""
+
+    state: LoadState
+    told: nbloader.Diagnosis
+
+
+@pytest.fixture(scope="module")
+def loaded(demo_small: Path) -> Loaded:
+    job = nbloader.start(demo_small, reload=True)
+    model = job.result()
+    told = Loaded(job.state, nbloader.diagnose(job))
+    del model
+    return told
+
+
+def test_it_tells_what_the_panel_does(loaded: Loaded) -> None:
+    page = page_of(loaded.state, **view_of_diagnosis(loaded.told))
+    for part in ("✓ Ready", "LlamaForCausalLM", "19.4 MB in", "Weights", "model-00004-of-00004.safetensors", "peak"):
+        assert part in page.text
+    assert "Where the time went" in page.text
+    assert loaded.told.verdict.partition(";")[0] in page.text
+
+
+def test_it_needs_nothing_that_is_taken_from_a_notebook_of_a_stranger(loaded: Loaded) -> None:
+    page = page_of(loaded.state, **view_of_diagnosis(loaded.told))
+    assert page.tags <= {
+        "div", "p", "strong", "em", "code", "pre", "table", "thead", "tbody", "tr", "th", "td", "details", "summary",
+        "progress",
+    }  # fmt: skip
+    assert page.attributes <= {"class", "style", "value", "max"}
+
+
+def test_names_are_text(loaded: Loaded) -> None:
+    page = page_of(replace(loaded.state, name="<script>alert(1)</script> & <b>"))
+    assert "<script>alert(1)</script> & <b>" in page.text
+    assert not page.tags & {"script", "b"}
+
+
+def test_it_speaks_korean(loaded: Loaded) -> None:
+    page = page_of(loaded.state, "ko")
+    assert "✓ 준비 완료" in page.text
+    assert "Stages" not in page.text
+
+
+def test_a_load_under_way_says_how_far_it_was(loaded: Loaded) -> None:
+    page = page_of(replace(loaded.state, status="running", summary=None))
+    assert "Saved while it was loading" in page.text
+    assert "progress" in page.tags
+    assert "moved" in page.text
+
+
+def test_a_load_that_failed_says_why(loaded: Loaded) -> None:
+    page = page_of(
+        replace(loaded.state, status="failed", error=ErrorInfo("SourceError", "No such folder.", "Mend it."))
+    )
+    assert "✕ Failed" in page.text
+    assert "SourceError| No such folder.|Mend it.|" in page.text
+
+
+def test_nothing_was_loaded() -> None:
+    page = page_of(LoadState(name="demo"))
+    assert "Nothing had been loaded here" in page.text
+    assert "table" not in page.tags
+
+
+def test_a_thousand_shards_are_cut_short(loaded: Loaded) -> None:
+    one = loaded.state.shards[0]
+    page = page_of(replace(loaded.state, shards=tuple(replace(one, name=f"shard-{n}") for n in range(1000))))
+    assert "shard-63|" in page.text
+    assert "shard-64|" not in page.text
+    assert "and 936 more" in page.text
+
+
+class Notebook:
+    """Takes what is displayed, as a kernel's display publisher does."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, set[str]] = {}
+        self.told = 0
+
+    def publish(self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False) -> None:
+        assert update == (transient["display_id"] in self.outputs)
+        self.outputs[transient["display_id"]] = set(data)
+        self.told += 1
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+@pytest.fixture
+def outputs() -> Outputs:
+    return Outputs(lambda: {"text/html": "<p>kept</p>"})
+
+
+def test_the_view_stays_until_the_load_has_ended(notebook: Notebook, outputs: Outputs) -> None:
+    outputs.add(notebook, {"view": 1}, stays=False)
+    outputs.keep("running", is_over=False)
+    assert list(notebook.outputs.values()) == [{"view", "text/html"}]
+    outputs.keep("ready", is_over=True)
+    assert list(notebook.outputs.values()) == [{"text/html"}]
+
+
+def test_a_workbench_stays_a_workbench(notebook: Notebook, outputs: Outputs) -> None:
+    outputs.add(notebook, {"view": 1}, stays=True)
+    outputs.keep("ready", is_over=True)
+    assert list(notebook.outputs.values()) == [{"view", "text/html"}]
+
+
+def test_a_page_that_adopts_has_no_view_from_then_on(notebook: Notebook, outputs: Outputs) -> None:
+    outputs.add(notebook, {"view": 1}, stays=True)
+    outputs.add(notebook, {"view": 1}, stays=False)
+    outputs.adopt()
+    assert list(notebook.outputs.values()) == [{"text/html"}] * 2
+    outputs.keep("weights", is_over=False)
+    assert notebook.told == 6
+
+
+def test_nothing_is_told_twice(notebook: Notebook, outputs: Outputs) -> None:
+    outputs.add(notebook, {}, stays=False)
+    outputs.adopt()
+    for _ in range(3):
+        outputs.keep("weights", is_over=False)
+    assert notebook.told == 3
+    outputs.keep("weights", is_over=False, always=True)
+    assert notebook.told == 4
+
+
+def test_a_page_that_is_gone_ends_nothing(outputs: Outputs) -> None:
+    class Gone(Notebook):
+        def publish(self, *arguments: Any, **more: Any) -> None:
+            if more.get("update"):
+                raise RuntimeError("closed")
+
+    outputs.add(Gone(), {}, stays=False)
+    outputs.adopt()
+    outputs.keep("ready", is_over=True)
