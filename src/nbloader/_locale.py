@@ -64,9 +64,12 @@ def text(group: str, key: str, /, **arguments: Any) -> Text:
 
 
 def in_locale(value: Any, locale: str) -> Any:
-    """Return `value` with every text in it in this language: a text, or a dict or list of what is sent to a page."""
+    """Return `value` with every text in it in this language: a text, or a dict or list of what is sent to a page.
+
+    What comes back is of plain strings: not every way to a page takes what is more than that.
+    """
     if isinstance(value, Text):
-        return value.in_locale(locale)
+        return str(value.in_locale(locale))
     if isinstance(value, Mapping):
         return {key: in_locale(part, locale) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

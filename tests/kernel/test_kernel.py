@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,3 +142,22 @@ def test_a_notebook_that_is_run_without_a_page_tells_how_it_goes_and_keeps_how_i
     text = "".join(output.text for output in notebook.cells[1].outputs if output.output_type == "stream")
     assert "100%" in text
     assert "Loading" in text
+
+
+def test_papermill_runs_it(demo_small: Path, tmp_path: Path) -> None:
+    cells = [
+        "model = None",
+        "import nbloader\nw = nbloader.LoaderWidget(model).show()",
+        "print(w.result().model.dtype)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    command = ["papermill", "in.ipynb", "out.ipynb", "-p", "model", str(demo_small), "--log-output"]
+    done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Loading checkpoint shards…" in done.stderr
+    assert "torch.bfloat16" in done.stderr
+    kept = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert "✓ Ready" in kept.cells[2].outputs[0].data["text/html"]
