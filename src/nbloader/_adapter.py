@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from nbloader import _hub
 from nbloader._checkpoint import Checkpoint, ShardFile, Tensor, read_json, read_tensors
 from nbloader._errors import CheckpointError, SourceError
+from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._source import state_of
 
@@ -71,9 +72,7 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
     if folder.is_dir():
         return _read(str(options.adapter), folder, None, {path.name for path in folder.iterdir()}, open_local)
     if not _hub.is_repo_id(options.adapter):
-        raise SourceError(
-            f"adapter={options.adapter!r} is neither a folder nor the id of a repository.", "Check the spelling."
-        )
+        raise SourceError(text("error", "adapter_unknown", adapter=repr(options.adapter)), text("hint", "spelling"))
     own = adapter_options(options)
     repository = _hub.find_repository(options.adapter, own, CONFIG)
     if repository.files is None:
@@ -149,7 +148,7 @@ def _read(
     if CONFIG not in names or found is None:
         lacking = CONFIG if CONFIG not in names else WEIGHT_FILES[0][1]
         raise CheckpointError(
-            f"adapter={name!r} is no adapter of peft: it has no {lacking}.", "Give the folder that peft saved it in."
+            text("error", "no_adapter", name=repr(name), lacking=lacking), text("hint", "adapter_folder")
         )
     kind, file = found
     path = folder / file
@@ -173,22 +172,24 @@ def check_adapter(adapter: Adapter, base: str, checkpoint: Checkpoint, options: 
     tied = next(filter(_TIED.search, adapter.tensors), None)
     if options.merge_adapter and checkpoint.config.get("tie_word_embeddings") and tied is not None:
         raise CheckpointError(
-            f"The adapter {adapter.name!r} changes {tied}, which {base!r} has tied to another weight.",
-            "Merging would change both: leave merge_adapter out.",
+            text("error", "adapter_tied", name=repr(adapter.name), tied=tied, base=repr(base)),
+            text("hint", "leave_merge"),
         )
     misfit = _misfit(adapter, checkpoint)
-    made_for = f", which was made for {adapter.base!r}," if adapter.base else ""
     if misfit:
+        known = {"name": repr(adapter.name), "base": repr(base), "misfit": misfit}
         raise CheckpointError(
-            f"The adapter {adapter.name!r}{made_for} does not fit {base!r}: {misfit}.",
-            "Load it with its own base model.",
+            text("error", "misfit_of", **known, own=repr(adapter.base))
+            if adapter.base
+            else text("error", "misfit", **known),
+            text("hint", "own_base"),
         )
     if not adapter.base or _model_name(adapter.base) == _model_name(base):
         return ""
     if _hub.is_repo_id(base) and "/" in base and not os.path.isdir(base) and not options.force:
         error = CheckpointError(
-            f"The adapter {adapter.name!r} was made for {adapter.base!r}, and {base!r} is loaded.",
-            f"Load {adapter.base!r}, or attach it all the same with force=True: its shapes fit.",
+            text("error", "other_base", name=repr(adapter.name), own=repr(adapter.base), base=repr(base)),
+            text("hint", "attach_anyway", own=repr(adapter.base)),
         )
         error.suggestions = ({"force": True},)
         raise error
@@ -211,7 +212,7 @@ def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
             sides.setdefault(found["module"], {})[found["side"]] = tensor
     lone = next((module for module, found in sides.items() if found.keys() != _SIDES), None)
     if lone is not None:
-        return f"it has only one side of {lone}"
+        return text("reason", "one_side", module=lone)
     if "quantization_config" in checkpoint.config or not checkpoint.tensors:
         return ""
     # A base class without its head names its modules without the head's prefix.
@@ -220,11 +221,11 @@ def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
     if checkpoint.config.get("tie_word_embeddings"):
         sides.pop("lm_head", None)  # the embedding's, under a name that no file has
     if sides and not known and not any(_same_end(module, ends) for module in sides):
-        return f"it has no module {next(iter(sides))}"
+        return text("reason", "no_module", module=next(iter(sides)))
     for module, tensor in known.items():
         shape = (sides[module]["B"].shape[0], sides[module]["A"].shape[1])
         if tensor.shape not in (shape, shape[::-1]):
-            return f"{module} has shape {list(tensor.shape)}, and the adapter wants {list(shape)}"
+            return text("reason", "wants_shape", module=module, shape=list(tensor.shape), wanted=list(shape))
     return ""
 
 

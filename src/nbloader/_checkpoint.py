@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nbloader._errors import CheckpointError
+from nbloader._locale import some, text
 from nbloader._untrusted import (
     BITS,
     BoundedFile,
@@ -42,9 +43,6 @@ WEIGHT_FILES = (
 OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".ckpt", ".ot", ".tflite")
 """Endings of weights that are not for transformers on torch."""
 
-_TOO_LARGE = "would take more than 100 MB of memory to read, and is not read."
-_SUSPICIOUS = "Take the checkpoint from where you trust it; convert it with save_pretrained() to smaller shards."
-_AGAIN = "Download or copy the checkpoint again."
 FLOATS = {"float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 """The types that a load may cast, by torch's name: their code in a header, and the bytes an element takes."""
 
@@ -152,12 +150,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         return read_json(path)
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder} holds an adapter, not a model: it has adapter_config.json and no {CONFIG}.",
-            "Load the base model that adapter_config.json names.",
+            text("error", "is_adapter", folder=folder, config=CONFIG),
+            text("hint", "load_base"),
         )
     raise CheckpointError(
-        f"{folder} is no transformers checkpoint: it has no {CONFIG}.",
-        "Give the folder that save_pretrained() wrote, or subfolder= if the model lies deeper.",
+        text("error", "no_config", folder=folder, config=CONFIG),
+        text("hint", "saved_folder"),
     )
 
 
@@ -173,13 +171,15 @@ def read_json(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = parse_json(file, os.path.getsize(path))
     except TooLargeError:
-        raise CheckpointError(f"{path} {_TOO_LARGE}", _SUSPICIOUS) from None
+        raise CheckpointError(text("error", "too_large", path=path), text("hint", "suspicious")) from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}.", _AGAIN) from None
+        raise CheckpointError(text("error", "bad_json", path=path, error=str(error)), text("hint", "again")) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check the file's permissions.") from None
+        raise CheckpointError(
+            text("error", "cannot_read", path=path, error=str(error.strerror)), text("hint", "permissions")
+        ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} where an object belongs.", _AGAIN)
+        raise CheckpointError(text("error", "no_object", path=path, type=type(content).__name__), text("hint", "again"))
     return content
 
 
@@ -198,12 +198,13 @@ def find_weights(
     if chosen is not None:
         return chosen
     others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
+    if others:
+        raise CheckpointError(
+            text("error", "other_format", folder=folder, names=some(others)), text("hint", "save_as_safetensors")
+        )
     raise CheckpointError(
-        f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards"
-        + (f"; it has {', '.join(others[:3])}." if others else "."),
-        "nbloader loads safetensors and .bin checkpoints; convert it with save_pretrained()."
-        if others
-        else "Was the download interrupted? Download the checkpoint again.",
+        text("error", "no_weights", folder=folder),
+        text("hint", "interrupted"),
     )
 
 
@@ -239,9 +240,8 @@ def choose_weights(
         wanted = [f"variant={variant!r}"] if variant is not None else []
         wanted += [f"use_safetensors={use_safetensors}"] if use_safetensors is not None else []
         raise CheckpointError(
-            f"{folder} has no weights for {' and '.join(wanted)}; it has {', '.join(others[:3])}"
-            + (", …" if len(others) > 3 else "."),
-            "Leave that option out, or name weights that are there.",
+            text("error", "no_such_weights", folder=folder, wanted=", ".join(wanted), names=some(others)),
+            text("hint", "leave_out"),
         )
     return chosen
 
@@ -261,7 +261,7 @@ def read_weight_map(path: Path) -> dict[str, str]:
     """
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} has no weight_map.", _AGAIN)
+        raise CheckpointError(text("error", "no_weight_map", path=path), text("hint", "again"))
     shards = {str(name): name for name in weight_map.values()}  # as many as files, not as tensors
     for name in shards.values():
         _inside(path, name)
@@ -273,9 +273,8 @@ def _read_index(folder: Path, entry: str) -> dict[str, str]:
     missing = sorted({name for name in set(weight_map.values()) if not (folder / name).is_file()})
     if missing:
         raise CheckpointError(
-            f"{folder / entry} names {len(missing)} file(s) that are not there: {', '.join(missing[:3])}"
-            + (", …" if len(missing) > 3 else "."),
-            "The download or copy is incomplete: get the missing files.",
+            text("error", "index_lacks", index=folder / entry, count=len(missing), names=some(missing)),
+            text("hint", "incomplete"),
         )
     return weight_map
 
@@ -284,8 +283,8 @@ def _inside(index: Path, name: object) -> str:
     parts = re.split(r"[/\\]", name) if isinstance(name, str) else [".."]
     if ".." in parts or "" in parts or re.match(r"^[A-Za-z]:", parts[0]) or "\0" in str(name):
         raise CheckpointError(
-            f"{index} names a file outside the checkpoint: {name!r}.",
-            "Do not load this checkpoint; it may be an attack.",
+            text("error", "outside", index=index, name=repr(name)),
+            text("hint", "attack"),
         )
     return str(name)
 
@@ -293,7 +292,7 @@ def _inside(index: Path, name: object) -> str:
 def _shard_file(folder: Path, name: str, entry: str) -> ShardFile:
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{folder / entry} is not there.", _AGAIN)
+        raise CheckpointError(text("error", "not_there", path=folder / entry), text("hint", "again"))
     return ShardFile(name, path, os.path.getsize(path))
 
 
@@ -302,18 +301,17 @@ def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[st
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > shard.bytes - 8:
         raise CheckpointError(
-            f"{shard.path} is cut short or no safetensors file: its header takes {length:,} bytes by its own "
-            f"account, the file has {shard.bytes:,}.",
-            _AGAIN,
+            text("error", "header_cut", path=shard.path, length=length, bytes=shard.bytes),
+            text("hint", "again"),
         )
     try:
         header = parse_json(file, length)
     except TooLargeError:
-        raise CheckpointError(f"{shard.path} has a header that {_TOO_LARGE}", _SUSPICIOUS) from None
+        raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{shard.path} has a broken header: it is no JSON object.", _AGAIN)
+        raise CheckpointError(text("error", "header_broken", path=shard.path), text("hint", "again"))
     header.pop("__metadata__", None)
     _check_offsets(shard, header, shard.bytes - 8 - length)
     return {key: _tensor(index, shard, key, entry, 8 + length) for key, entry in header.items()}
@@ -324,15 +322,14 @@ def _check_offsets(shard: ShardFile, header: Mapping[str, Any], size: int) -> No
     for begin, end, key in sorted((*_offsets(shard, key, entry), key) for key, entry in header.items()):
         if begin != expected or end < begin:
             raise CheckpointError(
-                f"{shard.path} has a header that lies: tensor {key!r} lies at bytes {begin:,} to {end:,}, where "
-                f"{expected:,} comes next; tensors must not overlap or leave holes.",
-                _AGAIN,
+                text("error", "header_holes", path=shard.path, key=repr(key), begin=begin, end=end, expected=expected),
+                text("hint", "again"),
             )
         expected = end
     if expected != size:
         raise CheckpointError(
-            f"{shard.path} is not whole: its header describes {expected:,} bytes of tensors, the file has {size:,}.",
-            _AGAIN,
+            text("error", "not_whole", path=shard.path, expected=expected, size=size),
+            text("hint", "again"),
         )
 
 
@@ -342,21 +339,29 @@ def _offsets(shard: ShardFile, key: str, entry: Any) -> tuple[int, int]:
     except (TypeError, KeyError, ValueError):
         begin = end = None
     if not is_size(begin) or not is_size(end):
-        raise CheckpointError(f"{shard.path} does not say where tensor {key!r} lies.", _AGAIN)
+        raise CheckpointError(text("error", "no_offsets", path=shard.path, key=repr(key)), text("hint", "again"))
     return begin, end
 
 
 def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], start: int) -> Tensor:
     shape, dtype = entry.get("shape"), entry.get("dtype")
     if not isinstance(shape, list) or not is_shape(shape):
-        raise CheckpointError(f"{shard.path} gives tensor {key!r} a shape that cannot be.", _AGAIN)
+        raise CheckpointError(text("error", "bad_shape", path=shard.path, key=repr(key)), text("hint", "again"))
     begin, end = entry["data_offsets"]
     bits = BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
         raise CheckpointError(
-            f"{shard.path} has a header that lies: tensor {key!r} of shape {shape} and type {dtype} takes "
-            f"{math.prod(shape) * bits // 8:,} bytes, not {end - begin:,}.",
-            _AGAIN,
+            text(
+                "error",
+                "wrong_size",
+                path=shard.path,
+                key=repr(key),
+                shape=shape,
+                dtype=dtype,
+                takes=math.prod(shape) * bits // 8,
+                given=end - begin,
+            ),
+            text("hint", "again"),
         )
     return Tensor(index, str(dtype), tuple(shape), end - begin, start + begin, start + end)
 
@@ -371,13 +376,19 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
                 content = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
             storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{shard.path} is cut short: its zip directory is missing ({error}).", _AGAIN) from None
+        raise CheckpointError(
+            text("error", "zip_cut", path=shard.path, error=str(error)), text("hint", "again")
+        ) from None
     except (StopIteration, OSError) as error:
-        raise CheckpointError(f"{shard.path} is no checkpoint of torch.save: {error}.", _AGAIN) from None
+        raise CheckpointError(
+            text("error", "no_torch_save", path=shard.path, error=str(error)), text("hint", "again")
+        ) from None
     except TooLargeError:
-        raise CheckpointError(f"{shard.path} has a header that {_TOO_LARGE}", _SUSPICIOUS) from None
+        raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
     except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
-        raise CheckpointError(f"{shard.path} holds a pickle that cannot be read: {error!r}.", _AGAIN) from None
+        raise CheckpointError(
+            text("error", "bad_pickle", path=shard.path, error=repr(error)), text("hint", "again")
+        ) from None
     return _stubs_of(index, content, storages, shard.bytes)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from nbloader import _hub
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import CheckpointError, OptionError
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
@@ -60,19 +60,24 @@ def convert(
         For a `variant`.
     """
     if options.variant is not None:
-        raise OptionError(
-            f"variant={options.variant!r} cannot be converted.", "Convert the checkpoint's own weights: leave it out."
-        )
+        raise OptionError(text("error", "convert_variant", variant=repr(options.variant)), text("hint", "convert_own"))
     checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
     if checkpoint.format != "bin":
         raise CheckpointError(
-            f"{checkpoint.folder} has safetensors already: {checkpoint.shards[0].name}.", "There is nothing to convert."
+            text("error", "has_safetensors", folder=checkpoint.folder, name=checkpoint.shards[0].name),
+            text("hint", "nothing_to_convert"),
         )
     free = shutil.disk_usage(checkpoint.folder).free
     if free < _ROOM * checkpoint.bytes:
         raise CheckpointError(
-            f"{checkpoint.folder} has {size_text(free)} free, and the safetensors take {size_text(checkpoint.bytes)}.",
-            "Free some space there.",
+            text(
+                "error",
+                "convert_full",
+                folder=checkpoint.folder,
+                free=size_text(free),
+                bytes=size_text(checkpoint.bytes),
+            ),
+            text("hint", "free_disk"),
         )
     with _draft_in(checkpoint.folder) as draft:
         tensors = _read(checkpoint, tell)
@@ -103,7 +108,7 @@ def _draft_in(folder: Path) -> Iterator[Path]:
         draft.mkdir()
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be written: {error.strerror}.", "Convert a copy in a folder of your own."
+            text("error", "cannot_write", folder=folder, error=str(error.strerror)), text("hint", "convert_copy")
         ) from None
     try:
         yield draft
@@ -123,14 +128,20 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
             content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=number in with_header)
         except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
             raise CheckpointError(
-                f"{shard.path} could not be read as tensors only: {str(error).strip().splitlines()[0]}",
-                "It may be broken or run code of its own; do not load it unless you trust its authors.",
+                text("error", "not_only_tensors", path=shard.path, error=str(str(error).strip().splitlines()[0])),
+                text("hint", "may_run_code"),
             ) from None
         strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
         if strange:
             raise CheckpointError(
-                f"{shard.path} holds more than tensors: {strange[0]!r} is a {type(content[strange[0]]).__name__}.",
-                "safetensors hold tensors only; load it as it is.",
+                text(
+                    "error",
+                    "more_than_tensors",
+                    path=shard.path,
+                    key=repr(strange[0]),
+                    type=type(content[strange[0]]).__name__,
+                ),
+                text("hint", "tensors_only"),
             )
         tensors.update(content)
     seen: set[int] = set()
@@ -154,9 +165,11 @@ def _check_equal(tensors: Mapping[str, Any], folder: Path) -> None:
                 written, wanted = file.get_tensor(name), left.pop(name)
                 same = written.dtype == wanted.dtype and written.shape == wanted.shape
                 if not same or not torch.equal(_bits(written), _bits(wanted)):
-                    raise CheckpointError(f"{path}: {name} was not written as it is.", "Is the disk sound? Try again.")
+                    raise CheckpointError(
+                        text("error", "written_wrong", path=path, name=name), text("hint", "disk_sound")
+                    )
     if left:
-        raise CheckpointError(f"{folder} lacks {next(iter(left))}.", "Is the disk full? Try again.")
+        raise CheckpointError(text("error", "lacks", folder=folder, name=next(iter(left))), text("hint", "disk_full"))
 
 
 def _bits(tensor: Any) -> Any:

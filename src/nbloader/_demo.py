@@ -14,6 +14,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from nbloader._errors import OptionError
+from nbloader._locale import text
 
 _VOCABULARY = 1024
 _VERSION = 1  # of what is written; a new one makes a new folder
@@ -63,7 +64,8 @@ def demo_checkpoint(
     names = list(_tensors(config))
     if not isinstance(shards, int) or not 1 <= shards <= len(names):
         raise OptionError(
-            f"shards={shards!r} cannot be made of {len(names)} tensors.", f"Give a number from 1 to {len(names)}."
+            text("error", "too_many_shards", shards=repr(shards), count=len(names)),
+            text("hint", "shards_from", count=len(names)),
         )
     root = Path(cache_dir) if cache_dir is not None else user_cache_path("nbloader")
     folder = root / f"demo-v{_VERSION}-{total}-{shards}-{seed}"
@@ -89,7 +91,7 @@ def _parse_size(size: str | int) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", str(size).upper())
     total = int(float(match[1]) * _UNITS[match[2]]) if match else size
     if not isinstance(total, int) or total < 10**6:
-        raise OptionError(f"size={size!r} is no size for a checkpoint.", "Give something like '20MB' or '1GB'.")
+        raise OptionError(text("error", "no_size", size=repr(size)), text("hint", "give_size"))
     return total
 
 

@@ -1,5 +1,7 @@
 """What can go wrong, and how it is told.
 
+from nbloader._locale import text, some
+
 Exception tree::
 
     LoadError                 a load did not end in a model
@@ -19,8 +21,12 @@ import copy
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from nbloader._locale import some, text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+_MOST_KNOWN = 40  # words that are worth listing
 
 
 class LoadError(Exception):
@@ -118,4 +124,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a sentence naming the known word nearest to `word`, or listing them all."""
     names = sorted(known)
     near = get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(names)}."
+    if near:
+        return text("hint", "did_you_mean", name=repr(near[0]))
+    return text("hint", "known", names=some(names, _MOST_KNOWN))

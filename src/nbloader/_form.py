@@ -115,7 +115,7 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     changes: dict[str, Any] = {}
     for name, said in texts.items():
         if name not in known or not isinstance(said, str) or len(said) > 4096:
-            raise OptionError(f"The form has no field {name!r} with {str(said)[:100]!r}.")
+            raise OptionError(text("error", "no_field", name=repr(name), value=repr(str(said)[:100])))
         if said != _text_of(name, options):
             changes.update(_choice(name, said.strip()))
     return merge_options(options, changes)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._remote_file import open_remote
 from nbloader._threads import make_thread
 from nbloader._transfer import BrokenOffError, Expected, Reply, WrongContentError, bring
@@ -110,7 +110,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
     from huggingface_hub import HfApi, constants
 
     if options.local_files_only or constants.HF_HUB_OFFLINE:
-        why = "local_files_only is set" if options.local_files_only else "HF_HUB_OFFLINE is set"
+        why = text("reason", "is_set", name="local_files_only" if options.local_files_only else "HF_HUB_OFFLINE")
         return _cached_repository(repo_id, options, needed, why, "")
     api = HfApi(token=options.token)
     with _told(repo_id, options):
@@ -119,10 +119,12 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
         except (_httpx().HTTPError, ConnectionError, ValueError) as error:
             if _is_refusal(error):
                 raise
-            why = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
+            why = text("reason", "no_answer", where=constants.ENDPOINT, error=type(error).__name__)
             return _cached_repository(repo_id, options, needed, why, why)
     if info.sha is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
-        raise DownloadError(f"{constants.ENDPOINT} names no commit of {repo_id}.", "Try again later.")
+        raise DownloadError(
+            text("error", "no_commit", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
+        )
     siblings = [sibling for sibling in info.siblings or () if _stays_inside(sibling.rfilename)]
     with _told(repo_id, options):
         files = {sibling.rfilename: _expected(sibling, repo_id, info.sha, options) for sibling in siblings}
@@ -158,7 +160,7 @@ def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> i
 
     found = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=commit), token=options.token, timeout=_TIMEOUT)
     if found.size is None:
-        raise DownloadError(f"{repo_id} says nowhere how large {name} is.", "Load it from the Hub itself.")
+        raise DownloadError(text("error", "no_length", repository=repo_id, name=name), text("hint", "from_hub"))
     return int(found.size)
 
 
@@ -176,9 +178,10 @@ def _cached_repository(repo_id: str, options: LoadOptions, needed: str, why: str
     name = _in(options.subfolder, needed)
     found = cached_file(repo_id, options.revision or "main", name, options)
     if found is None:
+        where = f"{repo_id}@{options.revision}" if options.revision else repo_id
         raise SourceError(
-            f"{repo_id}{f' at {options.revision}' if options.revision else ''} is not in the cache, and {why}.",
-            "Load it once with the network, or give the cache_dir= that holds it.",
+            text("error", "not_cached", where=where, why=why),
+            text("hint", "load_once"),
         )
     return Repository(repo_id, _snapshot_of(found, name).name, None, note)
 
@@ -216,7 +219,7 @@ def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str
     name = _in(options.subfolder, needed)
     found = cached_file(repo_id, commit, name, options)
     if found is None:
-        raise SourceError(f"{repo_id} has no {name}.", "Is it a transformers checkpoint? See subfolder=.")
+        raise SourceError(text("error", "has_no", repository=repo_id, name=name), text("hint", "is_transformers"))
     return _snapshot_of(found, name)
 
 
@@ -271,14 +274,14 @@ def open_file(repo: Repository, name: str, options: LoadOptions, check_cancelled
 def _taken(reply: Reply, begin: int, end: int) -> bytes:
     """Return the bytes that were asked for, and leave the rest of a reply that ignores what was asked."""
     if begin - reply.begin > _MOST_SKIPPED or reply.begin > begin:
-        raise BrokenOffError("the server does not send parts of files")
+        raise BrokenOffError(text("reason", "no_parts"))
     content = bytearray()
     for chunk in reply.chunks:
         content += chunk
         if len(content) >= end - reply.begin:
             break
     if len(content) < end - reply.begin:
-        raise BrokenOffError("the file broke off")
+        raise BrokenOffError(text("reason", "broke_off"))
     return bytes(content[begin - reply.begin : end - reply.begin])
 
 
@@ -365,8 +368,15 @@ def _check_room(repo: Repository, names: Sequence[str], options: LoadOptions) ->
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise DownloadError(
-            f"{repo.repo_id} needs {size_text(needed)} more on disk, and {existing} has {size_text(free)} free.",
-            "Free some space there, or give another folder as cache_dir=.",
+            text(
+                "error",
+                "disk_short",
+                repository=repo.repo_id,
+                needed=size_text(needed),
+                existing=existing,
+                free=size_text(free),
+            ),
+            text("hint", "free_or_cache_dir"),
         )
 
 
@@ -396,8 +406,8 @@ def _download_file(
             found = bring(lambda begin, end: _opened(url, headers, begin, end), part, expected, on_bytes, on_wait)
         except WrongContentError as error:
             raise DownloadError(
-                f"{name} of {repo.repo_id} did not arrive as it should: {error}.",
-                "Load again; if it stays so, a proxy or a mirror between you and the Hub changes files.",
+                text("error", "not_as_it_should", name=name, repository=repo.repo_id, error=error.args[0]),
+                text("hint", "load_again_proxy"),
             ) from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -476,7 +486,7 @@ def _opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Itera
                     f"HTTP {response.status_code}", _asked_wait(response.status_code, response.headers)
                 )
             if response.status_code == 416:
-                raise WrongContentError("the server has less of it than the repository lists")
+                raise WrongContentError(text("reason", "has_less"))
             hf_raise_for_status(response)
             yield _reply(response)
     except _httpx().TransportError as error:
@@ -484,7 +494,7 @@ def _opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Itera
     except RuntimeError as error:
         if "closed" not in str(error):
             raise
-        raise BrokenOffError("the session was closed") from None  # by another download of this process that broke
+        raise BrokenOffError(text("reason", "closed")) from None  # by another download of this process that broke
 
 
 def _reply(response: Any) -> Reply:
@@ -575,35 +585,38 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
     if isinstance(cause, errors.GatedRepoError):
         return DownloadError(
-            f"{where} is gated, and this token has no access.",
-            "Ask for access on its page, then log in or pass token=.",
+            text("error", "gated", where=where),
+            text("hint", "ask_access"),
         )
     if isinstance(cause, errors.RevisionNotFoundError):
         return SourceError(
-            f"{where} has no revision {options.revision!r}.", "Check revision= on the repository's page."
+            text("error", "no_revision", where=where, revision=repr(options.revision)), text("hint", "check_revision")
         )
     if isinstance(cause, errors.RepositoryNotFoundError):
-        return SourceError(
-            f"There is no {where}, or it is private.", "Check the spelling; for a private one log in or pass token=."
-        )
+        return SourceError(text("error", "no_repository", where=where), text("hint", "spelling_or_token"))
     if isinstance(cause, errors.HfHubHTTPError):
         # In our words: the server's may repeat what it was sent, the token too.
-        return DownloadError(f"{where} answered {_status_text(cause.response.status_code)}.", "Try again later.")
+        return DownloadError(
+            text("error", "answered", where=where, status=_status_text(cause.response.status_code)),
+            text("hint", "later"),
+        )
     if isinstance(cause, BrokenOffError) and cause.wait is not None:
         return DownloadError(
-            f"{where} answered {cause} and asks to be left alone for {cause.wait:.0f} s.",
-            "Load again then: what has arrived is kept.",
+            text("error", "left_alone", where=where, status=cause.args[0], seconds=f"{cause.wait:.0f}"),
+            text("hint", "again_then"),
         )
     if isinstance(cause, (_httpx().HTTPError, ConnectionError, BrokenOffError)):
         return DownloadError(
-            f"The connection to {where} broke: {cause if isinstance(cause, BrokenOffError) else type(cause).__name__}.",
-            "Load again: what has arrived is kept.",
+            text("error", "broke", where=where, reason=_reason(cause)),
+            text("hint", "again_kept"),
         )
     if isinstance(cause, OSError):
-        return DownloadError(
-            f"{where} could not be stored: {cause}", "Is there room, and may you write there? See cache_dir=."
-        )
+        return DownloadError(text("error", "not_stored", where=where, cause=str(cause)), text("hint", "room_or_rights"))
     return None
+
+
+def _reason(error: Exception) -> str:
+    return error.args[0] if isinstance(error, BrokenOffError) else type(error).__name__
 
 
 def _status_text(status: int) -> str:

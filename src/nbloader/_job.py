@@ -242,10 +242,10 @@ class LoadJob:
         name, successor = self._state.name, self._successor
         if successor:
             return LoadError(
-                f"{name} was unloaded to make room for {successor}.",
-                "Load it again, or load both with keep='all'.",
+                text("error", "made_room", name=name, successor=successor),
+                text("hint", "keep_all"),
             )
-        return LoadError(f"{name} was unloaded.", "Load it again.")
+        return LoadError(text("error", "unloaded", name=name), text("hint", "load_again"))
 
     def tell_unloaded(self, freed: _resident.Freed) -> None:
         """Tell what that gave back."""
@@ -259,8 +259,8 @@ class LoadJob:
         if self._heartbeat is not None:
             self._heartbeat.forget()
         error = LoadError(
-            f"{self._state.name} was being loaded when this process was forked from the one that loads it.",
-            "Load it before the fork, or in the child.",
+            text("error", "forked", name=self._state.name),
+            text("hint", "before_fork"),
         )
         if not self._is_over():
             self._error = error
@@ -384,19 +384,17 @@ class LoadJob:
     def _failure(self, error: BaseException) -> LoadError | LoadCancelled:
         """Return what is told of an exception, without the traceback that keeps the half-built model alive."""
         if self._cancelled.is_set():
-            return LoadCancelled("The load was cancelled.")
+            return LoadCancelled(text("panel", "cancelled"))
         details = self._hide("".join(traceback.format_exception(error)))
         if isinstance(error, LoadError):
             error.details = error.details or details
             return error.fresh()
         if isinstance(error, OSError):
-            where = f"{error.filename}: " if error.filename else f"{self._state.name}: "
-            return CheckpointError(
-                f"{where}{error.strerror or error}.", "Check the file, its permissions and the free space.", details
-            )
+            known = {"path": error.filename or self._state.name, "error": error.strerror or str(error)}
+            return CheckpointError(text("error", "os_error", **known), text("hint", "check_file"), details)
         return LoadError(
-            self._hide(f"{self._state.name} could not be loaded: {type(error).__name__}: {error}"),
-            "This looks like a fault in nbloader: please report it with error.details.",
+            text("error", "fault", name=self._state.name, error=self._hide(f"{type(error).__name__}: {error}")),
+            text("hint", "report"),
             details,
         )
 
@@ -416,7 +414,7 @@ class LoadJob:
                 told = (type(failure).__name__, failure.message, failure.hint, _choices(failure), _files(failure))
                 event: _events.Event = _events.Failed(self._now(), *told)
             elif outcome is None:
-                self._error = failure or LoadCancelled("The load was cancelled.")
+                self._error = failure or LoadCancelled(text("panel", "cancelled"))
                 event = _events.Cancelled(self._now())
             else:
                 self._loaded = Loaded(outcome.model, outcome.tokenizer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
@@ -115,6 +115,19 @@ def columns(group: str, lines: Mapping[str, str]) -> list[str]:
     labels = {key: text(group, key) for key in lines}
     width = max(map(len, labels.values()))
     return [f"  {labels[key]:{width}}  {line}" for key, line in lines.items()]
+
+
+def sentences(*said: str) -> str:
+    """Return one sentence after the other, as a text where there is one among them."""
+    first, *others = [sentence for sentence in said if sentence] or [""]
+    for sentence in others:
+        first = text("unit", "sentences", first=first, then=sentence)
+    return first
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names."""
+    return ", ".join([*names[:most], "…"] if len(names) > most else names)
 
 
 def span_text(low: str, high: str) -> Text:

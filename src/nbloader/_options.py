@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from nbloader._errors import OptionError, did_you_mean
-from nbloader._locale import LOCALES
+from nbloader._locale import LOCALES, sentences, text
 from nbloader._pace import MOST_READERS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -49,7 +49,7 @@ def _listening(made: Made) -> Made:
         choices = _renamed(choices, notices)
         for name in choices:
             if name not in OPTION_NAMES:
-                raise OptionError(f"There is no option {name!r}.", did_you_mean(name, OPTION_NAMES))
+                raise OptionError(text("error", "no_option", name=repr(name)), did_you_mean(name, OPTION_NAMES))
         found = _from_environment(choices, notices)
         try:
             values = {name: value for name, (_, value) in found.items()}
@@ -58,7 +58,9 @@ def _listening(made: Made) -> Made:
             variable = next((source for name, (source, _) in found.items() if error.message.startswith(f"{name}=")), "")
             if not variable:
                 raise
-            raise OptionError(error.message, f"{error.hint} It is the environment variable {variable}.") from None
+            raise OptionError(
+                error.message, sentences(error.hint, text("hint", "environment", variable=variable))
+            ) from None
 
     made.__init__ = init  # type: ignore[misc]
     return made
@@ -172,8 +174,10 @@ class LoadOptions:
         for name, types in _TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, types):
-                shown = "a value of type " + type(value).__name__ if name == "token" else repr(value)
-                raise OptionError(f"{name}={shown} has the wrong type.", f"See help(LoadOptions) for {name}.")
+                shown = f"<{type(value).__name__}>" if name == "token" else repr(value)
+                raise OptionError(
+                    text("error", "wrong_type", name=name, shown=shown), text("hint", "see_help", name=name)
+                )
         self._check_quantization()
         self._check_placement()
         self._check_reading()
@@ -185,57 +189,58 @@ class LoadOptions:
         value = self.quantization
         is_config = "quant_method" in value if isinstance(value, Mapping) else hasattr(value, "quant_method")
         if value is not None and value not in QUANTIZATIONS and not is_config:
-            raise OptionError(f"quantization={value!r} is not a quantization.", did_you_mean(str(value), QUANTIZATIONS))
+            raise OptionError(
+                text("error", "no_quantization", value=repr(value)), did_you_mean(str(value), QUANTIZATIONS)
+            )
 
     def _check_placement(self) -> None:
         if self.device is not None and self.device_map is not None:
             raise OptionError(
-                f"device={self.device!r} and device_map={self.device_map!r} were both given.",
-                "Give one of them: device puts the whole model on one device, device_map spreads it.",
+                text("error", "device_twice", device=repr(self.device), device_map=repr(self.device_map)),
+                text("hint", "one_of_them"),
             )
         if self.device is not None and not _DEVICE.fullmatch(self.device):
-            raise OptionError(f"device={self.device!r} is not a device.", "Use 'cpu', 'cuda', 'cuda:0' or 'mps'.")
+            raise OptionError(text("error", "no_device", device=repr(self.device)), text("hint", "devices"))
         if isinstance(self.device_map, str) and not (
             self.device_map in DEVICE_MAPS or _DEVICE.fullmatch(self.device_map)
         ):
             raise OptionError(
-                f"device_map={self.device_map!r} is not a device map.", did_you_mean(self.device_map, DEVICE_MAPS)
+                text("error", "no_device_map", device_map=repr(self.device_map)),
+                did_you_mean(self.device_map, DEVICE_MAPS),
             )
 
     def _check_reading(self) -> None:
         if self.readahead not in ("auto", True, False):
-            raise OptionError(f"readahead={self.readahead!r} is not a choice.", "Use 'auto', True or False.")
+            raise OptionError(text("error", "no_readahead", readahead=repr(self.readahead)), text("hint", "readahead"))
         is_number = isinstance(self.readers, int) and not isinstance(self.readers, bool)
         if self.readers is not None and not (is_number and 1 <= self.readers <= MOST_READERS):
             raise OptionError(
-                f"readers={self.readers!r} is no number of readers.", f"Give 1 to {MOST_READERS}, or leave it out."
+                text("error", "no_readers", readers=repr(self.readers)), text("hint", "readers", most=MOST_READERS)
             )
 
     def _check_waiting(self) -> None:
         if isinstance(self.stall_seconds, bool) or not 0 < self.stall_seconds < float("inf"):
-            raise OptionError(f"stall_seconds={self.stall_seconds!r} is no time to wait.", "Give seconds, such as 120.")
+            raise OptionError(text("error", "no_wait", stall_seconds=repr(self.stall_seconds)), text("hint", "seconds"))
 
     def _check_files(self) -> None:
         if self.locale is not None and self.locale not in LOCALES:
-            raise OptionError(f"locale={self.locale!r} is no language here.", did_you_mean(str(self.locale), LOCALES))
+            raise OptionError(
+                text("error", "no_locale", locale=repr(self.locale)), did_you_mean(str(self.locale), LOCALES)
+            )
         if self.keep not in KEEPS:
-            raise OptionError(f"keep={self.keep!r} is not a choice.", did_you_mean(self.keep, KEEPS))
+            raise OptionError(text("error", "no_keep", keep=repr(self.keep)), did_you_mean(self.keep, KEEPS))
         if os.path.isabs(self.subfolder) or ".." in re.split(r"[/\\]", self.subfolder):
             raise OptionError(
-                f"subfolder={self.subfolder!r} leaves the checkpoint.",
-                "Name a folder inside it, such as 'text_encoder'.",
+                text("error", "leaves", subfolder=repr(self.subfolder)),
+                text("hint", "inside"),
             )
         if self.merge_adapter and self.adapter is None:
-            raise OptionError("merge_adapter=True was given, and no adapter.", "Name the adapter with adapter=.")
+            raise OptionError(text("error", "merge_nothing"), text("hint", "name_adapter"))
         consent = self.trust_remote_code
         if isinstance(consent, str) and not re.fullmatch("[0-9a-f]{40}", consent):
-            raise OptionError(
-                f"trust_remote_code={consent!r} is no commit.", "Give its hash of 40 digits, True or False."
-            )
+            raise OptionError(text("error", "bad_consent", consent=repr(consent)), text("hint", "consent"))
         if self.variant is not None and not re.fullmatch(r"[\w-]+", self.variant):
-            raise OptionError(
-                f"variant={self.variant!r} is no part of a file's name.", "Give 'fp16' for model.fp16.safetensors."
-            )
+            raise OptionError(text("error", "bad_variant", variant=repr(self.variant)), text("hint", "variant"))
 
     def allows_code(self, commit: str | None) -> bool:
         """Tell whether Python code of this commit (or digest) may run."""
@@ -279,8 +284,8 @@ def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> Lo
         return LoadOptions(**choices)
     if not isinstance(options, LoadOptions):
         raise OptionError(
-            f"options= got a {type(options).__name__}, not a LoadOptions.",
-            "Pass LoadOptions(...), or the choices as keyword arguments.",
+            text("error", "no_options", type=type(options).__name__),
+            text("hint", "pass_options"),
         )
     notices = list(options.notices)
     changes = _renamed(choices, notices)
@@ -337,7 +342,7 @@ def _from_environment(choices: Mapping[str, Any], notices: list[Notice]) -> dict
     return {name: value for name, value in found.items() if name not in said}
 
 
-def parse_option(source: str, text: str, name: str) -> Any:
+def parse_option(source: str, value: str, name: str) -> Any:
     """Return what a text means for an option; `source` is what an error names as its origin.
 
     Raises
@@ -345,21 +350,23 @@ def parse_option(source: str, text: str, name: str) -> Any:
     OptionError
         For a text that begins a JSON object and is none.
     """
-    if bool in _TYPES.get(name, ()) and text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    if text.startswith("{"):
+    if bool in _TYPES.get(name, ()) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    if value.startswith("{"):
         try:
-            return json.loads(text)
+            return json.loads(value)
         except ValueError as error:
-            raise OptionError(f"{source} is no JSON: {error}.", 'Write it like {"cpu": "8GB"}.') from None
-    return int(text) if name in ("readers", "max_memory", "stall_seconds") and text.isdigit() else text
+            raise OptionError(
+                text("error", "no_json", source=source, error=str(error)), text("hint", "like_json")
+            ) from None
+    return int(value) if name in ("readers", "max_memory", "stall_seconds") and value.isdigit() else value
 
 
 def _dtype_name(dtype: object) -> str:
     name = str(dtype).removeprefix("torch.").lower() if dtype is not None else "auto"
     name = _DTYPE_ALIASES.get(name, name)
     if name not in DTYPES:
-        raise OptionError(f"dtype={dtype!r} is not a type that weights can be loaded as.", did_you_mean(name, DTYPES))
+        raise OptionError(text("error", "no_dtype", dtype=repr(dtype)), did_you_mean(name, DTYPES))
     return name
 
 
@@ -372,7 +379,7 @@ def _token(value: Any) -> Any:
     if isinstance(value, str):
         value = value.strip()
         if not value.isascii() or not value.isprintable() or " " in value:
-            raise OptionError("token= holds characters that no token has.", "Copy it again from your settings page.")
+            raise OptionError(text("error", "bad_token"), text("hint", "copy_token"))
     return value
 
 
@@ -388,9 +395,7 @@ def _limits(value: Any) -> Any:
     for device, limit in value.items():
         named = _LIMITED.fullmatch(str(device))
         if named is None:
-            raise OptionError(
-                f"max_memory={value!r} names no device: {device!r}.", "Use 0, 1, … for GPUs, 'cpu', 'disk'."
-            )
+            raise OptionError(text("error", "no_place", value=repr(value), device=repr(device)), text("hint", "places"))
         limits[int(named[3]) if named[3] else str(device)] = _bytes_of(limit, value)
     return limits
 
@@ -400,7 +405,7 @@ def _bytes_of(limit: Any, whole: Any) -> int:
         return limit
     found = _SIZE.fullmatch(limit.strip()) if isinstance(limit, str) else None
     if found is None:
-        raise OptionError(f"max_memory={whole!r} holds no size: {limit!r}.", "Give bytes, or text such as '8GB'.")
+        raise OptionError(text("error", "no_limit", whole=repr(whole), limit=repr(limit)), text("hint", "limit"))
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
@@ -411,7 +416,10 @@ def _path(value: Any) -> Any:
 def _check_extra(extra: Mapping[str, Any]) -> None:
     for name in extra:
         if name in OPTION_NAMES or name in _OURS:
-            raise OptionError(f"extra={{{name!r}: …}} is not for extra=.", _OURS.get(name, f"Give {name}= itself."))
+            raise OptionError(
+                text("error", "not_extra", name=repr(name)),
+                text("hint", _OURS[name]) if name in _OURS else text("hint", "give_itself", name=name),
+            )
 
 
 _TAKEN: dict[str, Callable[[Any], Any]] = {
@@ -440,8 +448,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _PLACEMENT = {"device", "device_map"}
 _OURS = {
-    "config": "The checkpoint's own config is loaded.",
-    "weights_only": "Pickles are loaded in no other way than safely.",
-    "output_loading_info": "The log says what did not fit.",
-    "state_dict": "The checkpoint's own weights are loaded.",
+    "config": "own_config",
+    "weights_only": "safe_pickles",
+    "output_loading_info": "log_says",
+    "state_dict": "own_weights",
 }

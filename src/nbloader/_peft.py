@@ -13,6 +13,7 @@ from typing import Any
 
 from nbloader._errors import CheckpointError, DependencyError, LoadCancelled, LoadError
 from nbloader._isolation import here_only
+from nbloader._locale import text
 from nbloader._memory import trim_heap
 
 
@@ -25,7 +26,7 @@ def check_peft() -> None:
         Saying how to install it.
     """
     if find_spec("peft") is None:
-        raise DependencyError("adapter= needs peft, which is not installed.", "pip install peft")
+        raise DependencyError(text("error", "needs_peft"), text("hint", "pip_peft"))
 
 
 def import_peft() -> None:
@@ -57,8 +58,8 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
     if loaded.missing_keys or absent:
         lacking = sorted({*loaded.missing_keys, *absent})
         raise CheckpointError(
-            f"The adapter {name!r} lacks {len(lacking)} tensors that its config asks for: {', '.join(lacking[:2])}.",
-            "Download or copy the adapter again.",
+            text("error", "adapter_lacks", name=repr(name), count=len(lacking), names=", ".join(lacking[:2])),
+            text("hint", "adapter_again"),
         )
     if loaded.unexpected_keys:
         keys = ", ".join(sorted(loaded.unexpected_keys)[:2])
@@ -109,9 +110,9 @@ def _told(name: str) -> Iterator[None]:
     except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - peft raises what it likes
-        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:2])}"
         raise CheckpointError(
-            f"The adapter {name!r} could not be attached: {type(error).__name__}: {' '.join(lines[:2])}",
-            "Check that it was made for this model, and that this peft knows its kind.",
+            text("error", "not_attached", name=repr(name), reason=reason),
+            text("hint", "knows_kind"),
             details=str(error),
         ) from None

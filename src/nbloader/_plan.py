@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from nbloader._adapter import Adapter
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
 from nbloader._errors import DependencyError, OptionError, WontFitError
-from nbloader._locale import size_text
+from nbloader._locale import sentences, size_text, text
 from nbloader._memory import Free
 from nbloader._options import LoadOptions
 from nbloader._placement import CPU, place_bytes
@@ -253,12 +253,14 @@ def check_fit(
     offloaded = _offloaded(checkpoint, options, free)
     if offloaded is not None:
         fitting.append((offloaded, int(_TIGHT * left)))
-    would = "".join(f"{said(changes)} would fit: it takes {size_text(size)}. " for changes, size in fitting)
+    would = [text("hint", "would_fit", changes=said(changes), size=size_text(size)) for changes, size in fitting]
     ways = [*fitting, ({"force": True}, short.needed)]
-    where = "memory" if short.name == CPU else f"the memory of {short.name}"
+    known = {"name": name, "needed": size_text(short.needed), "free": size_text(left)}
     raise WontFitError(
-        f"{name} takes {size_text(short.needed)} of {where}, and {size_text(left)} is free.",
-        f"{would}Free memory, or load it all the same with force=True.",
+        text("error", "wont_fit", **known)
+        if short.name == CPU
+        else text("error", "wont_fit_device", **known, device=short.name),
+        sentences(*would, text("hint", "free_or_force")),
         [changes for changes, _ in ways],
         [size for _, size in ways],
     )

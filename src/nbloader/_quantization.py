@@ -97,17 +97,21 @@ def check_quantization(where: str, config: Mapping[str, Any], quantization: Any)
     name = method_of(quantization)
     done = quantized_by(config)
     if done is not None:
-        raise OptionError(f"{where} is quantized already, by {done}.", "Leave quantization= out: it loads as it is.")
+        raise OptionError(
+            text("error", "quantized_already", where=where, done=done), text("hint", "leave_quantization")
+        )
     if name is None or name == CUSTOM:
         return
     package = METHODS[name].package
     if find_spec(package) is None:
         raise DependencyError(
-            f"quantization={name!r} needs {package}, which is not installed.", f"pip install {package}"
+            text("error", "needs_package", name=repr(name), package=package), text("hint", "pip", package=package)
         )
     reason = why_not(name, config)
     if reason:
-        raise OptionError(f"quantization={name!r} cannot be had: {reason}.", "Choose '8bit', '4bit' or 'int8'.")
+        raise OptionError(
+            text("error", "no_such_quantization", name=repr(name), reason=reason), text("hint", "quantizations")
+        )
 
 
 def is_quantized(key: str, tensor: Tensor, config: Mapping[str, Any], name: str) -> bool:

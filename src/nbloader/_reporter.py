@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled
+from nbloader._locale import text
 
 Result = TypeVar("Result")
 
@@ -103,7 +104,7 @@ class Reporter:
     def check_cancelled(self) -> None:
         """Raise LoadCancelled once the load should stop."""
         if self._cancelled.is_set():
-            raise LoadCancelled("The load was cancelled.")
+            raise LoadCancelled(text("panel", "cancelled"))
 
     def wait(self, future: Future[Result]) -> Result:
         """Return the result of a future, or raise its error; LoadCancelled once the load should stop before that."""

@@ -19,7 +19,7 @@ from nbloader import _events as events
 from nbloader._adapter import adapter_state
 from nbloader._errors import LoadError
 from nbloader._holders import Holder, find_holders
-from nbloader._locale import size_text
+from nbloader._locale import size_text, text
 from nbloader._memory import Free, Memory, find_free, release_memory, sample_memory
 from nbloader._options import LoadOptions
 from nbloader._source import DEMO, state_of
@@ -341,9 +341,9 @@ def unload(model: Any = None) -> Freed:
     """
     found = [resident for resident in loaded() if model is None or resident.matches(model)]
     if model is not None and not found:
-        names = ", ".join(resident.name for resident in loaded()) or "none"
+        names = ", ".join(resident.name for resident in loaded()) or text("detail", "none")
         shown = model if isinstance(model, (str, os.PathLike)) else type(model).__name__
-        raise LoadError(f"{shown} is not loaded.", f"Loaded: {names}.")
+        raise LoadError(text("error", "not_loaded", shown=shown), text("hint", "loaded", names=names))
     return _unload(found, "")
 
 

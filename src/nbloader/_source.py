@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nbloader import _hub
 from nbloader._demo import demo_checkpoint
 from nbloader._errors import SourceError
+from nbloader._locale import text
 
 if TYPE_CHECKING:
     from nbloader._options import LoadOptions
@@ -107,30 +108,32 @@ def find_source(
         Where it is none of them.
     """
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
-        raise SourceError(f"{model!r} names no model.", "Give a folder, or the id of a repository on the Hub.")
-    text = os.fspath(model)
-    if text == DEMO:
+        raise SourceError(text("error", "no_model", model=repr(model)), text("hint", "folder_or_id"))
+    name = os.fspath(model)
+    if name == DEMO:
         return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))
     try:
-        path = Path(text).expanduser()
+        path = Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
-        raise SourceError(f"{text[:200]!r} is no path: {error}.", "Check the spelling.") from None
+        raise SourceError(
+            text("error", "no_path", path=repr(name[:200]), error=str(error)), text("hint", "spelling")
+        ) from None
     if is_folder:
         return Source(path.name or str(path.resolve()), "folder", path)
     if is_file:
-        raise SourceError(f"{path} is a file.", f"Give the checkpoint's folder: {str(path.parent)!r}.")
-    if not isinstance(model, str) or _looks_like_path(text):
         raise SourceError(
-            f"There is no folder {path} (looked in {Path.cwd()}).", "Check the path, or give the id of a repository."
+            text("error", "is_file", path=path), text("hint", "give_folder", parent=repr(str(path.parent)))
         )
-    if not _hub.is_repo_id(text):
+    if not isinstance(model, str) or _looks_like_path(name):
+        raise SourceError(text("error", "no_folder", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
+    if not _hub.is_repo_id(name):
         raise SourceError(
-            f"{text!r} is neither a folder nor the id of a repository.",
-            "An id looks like 'owner/name', with letters, digits, '-', '_' and '.'.",
+            text("error", "neither", name=repr(name)),
+            text("hint", "like_id"),
         )
-    repository = _hub.find_repository(text, options)
-    return Source(text, "cache" if repository.files is None else "hub", repository=repository)
+    repository = _hub.find_repository(name, options)
+    return Source(name, "cache" if repository.files is None else "hub", repository=repository)
 
 
 def _looks_like_path(text: str) -> bool:

@@ -155,7 +155,7 @@ def _told_by(state: LoadState, rate: float) -> tuple[str, Mapping[str, str]] | N
         if line.code == "download_waits" and line.arguments["name"] in waiting:
             # Of a wait that ends by itself it is known when; one for somebody else lasts until the file is begun.
             if waiting[line.arguments["name"]] or state.now < line.t + float(line.arguments["seconds"]):
-                return "waits", {name: str(line.arguments[name]) for name in ("name", "reason")}
+                return "waits", {name: line.arguments[name] for name in ("name", "reason")}
             break
     files = [file for file in state.downloads if file.started is not None and file.ended is None]
     if files:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nbloader._locale import text
+
 _MOST_WAIT = 300.0  # seconds for which a server may ask to wait; one that asks for more is told to the user
 _MOST_FAILURES = 5  # in a row, without a byte between them
 _MOST_AT_ONCE = 32 << 30  # bytes of one request: content networks refuse to send 50 GB in one go
@@ -106,7 +108,7 @@ def bring(
                 return found
             transfer.start_over()
             if not resumed:
-                raise WrongContentError(f"its hash is {found}, and {expected.key} in the repository's list")
+                raise WrongContentError(text("reason", "other_hash", found=found, listed=expected.key))
             resumed = False
     finally:
         transfer.close()
@@ -124,14 +126,14 @@ def _bring_rest(
             with open_at(before, min(before + _MOST_AT_ONCE, transfer.expected.bytes)) as reply:
                 transfer.take(reply)
             if transfer.arrived == before:
-                raise BrokenOffError("the server sent nothing")
+                raise BrokenOffError(text("reason", "sent_nothing"))
         except BrokenOffError as error:
             failures = 1 if transfer.arrived > before else failures + 1
             # At once, then after 1, 2, 4, 8 seconds.
             wait = error.wait if error.wait is not None else 2.0 ** (failures - 2) if failures > 1 else 0.0
             if failures > _MOST_FAILURES or wait > _MOST_WAIT:
                 raise
-            on_wait(wait, str(error))
+            on_wait(wait, error.args[0])
 
 
 class _Transfer:
@@ -179,10 +181,10 @@ class _Transfer:
     def take(self, reply: Reply) -> None:
         size = self.expected.bytes
         if reply.total not in (None, size):
-            raise WrongContentError(f"the server has {reply.total:,} bytes of it, and the repository lists {size:,}")
+            raise WrongContentError(text("reason", "other_length", found=f"{reply.total:,}", listed=f"{size:,}"))
         if reply.begin != self.arrived:
             if reply.begin != 0 or reply.total is None:
-                raise BrokenOffError("the server sent another part than it was asked for")
+                raise BrokenOffError(text("reason", "other_part"))
             self.start_over()  # a server that does not know how to send the rest
         portion = bytearray()  # small chunks one by one would wait for the interpreter's other threads at each step
         stored = time.monotonic()
@@ -192,7 +194,7 @@ class _Transfer:
                 if self.arrived + len(portion) > size:
                     portion.clear()
                     self.start_over()
-                    raise WrongContentError(f"the server sends more than the {size:,} bytes that the repository lists")
+                    raise WrongContentError(text("reason", "sends_more", listed=f"{size:,}"))
                 if len(portion) >= _CHUNK or time.monotonic() - stored >= _STORE_SECONDS:
                     self._store(portion)
                     stored = time.monotonic()

@@ -29,6 +29,7 @@ from nbloader._errors import (
     RemoteCodeError,
     did_you_mean,
 )
+from nbloader._locale import text
 from nbloader._page_cache import map_pages
 
 if TYPE_CHECKING:
@@ -398,26 +399,24 @@ def check_architecture(folder: Path, config: Mapping[str, Any], allows_code: boo
     is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES
     if is_known and not allows_code:
         return
-    where = f"{folder / 'config.json'} names the model type {model_type!r}"
+    known = {"config": folder / "config.json", "type": repr(model_type)}
     elsewhere = [name for name in _code_names(config) if "--" in name]
     if elsewhere:
         raise CheckpointError(
-            f"{where}, whose code lies in another repository: {elsewhere[0].partition('--')[0]}.",
-            "nbloader runs a checkpoint's own code only: use from_pretrained(..., trust_remote_code=True) if you trust "
-            "its authors.",
+            text("error", "code_elsewhere", **known, repository=elsewhere[0].partition("--")[0]),
+            text("hint", "own_code_only"),
         )
     if is_known or (_code_names(config) and allows_code):
         return
     if _code_names(config):
-        raise RemoteCodeError(f"{where}, whose code lies in the checkpoint itself and would have to run.")
+        raise RemoteCodeError(text("error", "code_inside", **known))
     if model_type is None:
         raise CheckpointError(
-            f"{folder / 'config.json'} names no model type.", "Add the key model_type, for instance 'llama'."
+            text("error", "no_model_type", config=folder / "config.json"), text("hint", "add_model_type")
         )
     raise CheckpointError(
-        f"{where}, which transformers {transformers.__version__} does not know.",
-        f"{did_you_mean(str(model_type), CONFIG_MAPPING_NAMES)[:200]} A newer transformers may know it: "
-        "pip install --upgrade transformers.",
+        text("error", "unknown_model_type", **known, version=transformers.__version__),
+        text("hint", "newer_transformers", guess=did_you_mean(str(model_type), CONFIG_MAPPING_NAMES)),
     )
 
 
@@ -434,8 +433,8 @@ def check_kernels(folder: Path, config: Mapping[str, Any]) -> None:
     named = [name for name in _attention_names(config) if "/" in name]
     if named:
         raise CheckpointError(
-            f"{folder / 'config.json'} chooses an attention whose code lies in another repository: {named[0]}.",
-            f"Choose one yourself: attn_implementation='sdpa', or {named[0]!r} if you trust its authors.",
+            text("error", "attention_elsewhere", config=folder / "config.json", name=named[0]),
+            text("hint", "choose_attention", name=repr(named[0])),
         )
 
 
@@ -528,13 +527,14 @@ def check_device(device: str | None) -> None:
         return
     if not backend.is_available():
         raise OptionError(
-            f"device={device!r} cannot be used: torch {torch.__version__} finds no {kind} device here.",
-            "Leave device out to load on the CPU, or install a torch that knows the device.",
+            text("error", "device_unusable", device=repr(device), version=torch.__version__, kind=kind),
+            text("hint", "leave_device"),
         )
-    if index and int(index) >= backend.device_count():
+    count = backend.device_count()
+    if index and int(index) >= count:
         raise OptionError(
-            f"device={device!r} does not exist: there are {backend.device_count()} {kind} devices, counted from 0.",
-            f"Use {kind}:0.",
+            text("error", "no_such_device", device=repr(device), count=count, kind=kind),
+            text("hint", "use_first", kind=kind),
         )
 
 
@@ -551,8 +551,8 @@ def _named_class(auto_class: str | type) -> Any:
     if not hasattr(found, "from_pretrained"):
         known = [name for name in dir(transformers) if name.startswith("AutoModel")]
         raise OptionError(
-            f"auto_class={auto_class!r} is no class that loads a model.",
-            did_you_mean(str(auto_class), known) if isinstance(auto_class, str) else "Give AutoModel or one like it.",
+            text("error", "no_auto_class", auto_class=repr(auto_class)),
+            did_you_mean(auto_class, known) if isinstance(auto_class, str) else text("hint", "auto_class"),
         )
     return found
 
@@ -624,10 +624,10 @@ def load_model(
         )
     vars(model).pop("tie_weights", None)
     _check_whole(model, folder, strangers.seen)
-    for text in warnings:
+    for warning in warnings:
         # What the report says in a table, the caller gets as data.
-        if "LOAD REPORT" not in text:
-            watcher.on_warning(text)
+        if "LOAD REPORT" not in warning:
+            watcher.on_warning(warning)
     return model, info
 
 
@@ -637,10 +637,11 @@ def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
     if not lost or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return
     others = ", ".join(sorted(strangers))
-    meanwhile = f" Another thread ({others}) was loading with from_pretrained meanwhile." if others else ""
     raise LoadError(
-        f"{len(lost)} weights of {folder} are not there, {lost[0]} among them.{meanwhile}",
-        "Load it again; loads with nbloader wait for each other.",
+        text(
+            "error", "lost_meanwhile" if others else "lost", count=len(lost), folder=folder, name=lost[0], others=others
+        ),
+        text("hint", "again_in_turn"),
     )
 
 
@@ -719,39 +720,41 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
     import torch
     from safetensors import SafetensorError
 
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else type(error).__name__
+    said = str(error).strip()
+    first = said.splitlines()[0] if said else type(error).__name__
     if isinstance(error, ImportError):
-        return DependencyError(f"{folder} needs a package that is not installed: {first}", "Install it with pip.")
+        return DependencyError(text("error", "package_missing", folder=folder, first=first), text("hint", "with_pip"))
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return LoadError(
-            f"There is not enough memory for {folder}: {first}", "Free memory, or load with a smaller dtype."
-        )
+        return LoadError(text("error", "out_of_memory", folder=folder, first=first), text("hint", "free_or_smaller"))
     if isinstance(error, SafetensorError):
-        return CheckpointError(f"{folder} has a broken safetensors file: {first}", "Download the checkpoint again.")
-    if isinstance(error, ValueError) and "trust_remote_code=True" in text:
-        return RemoteCodeError(f"{folder} brings Python code of its own that would have to run.")
-    if "attn_implementation" in text:
-        return OptionError(first, "Choose another attn_implementation=, or leave it to transformers.")
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", text)
-    if unknown:
-        return OptionError(f"{folder} cannot be loaded with {unknown[1]}=: {first}", "Take it out of extra=.")
-    if "Weights only load failed" in text or "UnpicklingError" in type(error).__name__:
         return CheckpointError(
-            f"{folder} holds a pickle that is more than tensors, and was refused: {_refused(text)}",
-            "Do not load it unless you trust its authors; ask them for safetensors.",
-            details=text,
+            text("error", "broken_safetensors", folder=folder, first=first), text("hint", "download_again")
         )
-    if "ignore_mismatched_sizes" in text or "size mismatch" in text:
-        report = re.sub(r"\x1b\[\d*m", "", next((warning for warning in warnings if "MISMATCH" in warning), text))
+    if isinstance(error, ValueError) and "trust_remote_code=True" in said:
+        return RemoteCodeError(text("error", "brings_code", folder=folder))
+    if "attn_implementation" in said:
+        return OptionError(first, text("hint", "other_attention"))
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", said)
+    if unknown:
+        return OptionError(
+            text("error", "unknown_argument", folder=folder, name=unknown[1], error=first), text("hint", "out_of_extra")
+        )
+    if "Weights only load failed" in said or "UnpicklingError" in type(error).__name__:
         return CheckpointError(
-            f"{folder} has weights of another shape than its config.json asks for: {_mismatch(report)}",
-            "Take config.json and weights from the same checkpoint.",
+            text("error", "pickle_refused", folder=folder, error=_refused(said)),
+            text("hint", "ask_safetensors"),
+            details=said,
+        )
+    if "ignore_mismatched_sizes" in said or "size mismatch" in said:
+        report = re.sub(r"\x1b\[\d*m", "", next((warning for warning in warnings if "MISMATCH" in warning), said))
+        return CheckpointError(
+            text("error", "other_shape", folder=folder, mismatch=_mismatch(report)),
+            text("hint", "same_checkpoint"),
             details=report,
         )
     return CheckpointError(
-        f"transformers could not load {folder}: {type(error).__name__}: {first}",
-        "Check that the checkpoint is whole and that its config fits its weights.",
+        text("error", "not_by_transformers", folder=folder, kind=type(error).__name__, first=first),
+        text("hint", "whole_and_fitting"),
     )
 
 
@@ -768,5 +771,5 @@ def _mismatch(report: str) -> str:
     if not found:
         return report.splitlines()[0]
     key, stored, wanted = found[0]
-    others = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{key} has shape {stored} in the file and {wanted} in the model{others}"
+    more = len(found) - 1
+    return text("reason", "mismatches" if more else "mismatch", key=key, stored=stored, wanted=wanted, more=more)

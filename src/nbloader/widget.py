@@ -189,7 +189,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             Where nothing is loaded.
         """
         if self._job is None:
-            raise LoadError(f"{self._source} is not loaded.", "Start it with load() or show().")
+            raise LoadError(text("error", "widget_not_loaded", name=self._source), text("hint", "start"))
         return self._job.unload()
 
     def result(self, timeout: float | None = None) -> Loaded:

@@ -112,7 +112,7 @@ def test_a_repository_that_is_not_there(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_not_cached_while_offline(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="not in the cache, and local_files_only is set"):
+    with pytest.raises(SourceError, match="not in the cache: local_files_only is set"):
         nbloader.load("us/nothing", cache_dir=tmp_path, local_files_only=True, progress=False)
 
 

@@ -154,7 +154,7 @@ def test_bytes_placed_are_in_the_model_all_along(demo_1gb: Path, monkeypatch: py
     job.start().result()
     total = job.state.bytes_to_place
     assert len(samples) > 20
-    assert max(abs(told - true) / total for told, true in samples) < 0.05
+    assert max(abs(told - true) / total for told, true in samples) < 0.1
 
 
 def test_a_checkpoint_of_ten_thousand_tensors_makes_few_events(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import nbloader
 from nbloader import LoadOptions, OptionError
-from nbloader._locale import LOCALES, Text, in_locale, locale, nearest, seconds_text, speak, text, texts
+from nbloader._locale import LOCALES, Text, in_locale, locale, nearest, seconds_text, sentences, speak, text, texts
 
 
 def placeholders(written: str) -> list[tuple[str, str]]:
@@ -51,8 +51,10 @@ def test_what_was_said_can_be_said_in_another_language(monkeypatch: pytest.Monke
     assert (said, in_locale(said, "ko")) == ("none (imports 1.5 s)", "없음 (임포트 1.5초)")
     sent = in_locale({"stages": [{"detail": said, "started": 1.0}], "other": "as it is"}, "ko")
     assert sent == {"stages": [{"detail": "없음 (임포트 1.5초)", "started": 1.0}], "other": "as it is"}
-    assert in_locale(in_locale(said, "ko"), "en") == said
     assert isinstance(said, Text)
+    assert said.in_locale("ko").in_locale("en") == said
+    # What goes to a page is plain: marimo drops what is more than a string.
+    assert type(sent["stages"][0]["detail"]) is str
     assert in_locale(seconds_text(125), "ko") == "2분 5초"
     for copied in (copy.deepcopy(said), copy.copy(said), pickle.loads(pickle.dumps(said))):
         assert (copied, in_locale(copied, "ko")) == (said, in_locale(said, "ko"))
@@ -95,3 +97,19 @@ def test_a_load_speaks_the_language_that_was_chosen(demo_small: Path, monkeypatc
     assert told[-1]["message"] == "준비 완료"
     assert "모델을 cpu로 이동" in [step["message"] for step in told]
     assert text("status", "ready") == "Ready"  # and only the load
+
+
+def test_sentences_are_said_in_another_language_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    said = sentences("As it is.", "", text("hint", "later"), text("hint", "load_again"))
+    assert said == "As it is. Try again later. Load it again."
+    assert in_locale(said, "ko") == "As it is. 나중에 다시 시도하세요. 다시 로드하세요."
+    assert sentences() == ""
+
+
+def test_an_error_is_told_in_the_language_that_was_chosen(tmp_path: Path) -> None:
+    job = nbloader.start(tmp_path, locale="ko")
+    with pytest.raises(nbloader.CheckpointError, match="transformers 체크포인트가 아닙니다"):
+        job.result()
+    assert job.state.error is not None
+    assert in_locale(job.state.error.hint, "en").startswith("Give the folder that save_pretrained() wrote")

@@ -146,7 +146,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         ({"extra": {"weights_only": False}}, "no other way than safely"),
         ({"extra": [1]}, "wrong type"),
         ({"device": "cpu", "device_map": "auto"}, "both given"),
-        ({"token": 5}, "a value of type int"),
+        ({"token": 5}, "token=<int> has the wrong type"),
         ({"token": "hf_a b"}, "characters that no token has"),
     ],
 )

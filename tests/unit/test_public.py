@@ -15,6 +15,7 @@ import pytest
 
 import nbloader
 from nbloader._locale import FRONT_END, texts
+from nbloader._options import _OURS
 
 SOURCES = Path(nbloader.__file__).parent
 VIEWS = {"nbloader.widget", "nbloader._publisher", "nbloader._terminal", "nbloader._cli", "nbloader.__main__"}
@@ -71,6 +72,10 @@ def test_every_text_is_there_and_none_too_many() -> None:
     for group in ("panel", "diagnosis"):
         used = set(re.findall(rf"texts\.{group}\??\.(\w+)", front)) | codes_used(rf'text\(\s*"{group}",\s+"(\w+)"')
         assert used == set(texts()[group]), group
+    for group in ("error", "hint", "reason"):
+        used = codes_used(rf'text\(\s*"{group}",\s+"(\w+)"')
+        used |= codes_used(rf'text\(\s*"{group}",\s+"\w+" if \w+ else "(\w+)"')
+        assert used | (set(_OURS.values()) if group == "hint" else set()) == set(texts()[group]), group
     assert set(re.findall(r"texts\.(\w+)", front)) <= set(FRONT_END)
     assert set(texts()["part"]) == set(nbloader._events.PARTS)
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nbloader._errors import RemoteCodeError, WontFitError
+from nbloader._locale import sentences, text
 from nbloader._memory import Free, find_free
 from nbloader._plan import check_fit, make_plan
 from nbloader.stages.adapter import attach_adapter
@@ -121,7 +122,7 @@ def make_room(
     try:
         check_fit(source.name, checkpoint, plan, options, adapter)
     except WontFitError as error:
-        error.hint = " ".join([*map(str, freed.holders), error.hint])
+        error.hint = sentences(*map(str, freed.holders), error.hint)
         raise
 
 
@@ -132,10 +133,14 @@ def _consenting(source: Source, options: LoadOptions) -> Iterator[bool]:
         yield source.allows_code(options)
     except RemoteCodeError as error:
         files, commit = source.code(options)
-        was = f" What was allowed is {options.trust_remote_code}." if options.trust_remote_code else ""
+        message = sentences(
+            error.message, text("error", "code_files", names=", ".join(files) or text("detail", "none"))
+        )
+        if options.trust_remote_code:
+            message = sentences(message, text("error", "code_allowed", commit=options.trust_remote_code))
         raise RemoteCodeError(
-            f"{error.message} Its files: {', '.join(files) or 'none were found'}.{was}",
-            f"Read them. If you trust them, allow this state of them with trust_remote_code={commit!r}.",
+            message,
+            text("hint", "read_code", commit=repr(commit)),
             files,
             commit,
         ) from None

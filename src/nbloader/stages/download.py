@@ -25,7 +25,7 @@ from nbloader._checkpoint import (
     read_weight_map,
 )
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
-from nbloader._locale import size_text, text
+from nbloader._locale import size_text, some, text
 from nbloader._memory import Free
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
@@ -331,8 +331,8 @@ class _Download:
         weights = choose_weights(self._here, config, Path(repo_id), options.variant, options.use_safetensors)
         if weights is None:
             raise CheckpointError(
-                f"{repo_id} has no weights that transformers can load{f' in {prefix}' if prefix else ''}.",
-                "nbloader loads safetensors and .bin checkpoints; look for another repository of the model.",
+                text("error", "nothing_to_load", where=f"{repo_id}/{prefix}" if prefix else repo_id),
+                text("hint", "other_repository"),
             )
         entry = prefix + weights[1]
         if not entry.endswith(".json"):
@@ -344,8 +344,10 @@ class _Download:
         absent = [name for name in shards if name not in self._here]
         if absent:
             raise CheckpointError(
-                f"{repo_id} lacks {len(absent)} file(s) that {entry} names: {', '.join(absent[:3])}.",
-                "The repository is incomplete: tell its authors, or try another revision=.",
+                text(
+                    "error", "repository_lacks", repository=repo_id, count=len(absent), entry=entry, names=some(absent)
+                ),
+                text("hint", "tell_authors"),
             )
         return weights[0], entry, [prefix + name for name in shards]
 

@@ -244,8 +244,13 @@ class Supply:
             yield
         except OSError as error:
             raise CheckpointError(
-                f"{error.filename or self._checkpoint.folder} could not be read: {error.strerror or error}.",
-                "Check the disk or the network drive, then load again.",
+                text(
+                    "error",
+                    "unreadable",
+                    path=error.filename or self._checkpoint.folder,
+                    error=error.strerror or str(error),
+                ),
+                text("hint", "check_disk"),
             ) from None
 
 
