@@ -9,14 +9,14 @@ NODE_READY := js/node_modules/.ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 BUNDLE := src/nbloader/static/widget.js
 
-.PHONY: demo test install check format unit widget kernel browser notebooks packaging js bundle watch screenshots benchmark clean
+.PHONY: demo test install check format unit widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
 
 ## demo: JupyterLab with the first tutorial open
 demo: $(READY) $(BUNDLE)
 	$(BIN)/jupyter lab $(AS_ROOT) --LabApp.default_url=/lab/tree/notebooks/01-quickstart.ipynb
 
 ## test: everything that CI runs
-test: check js unit widget kernel notebooks browser packaging
+test: check js unit widget kernel docs notebooks browser packaging
 
 install: $(READY)
 
@@ -64,6 +64,11 @@ browser: $(READY) $(BUNDLE)
 notebooks: $(READY) $(BUNDLE)
 	TQDM_DISABLE=1 LC_ALL=C.UTF-8 $(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
+## docs: the site, in docs/_build/html, and every block of code in it run
+docs: $(READY) $(BUNDLE)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	$(PYTEST) docs
+
 ## screenshots: docs/*.png, taken in Chromium
 screenshots: $(READY) $(BUNDLE)
 	$(BIN)/python scripts/find_browser.py --install
@@ -74,4 +79,4 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/warm_load.py
 
 clean:
-	rm -rf $(VENV) js/node_modules src/nbloader/static dist build
+	rm -rf $(VENV) js/node_modules src/nbloader/static dist build docs/_build docs/tutorials

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.home import move_in
 from support.hub import Hub
 
 _hub = Hub()
-_home = tempfile.TemporaryDirectory(prefix="nbloader-tests-", ignore_cleanup_errors=True)
-
-# huggingface_hub reads these once, when it is imported. The real Hub is never asked.
-os.environ["HF_ENDPOINT"] = _hub.url
-os.environ["HF_HOME"] = _home.name
-os.environ["HF_HUB_DISABLE_XET"] = "1"
-os.environ["XDG_STATE_HOME"] = f"{_home.name}/state"
-os.environ["XDG_CACHE_HOME"] = os.environ.get("NBLOADER_TEST_CACHE", _home.name)
-os.environ["LC_MESSAGES"] = "C"  # what is said is English, whoever runs the tests
-for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "LC_ALL"):
-    os.environ.pop(name, None)
+_home = move_in(_hub)
 
 
 @pytest.fixture
