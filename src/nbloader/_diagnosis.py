@@ -135,7 +135,9 @@ class Diagnosis:
         if self.seconds is None:
             return self._expectation()
         if self.bytes - self.resident < LEAST_BYTES:
-            return text("diagnosis", "warm", share=f"{100 * self.parts.get('imports', 0) / self.seconds:.0f}")
+            share = self.parts.get("imports", 0) / self.seconds
+            resident = self.resident / max(1, self.bytes)
+            return text("diagnosis", "warm", resident=f"{100 * resident:.0f}", share=f"{100 * share:.0f}")
         if self.rate is not None and self.probe is not None:
             return text("diagnosis", "at_limit", share=f"{100 * min(1, self.rate / self.probe.rate):.0f}")
         return text("diagnosis", "healthy")

@@ -179,7 +179,7 @@ class LoadJob:
                 self._done.wait(2 * _CANCEL_SECONDS)
                 raise
             if not ended:
-                raise TimeoutError(f"{self._state.name} has not loaded within {timeout} s; it goes on loading.")
+                raise TimeoutError(text("error", "timeout", name=self._state.name, seconds=timeout))
             return self._result(given)
 
     @contextmanager

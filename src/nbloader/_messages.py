@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from nbloader._locale import text
+
 _MOST_CHOICES = 64
 _MOST_TEXT = 4096  # characters of one text
 _MOST_LANGUAGE = 64  # characters of a language's name
@@ -49,24 +51,24 @@ def read_message(content: Any, buffers: Any = None) -> Message:
         Where it is none of the kinds above, has other parts, or parts of another type or size.
     """
     if buffers:
-        raise RefusedError(f"it brings {len(buffers)} buffers")
+        raise RefusedError(text("reason", "buffers", count=len(buffers)))
     kind = content.get("kind") if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise RefusedError(f"its kind is {_shown(kind)}")
+        raise RefusedError(text("reason", "kind", kind=_shown(kind)))
     parts, said = _KINDS[kind], {name: part for name, part in content.items() if name != "kind"}
     lacks = parts.keys() - said.keys() - {_MAY_LACK.get(kind)}
     if lacks or said.keys() - parts.keys():
-        raise RefusedError(f"the parts of {kind!r} are {_shown(list(said))}")
+        raise RefusedError(text("reason", "parts", kind=kind, parts=_shown(list(said))))
     for name, part in said.items():
         if type(part) is not parts[name]:
-            raise RefusedError(f"{name} is of type {type(part).__name__}")
+            raise RefusedError(text("reason", "of_type", name=name, type=type(part).__name__))
     if len(said.get("language", "")) > _MOST_LANGUAGE:
-        raise RefusedError("its language is too long")
-    for name, text in said.get("choices", {}).items():
-        if not isinstance(name, str) or not isinstance(text, str) or len(text) > _MOST_TEXT:
-            raise RefusedError(f"its choice of {_shown(name)} is no text, or too long")
+        raise RefusedError(text("reason", "language"))
+    for name, choice in said.get("choices", {}).items():
+        if not isinstance(name, str) or not isinstance(choice, str) or len(choice) > _MOST_TEXT:
+            raise RefusedError(text("reason", "no_text", name=_shown(name)))
     if len(said.get("choices", ())) > _MOST_CHOICES:
-        raise RefusedError(f"it has {len(said['choices'])} choices")
+        raise RefusedError(text("reason", "choices", count=len(said["choices"])))
     return Message(kind, **said)
 
 

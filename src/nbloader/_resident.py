@@ -19,7 +19,7 @@ from nbloader import _events as events
 from nbloader._adapter import adapter_state
 from nbloader._errors import LoadError
 from nbloader._holders import Holder, find_holders
-from nbloader._locale import size_text, text
+from nbloader._locale import sentences, size_text, text
 from nbloader._memory import Free, Memory, find_free, release_memory, sample_memory
 from nbloader._options import LoadOptions
 from nbloader._source import DEMO, state_of
@@ -61,9 +61,9 @@ class Freed(NamedTuple):
         return {device.name: max(0, device.used - used.get(device.name, 0)) for device in self.before.accelerators}
 
     def __str__(self) -> str:
-        places = {"host": self.host, **self.devices}
-        given = ", ".join(f"{size_text(size)} of {name} memory" for name, size in places.items())
-        return f"{given} given back." + "".join(f" {holder}" for holder in self.holders)
+        places = {text("detail", "host"): self.host, **self.devices}
+        given = [text("detail", "of_memory", size=size_text(size), name=name) for name, size in places.items()]
+        return sentences(text("detail", "given_back", sizes=", ".join(given)), *map(str, self.holders))
 
 
 class Waiting(NamedTuple):

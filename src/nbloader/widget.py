@@ -489,7 +489,7 @@ def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
     try:
         message = read_message(content, buffers)
     except RefusedError as error:
-        widget._refuse(text("refused", "message", reason=error))
+        widget._refuse(text("refused", "message", reason=error.args[0]))
         return
     widget._heed(message)
 
