@@ -1,7 +1,7 @@
 // Lays the live panel over what a saved notebook keeps of it, wherever a page of JupyterLab's kind has that.
 
-/** Whether a page shows outputs as this module looks for them. */
-export const adopts = (el: Element): boolean => el.closest(".jp-OutputArea") !== null;
+/** Whether this page shows outputs as this module looks for them; a view may be drawn before it is in the page. */
+export const adopts = (): boolean => document.querySelector(".jp-OutputArea") !== null;
 
 interface Live {
   el: HTMLElement;

@@ -193,7 +193,7 @@ function initialize({ model }: { model: Model }): () => void {
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   const stop = mount(model, el);
   model.send({ kind: "drawn", language: navigator.language });
-  if (adopts(el)) {
+  if (adopts()) {
     model.send({ kind: "adopts" });
   }
   return stop;

@@ -73,7 +73,7 @@ it("shows what is kept once the widget is gone", () => {
 });
 
 it("is for pages of JupyterLab's kind", () => {
-  expect(adopts(output)).toBe(false);
+  expect(adopts()).toBe(false);
   output.classList.add("jp-OutputArea");
-  expect(adopts(kept())).toBe(true);
+  expect(adopts()).toBe(true);
 });

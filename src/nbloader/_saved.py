@@ -65,10 +65,10 @@ class Outputs:
         self._kept: object = None
         self._lock = threading.Lock()
 
-    def add(self, publisher: Publisher, view: Mapping[str, Any], *, stays: bool) -> None:
+    def add(self, publisher: Publisher, view: Mapping[str, Any], metadata: Mapping[str, Any], *, stays: bool) -> None:
         """Show the widget's view in the running cell; where no page adopts it, it goes with the load or `stays`."""
         name = secrets.token_hex(8)
-        publisher.publish({**view, **self._make_bundle()}, transient={"display_id": name})
+        publisher.publish({**view, **self._make_bundle()}, metadata, transient={"display_id": name})
         with self._lock:
             self._outputs.append((publisher, name, stays))
 

@@ -289,8 +289,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             raise NotImplementedError  # IPython prints the repr then
         if self._shown_by is not None and self._shown_by == _executing():
             return  # `LoaderWidget(...).show()` as a cell's last line: the panel is there already
-        made = self._repr_mimebundle_()
-        self._outputs.add(shell.display_pub, {} if made is None else made[0], stays=not self._is_panel)
+        view, metadata = self._repr_mimebundle_() or ({}, {})
+        self._outputs.add(shell.display_pub, view, metadata, stays=not self._is_panel)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         if not self._is_panel and self._job is None and self._workbench is None:

@@ -34,6 +34,13 @@ def save(page: Page, server: Server, name: str) -> nbformat.NotebookNode:
     return nbformat.read(server.root / name, as_version=4)
 
 
+def wait_until_kept(page: Page) -> None:
+    """Wait until the page has the last that there is to keep, which comes after the panel has drawn it."""
+    kept = page.locator(".nbl-saved")
+    expect(kept).to_contain_text("Saved after the load")
+    expect(kept.locator("> table").last).to_contain_text("Where the time went")
+
+
 def reopen(page: Page, server: Server, name: str, *, is_trusted: bool) -> Locator:
     """Open what was saved where its kernel is not, and return its outputs."""
     copy = f"again-{name}"
@@ -58,6 +65,7 @@ def test_a_load_that_ended(server: Server, page: Page, demo_small: Path, is_trus
     open_notebook(page, server, name)
     run(page, 0)
     panel = page.locator(".nbl-panel")
+    wait_until_kept(page)
     expect(panel.locator(".nbl-part-list")).to_be_visible()
     expect(panel).to_have_count(1)
     expect(page.locator(".nbl-saved > p").first).to_be_hidden()
@@ -102,7 +110,7 @@ def test_the_panel_that_is_kept_is_live(server: Server, page: Page, demo_small: 
     open_notebook(page, server, server.write("live.ipynb", [show(demo_small), "w", "w.load(dtype='float32')"]))
     run(page, 0)
     panel = page.locator(".nbl-panel")
-    expect(panel.locator(".nbl-part-list")).to_be_visible()
+    wait_until_kept(page)
     run(page, 1)
     expect(panel).to_have_count(2)
     page.evaluate("nb.app().commands.execute('docmanager:save')")
@@ -122,7 +130,7 @@ def test_what_is_unfolded_and_has_the_keyboard_stays_so(server: Server, page: Pa
     open_notebook(page, server, server.write("focus.ipynb", [show(demo_small), "w._keep(always=True)"]))
     run(page, 0)
     panel = page.locator(".nbl-panel")
-    expect(panel.locator(".nbl-part-list")).to_be_visible()
+    wait_until_kept(page)
     panel.locator(".nbl-log summary").click()
     panel.get_by_role("button", name="Unload").focus()
     page.evaluate("window.kept = document.querySelector('.nbl-saved')")
@@ -136,7 +144,7 @@ def test_nbconvert_shows_it(server: Server, page: Page, demo_small: Path) -> Non
     name = server.write("convert.ipynb", [show(demo_small)])
     open_notebook(page, server, name)
     run(page, 0)
-    expect(page.locator(".nbl-part-list")).to_be_visible()
+    wait_until_kept(page)
     save(page, server, name)
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", str(server.root / name)]
     subprocess.run(command, check=True, capture_output=True, env=server.environment)

@@ -121,6 +121,7 @@ class Notebook:
 
     def publish(self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False) -> None:
         assert update == (transient["display_id"] in self.outputs)
+        assert update == (not metadata)  # it is the view's
         self.outputs[transient["display_id"]] = set(data)
         self.told += 1
 
@@ -136,7 +137,7 @@ def outputs() -> Outputs:
 
 
 def test_the_view_stays_until_the_load_has_ended(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {"view": 1}, stays=False)
+    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=False)
     outputs.keep("running", is_over=False)
     assert list(notebook.outputs.values()) == [{"view", "text/html"}]
     outputs.keep("ready", is_over=True)
@@ -144,14 +145,14 @@ def test_the_view_stays_until_the_load_has_ended(notebook: Notebook, outputs: Ou
 
 
 def test_a_workbench_stays_a_workbench(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {"view": 1}, stays=True)
+    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=True)
     outputs.keep("ready", is_over=True)
     assert list(notebook.outputs.values()) == [{"view", "text/html"}]
 
 
 def test_a_page_that_adopts_has_no_view_from_then_on(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {"view": 1}, stays=True)
-    outputs.add(notebook, {"view": 1}, stays=False)
+    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=True)
+    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=False)
     outputs.adopt()
     assert list(notebook.outputs.values()) == [{"text/html"}] * 2
     outputs.keep("weights", is_over=False)
@@ -159,7 +160,7 @@ def test_a_page_that_adopts_has_no_view_from_then_on(notebook: Notebook, outputs
 
 
 def test_nothing_is_told_twice(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {}, stays=False)
+    outputs.add(notebook, {}, {"colab": 1}, stays=False)
     outputs.adopt()
     for _ in range(3):
         outputs.keep("weights", is_over=False)
@@ -174,6 +175,6 @@ def test_a_page_that_is_gone_ends_nothing(outputs: Outputs) -> None:
             if more.get("update"):
                 raise RuntimeError("closed")
 
-    outputs.add(Gone(), {}, stays=False)
+    outputs.add(Gone(), {}, {}, stays=False)
     outputs.adopt()
     outputs.keep("ready", is_over=True)
