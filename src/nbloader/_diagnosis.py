@@ -138,7 +138,7 @@ class Diagnosis:
             share = self.parts.get("imports", 0) / self.seconds
             resident = self.resident / max(1, self.bytes)
             return text("diagnosis", "warm", resident=f"{100 * resident:.0f}", share=f"{100 * share:.0f}")
-        if self.rate is not None and self.probe is not None:
+        if self.rate is not None and self.probe is not None and self.rate >= _AT_LIMIT * self.probe.rate:
             return text("diagnosis", "at_limit", share=f"{100 * min(1, self.rate / self.probe.rate):.0f}")
         return text("diagnosis", "healthy")
 
