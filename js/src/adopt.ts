@@ -7,6 +7,8 @@ interface Live {
   el: HTMLElement;
   /** What in it has the keyboard, or had it when the page took it away. */
   focused: HTMLElement | null;
+  /** How far what scrolls in it is scrolled: what leaves a page forgets it. */
+  scrolled: Map<Element, number>;
   stop: () => void;
 }
 
@@ -53,19 +55,37 @@ export function follow(anchor: string, mount: (el: HTMLElement) => () => void): 
 
 function begin(mount: (el: HTMLElement) => () => void): Live {
   const el = document.createElement("div");
-  const made: Live = { el, focused: null, stop: mount(el) };
+  const made: Live = { el, focused: null, scrolled: new Map(), stop: mount(el) };
   el.addEventListener("focusin", ({ target }) => {
     made.focused = target instanceof HTMLElement ? target : null;
   });
-  el.addEventListener("focusout", ({ relatedTarget }) => {
-    made.focused = relatedTarget === null ? made.focused : null;
+  el.addEventListener("focusout", () => {
+    setTimeout(() => {
+      // Unless it was the page that took it away, and has given it back by now.
+      if (!el.contains(document.activeElement)) {
+        made.focused = null;
+      }
+    });
   });
+  const keep = ({ target }: Event): void => {
+    if (target instanceof Element) {
+      made.scrolled.set(target, target.scrollTop);
+    }
+  };
+  el.addEventListener("scroll", keep, { capture: true, passive: true });
   return made;
 }
 
-function lay({ el, focused }: Live, host: Element): void {
+function lay({ el, focused, scrolled }: Live, host: Element): void {
   show(host, false);
   host.append(el);
+  for (const [part, top] of scrolled) {
+    if (el.contains(part)) {
+      part.scrollTop = top;
+    } else {
+      scrolled.delete(part);
+    }
+  }
   if (focused !== null && document.activeElement === document.body) {
     focused.focus({ preventScroll: true });
   }

@@ -65,6 +65,16 @@ it("hands the panel on where what is kept is replaced, with the keyboard", async
   expect(document.activeElement?.textContent).toBe("live");
 });
 
+it("hands the panel on scrolled as it was", async () => {
+  const list = mounted[0]?.appendChild(document.createElement("ol")) as HTMLElement;
+  list.scrollTop = 40;
+  list.dispatchEvent(new Event("scroll"));
+  list.scrollTop = 0;
+  output.innerHTML = KEPT;
+  await settle();
+  expect(list.scrollTop).toBe(40);
+});
+
 it("shows what is kept once the widget is gone", () => {
   stop();
   expect([live().length, stopped]).toEqual([0, 1]);

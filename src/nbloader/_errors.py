@@ -1,7 +1,5 @@
 """What can go wrong, and how it is told.
 
-from nbloader._locale import text, some
-
 Exception tree::
 
     LoadError                 a load did not end in a model

@@ -395,7 +395,7 @@ def _download_file(
     expected = repo.expected(name)
     part = _part_file(repo, name, options)
     part.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(part, options, repo, check, lambda: on_wait(0.0, "another process is downloading it")):
+    with _locked(part, options, repo, check, lambda: on_wait(0.0, text("reason", "other_process"))):
         if cached_file(repo.repo_id, repo.commit, name, options) is not None:
             return
         if _has_blob(repo, name, options):  # as a file of another revision, or under another name

@@ -390,10 +390,15 @@ class LoadJob:
             error.details = error.details or details
             return error.fresh()
         if isinstance(error, OSError):
-            known = {"path": error.filename or self._state.name, "error": error.strerror or str(error)}
+            known = {"path": str(error.filename or self._state.name), "error": str(error.strerror or error)}
             return CheckpointError(text("error", "os_error", **known), text("hint", "check_file"), details)
         return LoadError(
-            text("error", "fault", name=self._state.name, error=self._hide(f"{type(error).__name__}: {error}")),
+            text(
+                "error",
+                "fault",
+                name=self._hide(self._state.name),
+                error=self._hide(f"{type(error).__name__}: {error}"),
+            ),
             text("hint", "report"),
             details,
         )

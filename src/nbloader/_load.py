@@ -172,8 +172,9 @@ def load(
         Where it was interrupted; the load is cancelled first.
     """
     job = start(model, options, progress_callback=progress_callback, reload=reload, replace=replace, **choices)
-    if progress:
-        from nbloader._terminal import show_bar
+    with job.expecting() as given:
+        if progress:
+            from nbloader._terminal import show_bar
 
-        show_bar(job)
-    return job.result()
+            show_bar(job)
+        return given[0] if given else job.result()

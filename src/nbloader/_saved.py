@@ -48,9 +48,9 @@ class Publisher(Protocol):
 class Outputs:
     """The outputs of a notebook that show one panel, and what it keeps of each.
 
-    An output has either the widget's own view, which a notebook without its kernel cannot show, or what can be kept. A
-    page that adopts the panel lays it over what is kept, so that the view goes at once. Elsewhere the view stays until
-    the load has ended.
+    They have either the widget's own view, which a notebook without its kernel cannot show, or what can be kept. A page
+    that adopts the panel lays it over what is kept, so that the view goes at once. Elsewhere it goes when the load has
+    ended, and comes again with another load.
 
     Parameters
     ----------
@@ -60,17 +60,19 @@ class Outputs:
 
     def __init__(self, make_bundle: Callable[[], Mapping[str, Any]]) -> None:
         self._make_bundle = make_bundle
-        self._outputs: list[tuple[Publisher, str, bool]] = []
-        self._is_adopted = False
+        # One name for all of them: a front end changes every output that has it.
+        self._transient = {"display_id": secrets.token_hex(8)}
+        self._publisher: Publisher | None = None
+        self._view: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
+        self._has_view = self._stays = self._is_adopted = False
         self._kept: object = None
         self._lock = threading.Lock()
 
     def add(self, publisher: Publisher, view: Mapping[str, Any], metadata: Mapping[str, Any], *, stays: bool) -> None:
         """Show the widget's view in the running cell; where no page adopts it, it goes with the load or `stays`."""
-        name = secrets.token_hex(8)
-        publisher.publish({**view, **self._make_bundle()}, metadata, transient={"display_id": name})
         with self._lock:
-            self._outputs.append((publisher, name, stays))
+            self._publisher, self._view, self._stays, self._has_view = publisher, (view, metadata), stays, True
+            publisher.publish({**view, **self._make_bundle()}, metadata, transient=self._transient)
 
     def adopt(self) -> None:
         """Take the views out: a page has said that it shows the panel without them."""
@@ -85,16 +87,16 @@ class Outputs:
 
     def _publish(self, is_over: bool) -> None:
         with self._lock, suppress(Exception):  # a front end can fail in any way
-            made = [
-                (publisher, name)
-                for publisher, name, stays in self._outputs
-                if self._is_adopted or (is_over and not stays)
-            ]
-            bundle = self._make_bundle() if made else {}
-            for publisher, name in made:
-                # In a context of its own it is said by whichever cell is running: what runs a notebook without a page
-                # listens to no other.
-                contextvars.Context().run(publisher.publish, bundle, transient={"display_id": name}, update=True)
+            goes = self._is_adopted or (is_over and not self._stays)
+            if self._publisher is None or (self._has_view and not goes):
+                return
+            view, metadata = ({}, {}) if goes or is_over else self._view
+            self._has_view = bool(view)
+            bundle = {**view, **self._make_bundle()}
+            # In a context of its own it is said by whichever cell is running: what runs a notebook without a page
+            # listens to no other.
+            publish = self._publisher.publish
+            contextvars.Context().run(publish, bundle, metadata, transient=self._transient, update=True)
 
 
 def panel_html(view: Mapping[str, Any], language: str, anchor: str) -> str:
@@ -113,7 +115,7 @@ def panel_html(view: Mapping[str, Any], language: str, anchor: str) -> str:
     says = _Says(language)
     root = _tag("div", {"class": f"nbl-saved {anchor}", "style": "max-width: 960px; line-height: 1.45"})
     root.extend(_head(state, says))
-    if state["status"] != "idle":
+    if state["status"] != "idle" or state["gone"] is not None:
         root.append(_stages(state, says))
         root.extend(_memory(state, says))
         root.extend(_lanes(view, says))
@@ -160,6 +162,8 @@ def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
             device=ended["device"],
         )
         yield _tag("p", {}, _tag("strong", {}, ended["model_class"]), " ", told)
+    if status == "gone":
+        yield from _given_back(state["gone"], says)
     if state["error"] is not None:
         error = state["error"]
         yield _tag("p", {}, _tag("strong", {}, says("panel", "error", kind=error["kind"])), " ", error["message"])
@@ -172,6 +176,18 @@ def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
             moved = says("panel", "moved", done=size_text(done), total=size_text(total))
             yield _tag("p", {}, f"{_percent(state['fraction'])} · {moved}")
     yield _tag("p", {}, _tag("em", {}, says("saved", status)))
+
+
+def _given_back(gone: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
+    told = [
+        says("panel", "given_back", name=name, before=size_text(before), after=size_text(after))
+        for name, before, after in gone["places"]
+    ]
+    yield _tag("p", {}, says("panel", "unloaded", places="; ".join(told)))
+    if gone["successor"]:
+        yield _tag("p", {}, says("panel", "made_room", name=gone["successor"]))
+    for holder in gone["holders"]:
+        yield _tag("p", {}, f"⚠ {holder}")
 
 
 def _stages(state: Mapping[str, Any], says: _Says) -> _Tag:

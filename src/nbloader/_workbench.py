@@ -104,7 +104,7 @@ class Workbench:
             except LoadError as error:
                 self._show(turn, plan=None, error=_told(error), planning=False)
             except Exception as error:  # noqa: BLE001 - a form says what is wrong, whatever it is
-                told = LoadError(text("error", "not_looked_at", name=self._model, error=repr(error)))
+                told = LoadError(text("error", "not_looked_at", name=str(self._model), error=repr(error)))
                 self._show(turn, plan=None, error=_told(told), planning=False)
             else:
                 fields = fields_of(options, looked.is_on_hub, looked.checkpoint.config)

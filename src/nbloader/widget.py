@@ -117,6 +117,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._shown_by: object = None
         self._is_panel = False
         self._outputs = Outputs(weakly(self._static_bundle))
+        self._sent: LoadJob | None = None
         self._workbench: Workbench | None = None
         self._locale = self._options.locale or locale()
         self._is_drawn = threading.Event()
@@ -154,6 +155,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             For an option that does not exist or a value it cannot take.
         """
         self._options = merge_options(self._options, changes)
+        if self._options.locale is not None:
+            self._speak(self._options.locale)
         made, old = LoadJob(self._source, self._options, reload=reload), self._job
         if old is not None and (reload or not are_alike(old, made)):
             old.cancel()
@@ -189,7 +192,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             Where nothing is loaded.
         """
         if self._job is None:
-            raise LoadError(text("error", "widget_not_loaded", name=self._source), text("hint", "start"))
+            raise LoadError(text("error", "widget_not_loaded", name=str(self._source)), text("hint", "start"))
         return self._job.unload()
 
     def result(self, timeout: float | None = None) -> Loaded:
@@ -207,14 +210,15 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             Where it has not ended within `timeout` seconds; it goes on.
         """
         job = self._started()
-        waits = not job.done()
-        try:
-            if waits and self._is_panel and timeout is None and not (self._is_drawn.is_set() or _is_watched()):
-                show_bar(job)
-            return job.result(timeout)
-        finally:
-            if waits and job.done():
-                self._send_again()
+        with job.expecting() as given:
+            try:
+                is_seen = self._is_drawn.is_set() or _is_watched()
+                if self._is_panel and timeout is None and not is_seen and not job.done():
+                    show_bar(job)
+                return given[0] if given else job.result(timeout)
+            finally:
+                if job.done():
+                    self._send_again()
 
     def __await__(self) -> Generator[Any, None, Loaded]:
         """Wait for the load without blocking the notebook. Cancelling the wait cancels the load."""
@@ -222,8 +226,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     async def _wait(self) -> Loaded:
         job = self._started()
-        waits = not job.done()
-        with job.expecting():
+        with job.expecting() as given:
             try:
                 while not job.done():
                     await asyncio.sleep(_TICK)
@@ -231,9 +234,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
                 job.cancel()
                 raise
             finally:
-                if waits and job.done():
+                if job.done():
                     self._send_again()
-            return job.result()
+            return given[0] if given else job.result()
 
     @property
     def model(self) -> Any:
@@ -285,12 +288,13 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _ipython_display_(self) -> None:
         shell = _kernel_shell()
-        if shell is None:
+        if shell is None or self._repr_mimebundle_ is None:  # ipywidgets takes it from a widget that is closed
             raise NotImplementedError  # IPython prints the repr then
         if self._shown_by is not None and self._shown_by == _executing():
             return  # `LoaderWidget(...).show()` as a cell's last line: the panel is there already
         view, metadata = self._repr_mimebundle_() or ({}, {})
-        self._outputs.add(shell.display_pub, view, metadata, stays=not self._is_panel)
+        stays = not self._is_panel or self.state.status in FINAL  # who shows it again wants to see it live
+        self._outputs.add(shell.display_pub, view, metadata, stays=stays)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         if not self._is_panel and self._job is None and self._workbench is None:
@@ -322,9 +326,10 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """Say why the load took as long as it did, unless another has taken its place by then."""
         speak(self._locale)
         with suppress(Exception):  # a front end can fail in any way, and a model be unloaded at once
-            self._tell(view_of_diagnosis(None))
+            if self._job is job:
+                self._tell(view_of_diagnosis(None))
             told: dict[str, Any] = {"_diagnosis": None}
-            with suppress(LoadError):
+            with suppress(Exception):  # storage may be gone by now, or the model
                 told = view_of_diagnosis(diagnose(job))
             if self._job is job:
                 self._tell(told)
@@ -443,12 +448,13 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def _keep(self, *, always: bool = False) -> None:
         """Have the notebook keep how things are: at each turn of them, and while nothing turns now and then."""
         state, told = self._state, self._diagnosis or {}
+        is_over = state["status"] in FINAL or state["gone"] is not None
         turn = (*(state[name] for name in ("number", "status", "stage", "gone")), bool(told.get("parts")), self._locale)
         known = turn, state["elapsed"] // _KEEP_SECONDS
-        self._outputs.keep(known, is_over=state["status"] in FINAL, always=always)
+        self._outputs.keep(known, is_over=is_over, always=always)
 
     def _static_bundle(self) -> dict[str, str]:
-        view = {name: getattr(self, name) for name in self._told}
+        view = {name: getattr(self, name) for name in list(self._told)}
         if self._is_about_to:
             view["_state"] = {**view["_state"], "status": "queued"}
         return {"text/html": panel_html(view, self._locale, self._anchor), "text/plain": repr(self)}
@@ -458,8 +464,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
         What runs a notebook without a page (nbclient, papermill) keeps only what is sent by the cell that is running.
         """
-        if self._is_drawn.is_set():
+        if self._is_drawn.is_set() or self._sent is self._job:
             return
+        self._sent = self._job
         with suppress(Exception):  # a front end can fail in any way
             self._tell(self._view())
             self.send_state(["_state", "_shards", "_lanes"])

@@ -11,9 +11,10 @@ import pytest
 
 import nbloader
 from nbloader import LoadState
+from nbloader._memory import Memory
 from nbloader._publisher import view_of, view_of_diagnosis
 from nbloader._saved import Outputs, panel_html
-from nbloader._state import ErrorInfo
+from nbloader._state import ErrorInfo, Gone
 
 
 class Page(HTMLParser):
@@ -112,18 +113,35 @@ def test_a_thousand_shards_are_cut_short(loaded: Loaded) -> None:
     assert "and 936 more" in page.text
 
 
+def test_a_model_that_was_unloaded_was_loaded_once(loaded: Loaded) -> None:
+    memory = Memory(total=10**10, available=10**9, process=2 * 10**9)
+    gone = Gone(memory, replace(memory, process=10**9), ("The name w refers to it.",), "another")
+    page = page_of(replace(loaded.state, status="idle", gone=gone))
+    assert "○ Unloaded" in page.text
+    assert "2.00 GB before, 1.00 GB after" in page.text
+    assert "It made room for another." in page.text
+    assert "The name w refers to it." in page.text
+    assert "model-00004-of-00004.safetensors" in page.text
+
+
 class Notebook:
-    """Takes what is displayed, as a kernel's display publisher does."""
+    """Takes what is displayed, as a kernel's display publisher does; what it keeps is of the last output."""
 
     def __init__(self) -> None:
-        self.outputs: dict[str, set[str]] = {}
+        self.kept: set[str] = set()
+        self.names: set[str] = set()
         self.told = 0
 
     def publish(self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False) -> None:
-        assert update == (transient["display_id"] in self.outputs)
-        assert update == (not metadata)  # it is the view's
-        self.outputs[transient["display_id"]] = set(data)
+        assert bool(metadata) == ("view" in data), "the metadata are the view's"
+        assert not update or transient["display_id"] in self.names
+        self.names.add(transient["display_id"])
+        self.kept = set(data)
         self.told += 1
+
+
+BOTH = {"view", "text/html"}
+VIEW: tuple[Any, Any] = {"view": 1}, {"colab": 1}
 
 
 @pytest.fixture
@@ -136,31 +154,42 @@ def outputs() -> Outputs:
     return Outputs(lambda: {"text/html": "<p>kept</p>"})
 
 
-def test_the_view_stays_until_the_load_has_ended(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=False)
+def test_the_view_stays_until_the_load_has_ended_and_comes_again_with_another(
+    notebook: Notebook, outputs: Outputs
+) -> None:
+    outputs.add(notebook, *VIEW, stays=False)
     outputs.keep("running", is_over=False)
-    assert list(notebook.outputs.values()) == [{"view", "text/html"}]
+    assert (notebook.kept, notebook.told) == (BOTH, 1)
     outputs.keep("ready", is_over=True)
-    assert list(notebook.outputs.values()) == [{"text/html"}]
+    assert notebook.kept == {"text/html"}
+    outputs.keep("unloaded", is_over=True)
+    assert (notebook.kept, notebook.told) == ({"text/html"}, 3)
+    outputs.keep("running again", is_over=False)
+    assert notebook.kept == BOTH
+    outputs.keep("ready again", is_over=True)
+    assert notebook.kept == {"text/html"}
 
 
 def test_a_workbench_stays_a_workbench(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=True)
+    outputs.add(notebook, *VIEW, stays=True)
     outputs.keep("ready", is_over=True)
-    assert list(notebook.outputs.values()) == [{"view", "text/html"}]
+    assert (notebook.kept, notebook.told) == (BOTH, 1)
 
 
 def test_a_page_that_adopts_has_no_view_from_then_on(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=True)
-    outputs.add(notebook, {"view": 1}, {"colab": 1}, stays=False)
+    outputs.add(notebook, *VIEW, stays=True)
     outputs.adopt()
-    assert list(notebook.outputs.values()) == [{"text/html"}] * 2
+    assert notebook.kept == {"text/html"}
     outputs.keep("weights", is_over=False)
-    assert notebook.told == 6
+    assert (notebook.kept, notebook.told) == ({"text/html"}, 3)
+    outputs.add(notebook, *VIEW, stays=True)
+    outputs.adopt()
+    assert notebook.kept == {"text/html"}
+    assert len(notebook.names) == 1, "what is told once is told every output"
 
 
 def test_nothing_is_told_twice(notebook: Notebook, outputs: Outputs) -> None:
-    outputs.add(notebook, {}, {"colab": 1}, stays=False)
+    outputs.add(notebook, *VIEW, stays=False)
     outputs.adopt()
     for _ in range(3):
         outputs.keep("weights", is_over=False)
@@ -170,11 +199,11 @@ def test_nothing_is_told_twice(notebook: Notebook, outputs: Outputs) -> None:
 
 
 def test_a_page_that_is_gone_ends_nothing(outputs: Outputs) -> None:
-    class Gone(Notebook):
+    class Closed(Notebook):
         def publish(self, *arguments: Any, **more: Any) -> None:
             if more.get("update"):
                 raise RuntimeError("closed")
 
-    outputs.add(Gone(), {}, {}, stays=False)
+    outputs.add(Closed(), *VIEW, stays=False)
     outputs.adopt()
     outputs.keep("ready", is_over=True)

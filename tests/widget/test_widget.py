@@ -440,3 +440,22 @@ def test_a_language_that_was_chosen_stays(demo_small: Path) -> None:
     widget = LoaderWidget(demo_small, locale="ko")
     widget._handle_custom_msg({"kind": "drawn", "language": "en-US"}, [])
     assert widget._texts["panel"]["cancel"] == "취소"
+
+
+def test_a_language_that_is_chosen_with_a_load_is_spoken(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small)
+    widget.load(locale="ko").result()
+    assert widget._texts["panel"]["cancel"] == "취소"
+
+
+def test_a_diagnosis_that_fails_is_not_waited_for(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(job: object) -> None:
+        told.append(widget._diagnosis)
+        raise OSError("the drive is gone")
+
+    told: list[object] = []
+    monkeypatch.setattr("nbloader.widget.diagnose", fail)
+    widget = LoaderWidget(demo_small).load(reload=True)
+    widget.result()
+    wait_for(lambda: bool(told) and widget._diagnosis is None)
+    assert told[0] is not None

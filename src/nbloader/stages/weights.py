@@ -247,8 +247,8 @@ class Supply:
                 text(
                     "error",
                     "unreadable",
-                    path=error.filename or self._checkpoint.folder,
-                    error=error.strerror or str(error),
+                    path=str(error.filename or self._checkpoint.folder),
+                    error=str(error.strerror or error),
                 ),
                 text("hint", "check_disk"),
             ) from None
