@@ -12,44 +12,87 @@ interface Live {
   stop: () => void;
 }
 
+export interface Followed {
+  /** Has a live panel in a view of the widget; returns how to leave it. */
+  show(view: HTMLElement): () => void;
+  stop(): void;
+}
+
 // Its rules for text and tables are not for a panel.
 const PROSE = "jp-RenderedHTMLCommon";
+// For which a panel without a place waits for another: a page takes a view away before it shows what is kept.
+const WAIT_MS = 1000;
 
 /**
- * Has a live panel in every element of a class, as they come and go; returns how to stop.
+ * Has a live panel in every element of a class, as they come and go, and in the views that are shown.
  *
- * An element that is replaced, as at each change of what is kept, hands its panel on: what was unfolded or had the
- * keyboard is so still.
+ * A place that is replaced, as a view by what is kept and that at each change of it, hands its panel on: what was
+ * unfolded, typed, scrolled or had the keyboard is so still.
  */
-export function follow(anchor: string, mount: (el: HTMLElement) => () => void): () => void {
+export function follow(anchor: string, mount: (el: HTMLElement) => () => void): Followed {
   const hosts = document.getElementsByClassName(anchor);
   const live = new Map<Element, Live>();
+  const placed = new WeakSet<Element>();
+  const waiting = new Map<Live, ReturnType<typeof setTimeout>>();
+  const leave = (host: Element): void => {
+    const left = live.get(host);
+    if (left !== undefined) {
+      live.delete(host);
+      left.el.remove();
+      uncover(host, true);
+      waiting.set(
+        left,
+        setTimeout(() => end(left), WAIT_MS),
+      );
+    }
+  };
+  const end = (left: Live): void => {
+    clearTimeout(waiting.get(left));
+    waiting.delete(left);
+    left.stop();
+  };
+  const enter = (host: Element): void => {
+    const [left] = waiting.keys();
+    const made = left ?? begin(mount);
+    clearTimeout(waiting.get(made));
+    waiting.delete(made);
+    live.set(host, made);
+    lay(made, host);
+  };
   const look = (): void => {
-    const orphans = [...live].filter(([host]) => !host.isConnected);
-    for (const host of hosts) {
-      if (!live.has(host)) {
-        const [old, made] = orphans.pop() ?? [null, begin(mount)];
-        if (old !== null) {
-          live.delete(old);
-        }
-        lay(made, host);
-        live.set(host, made);
+    for (const host of live.keys()) {
+      // A view may not be in the page yet. That it has gone is said later, after what is kept has come.
+      if (host.isConnected) {
+        placed.add(host);
+      } else if (placed.has(host)) {
+        leave(host);
       }
     }
-    for (const [host, left] of orphans) {
-      live.delete(host);
-      lift(left, host);
+    for (const host of hosts) {
+      if (!live.has(host)) {
+        uncover(host, false);
+        placed.add(host);
+        enter(host);
+      }
     }
   };
   const observer = new MutationObserver(look);
   observer.observe(document.body, { childList: true, subtree: true });
   look();
-  return () => {
-    observer.disconnect();
-    for (const [host, left] of live) {
-      lift(left, host);
-    }
-    live.clear();
+  return {
+    show(view) {
+      enter(view);
+      return () => leave(view);
+    },
+    stop() {
+      observer.disconnect();
+      for (const host of [...live.keys()]) {
+        leave(host);
+      }
+      for (const left of [...waiting.keys()]) {
+        end(left);
+      }
+    },
   };
 }
 
@@ -61,8 +104,8 @@ function begin(mount: (el: HTMLElement) => () => void): Live {
   });
   el.addEventListener("focusout", () => {
     setTimeout(() => {
-      // Unless it was the page that took it away, and has given it back by now.
-      if (!el.contains(document.activeElement)) {
+      // Unless it was the page that took the panel away.
+      if (el.isConnected && !el.contains(document.activeElement)) {
         made.focused = null;
       }
     });
@@ -77,7 +120,6 @@ function begin(mount: (el: HTMLElement) => () => void): Live {
 }
 
 function lay({ el, focused, scrolled }: Live, host: Element): void {
-  show(host, false);
   host.append(el);
   for (const [part, top] of scrolled) {
     if (el.contains(part)) {
@@ -91,14 +133,8 @@ function lay({ el, focused, scrolled }: Live, host: Element): void {
   }
 }
 
-/** The widget is gone, with its kernel maybe: what is kept is all there is. */
-function lift({ el, stop }: Live, host: Element): void {
-  stop();
-  el.remove();
-  show(host, true);
-}
-
-function show(host: Element, isKept: boolean): void {
+/** Shows what is kept, where the widget is gone, or covers it. */
+function uncover(host: Element, isKept: boolean): void {
   for (const child of host.children) {
     child.toggleAttribute("hidden", !isKept);
   }

@@ -2,7 +2,7 @@
 
 import { render as draw } from "preact";
 import { useState } from "preact/hooks";
-import { adopts, follow } from "./adopt";
+import { adopts, type Followed, follow } from "./adopt";
 import { Diagnosis } from "./panels/diagnosis";
 import type { Edits } from "./panels/form";
 import { Form, said } from "./panels/form";
@@ -185,15 +185,24 @@ function mount(model: Model, el: HTMLElement): () => void {
   };
 }
 
+// A widget has this module for itself.
+let followed: Followed | null = null;
+
 /** Follows what notebooks keep of the panel, from the moment that a page knows of the widget. */
 function initialize({ model }: { model: Model }): () => void {
-  return follow(String(model.get("_anchor")), (el) => mount(model, el));
+  followed?.stop();
+  const made = follow(String(model.get("_anchor")), (el) => mount(model, el));
+  followed = made;
+  return () => {
+    made.stop();
+    followed = followed === made ? null : followed;
+  };
 }
 
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
-  const stop = mount(model, el);
+  const stop = followed?.show(el) ?? mount(model, el);
   model.send({ kind: "drawn", language: navigator.language });
-  if (adopts()) {
+  if (followed !== null && adopts()) {
     model.send({ kind: "adopts" });
   }
   return stop;
