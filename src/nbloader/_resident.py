@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from nbloader.stages import Outcome
 
 _TICK = 0.05  # seconds between two looks at whose turn it is
-_EXIT_SECONDS = 1.0  # that an ending process waits for the loads it cancels
+# That an ending process waits for the loads it cancels. An import cannot be cancelled, and a thread that Python stops
+# while it holds the lock of all imports would keep the process from ever ending.
+_EXIT_SECONDS = 10.0
 _NEUTRAL: Mapping[str, Any] = {
     option.name: option.default
     for option in fields(LoadOptions)

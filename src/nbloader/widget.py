@@ -332,7 +332,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             with suppress(Exception):  # storage may be gone by now, or the model
                 told = view_of_diagnosis(diagnose(job))
             if self._job is job:
-                self._tell(told)
+                self._tell({**self._view(), **told})  # whoever sees why is to see that it has ended
 
     def _look_again(self) -> None:
         """Have the workbench show what a load has changed: what is cached and in memory, and the runs."""

@@ -208,7 +208,10 @@ sys.stdin.readline()
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        assert repo.stalled.wait(60)
-        told, _ = process.communicate(b"go\n", timeout=60)
+        try:
+            assert repo.stalled.wait(60)
+            told, _ = process.communicate(b"go\n", timeout=60)
+        finally:
+            process.kill()  # the test is to fail then, not to wait
     assert process.returncode == 0
     assert b"CancelRequested" in told
