@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +12,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 from support.hub import Hub, Repo
-from support.jupyter import free_port, open_browser
+from support.jupyter import free_port, open_browser, running
 
 CODE = "from nbloader import LoaderWidget\nw = LoaderWidget({model!r}, cache_dir={cache!r})\nw.show()"
 MARIMO = """
@@ -42,28 +39,10 @@ def serving(arguments: Sequence[str], home: Path) -> Iterator[str]:
     """Run a server, and yield its address as soon as it answers."""
     url = f"http://127.0.0.1:{(port := free_port())}/"
     environment = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "JUPYTER_CONFIG_DIR": str(home)}
-    with open(home / "server.log", "w") as log:
-        command = [sys.executable, "-m", *arguments, f"--port={port}"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        try:
-            until = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(f"{url}static/none", timeout=10)
-                    break
-                except urllib.error.HTTPError:
-                    break  # it answers, if only that it has none
-                except OSError as error:
-                    if process.poll() is not None or time.monotonic() > until:
-                        raise RuntimeError((home / "server.log").read_text()[-3000:]) from error
-                    time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    command = [sys.executable, "-m", *arguments, f"--port={port}"]
+    # Its page would run the notebook: what it does not have is asked for.
+    with running(command, f"{url}static/none", home / "server.log", environment):
+        yield url
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,31 +95,42 @@ def serve(root: Path, app: str = "lab", settings: dict[str, Any] | None = None) 
         f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
         f"--ServerApp.root_dir={root}", "--allow-root", f"--{APPS[app]}.expose_app_in_browser=True",
     ]  # fmt: skip
-    with open(root / "server.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        server = Server(f"http://127.0.0.1:{port}", token, root, app, environment)
+    server = Server(f"http://127.0.0.1:{port}", token, root, app, environment)
+    with running(command, f"{server.url}/api/status?token={token}", root / "server.log", environment):
         try:
-            _wait_for(server, process)
             yield server
         finally:
             _end_kernels(server)
+
+
+@contextmanager
+def running(command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Run a server from the moment that it answers at `url`, be it that it refuses, and end it."""
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        try:
+            until = time.monotonic() + 60
+            while not _answers(url):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(log.read_text()[-3000:])
+                time.sleep(0.1)
+            yield
+        finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
 
 
-def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
-    while True:
-        try:
-            _ask(server, "GET", "/api/status")
-            return
-        except OSError as error:
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((server.root / "server.log").read_text()[-3000:]) from error
-            time.sleep(0.1)
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except OSError:
+        return False
+    return True
 
 
 def _end_kernels(server: Server) -> None:
