@@ -32,6 +32,7 @@ from nbloader._untrusted import (
 )
 
 CONFIG = "config.json"
+_LFS = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 WEIGHT_FILES = (
     ("safetensors", "model.safetensors"),
     ("safetensors", "model.safetensors.index.json"),
@@ -296,8 +297,17 @@ def _shard_file(folder: Path, name: str, entry: str) -> ShardFile:
     return ShardFile(name, path, os.path.getsize(path))
 
 
+def _check_start(shard: ShardFile, start: bytes) -> None:
+    """Refuse what is no weight file at all: what an interrupted copy has left, or git without its LFS."""
+    if not start:
+        raise CheckpointError(text("error", "empty", path=shard.path), text("hint", "again"))
+    if _LFS.startswith(start):
+        raise CheckpointError(text("error", "lfs", path=shard.path), text("hint", "lfs_pull"))
+
+
 def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
     prefix = file.read(8)
+    _check_start(shard, prefix)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > shard.bytes - 8:
         raise CheckpointError(
@@ -367,7 +377,9 @@ def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], st
 
 
 def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
-    if file.read(4) != b"PK\3\4":
+    start = file.read(4)
+    _check_start(shard, start)
+    if start != b"PK\3\4":
         return {}  # a pickle from before torch 1.6, which says how large it is only as it is loaded
     try:
         with zipfile.ZipFile(BoundedFile(file)) as archive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbloader import _hub
+import psutil
+
+from nbloader import _hub, _transformers
 from nbloader._checkpoint import Checkpoint
-from nbloader._errors import CheckpointError, OptionError
+from nbloader._errors import CheckpointError, LoadError, OptionError
 from nbloader._locale import size_text, text
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions
@@ -55,32 +58,23 @@ def convert(
     Raises
     ------
     CheckpointError
-        Where there is no ``.bin`` to convert, it holds more than tensors, or there is no room.
+        Where there is no ``.bin`` to convert, it holds something else than tensors by their names, or there is no room.
     OptionError
         For a `variant`.
     """
     if options.variant is not None:
         raise OptionError(text("error", "convert_variant", variant=repr(options.variant)), text("hint", "convert_own"))
-    checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
+    with _told(model):
+        checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
+    _clear(checkpoint.folder)
     if checkpoint.format != "bin":
         raise CheckpointError(
             text("error", "has_safetensors", folder=checkpoint.folder, name=checkpoint.shards[0].name),
             text("hint", "nothing_to_convert"),
         )
-    free = shutil.disk_usage(checkpoint.folder).free
-    if free < _ROOM * checkpoint.bytes:
-        raise CheckpointError(
-            text(
-                "error",
-                "convert_full",
-                folder=checkpoint.folder,
-                free=size_text(free),
-                bytes=size_text(checkpoint.bytes),
-            ),
-            text("hint", "free_disk"),
-        )
-    with _draft_in(checkpoint.folder) as draft:
+    with _told(checkpoint.folder), _draft_in(checkpoint.folder) as draft:
         tensors = _read(checkpoint, tell)
+        _check_room(checkpoint.folder, sum(tensor.nbytes for tensor in tensors.values()))
         _hub.save_tensors(tensors, draft)
         _check_equal(tensors, draft)
         names = sorted(os.listdir(draft), key=lambda name: name.endswith(".json"))  # the index last
@@ -91,6 +85,26 @@ def convert(
     return Converted(files, sum(file.stat().st_size for file in files), len(tensors))
 
 
+@contextmanager
+def _told(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the libraries raise into a LoadError that says what and where."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the libraries raise what they like
+        raise CheckpointError(
+            text(
+                "error", "not_converted", folder=os.fspath(folder), kind=type(error).__name__, first=_first_line(error)
+            ),
+            text("hint", "as_it_was"),
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "-")
+
+
 def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:
     source = find_source(model, options)
     reporter = Reporter(lambda event: None, lambda: 0.0, threading.Event())
@@ -98,12 +112,19 @@ def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:
         return fetched.whole.result()[0]
 
 
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM * size:
+        raise CheckpointError(
+            text("error", "convert_full", folder=folder, free=size_text(free), bytes=size_text(size)),
+            text("hint", "free_disk"),
+        )
+
+
 @contextmanager
 def _draft_in(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, on the same disk; nothing is left of it, nor of one that a killed process left."""
-    for left in folder.glob(f"{_DRAFT}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    draft = folder / f"{_DRAFT}{uuid.uuid4().hex[:8]}"
+    """Give a folder to write into, on the same disk, of which nothing is left."""
+    draft = folder / f"{_DRAFT}{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
     try:
         draft.mkdir()
     except OSError as error:
@@ -114,6 +135,14 @@ def _draft_in(folder: Path) -> Iterator[Path]:
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what conversions left whose processes were killed; one that is at work keeps what it has."""
+    for left in folder.glob(f"{_DRAFT}*"):
+        process, _, host = left.name.removeprefix(_DRAFT).split("-", 2)
+        if host == socket.gethostname() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -127,10 +156,12 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
         try:
             content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=number in with_header)
         except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
+            raise _transformers.explain(error, shard.path) from None
+        if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
             raise CheckpointError(
-                text("error", "not_only_tensors", path=shard.path, error=str(str(error).strip().splitlines()[0])),
-                text("hint", "may_run_code"),
-            ) from None
+                text("error", "no_named_tensors", path=shard.path, type=type(content).__name__),
+                text("hint", "state_dict"),
+            )
         strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
         if strange:
             raise CheckpointError(
@@ -141,15 +172,19 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
                     key=repr(strange[0]),
                     type=type(content[strange[0]]).__name__,
                 ),
-                text("hint", "tensors_only"),
+                text("hint", "state_dict"),
             )
         tensors.update(content)
+    if not tensors:
+        raise CheckpointError(text("error", "no_tensors", folder=checkpoint.folder), text("hint", "state_dict"))
     seen: set[int] = set()
     for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
         # Whether two names mean one parameter is for the model to say: as long as it is unknown, each keeps its own.
-        if tensor.untyped_storage().data_ptr() in seen or not tensor.is_contiguous():
+        is_own = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
+        if not is_own or not tensor.is_contiguous():
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
-        seen.add(tensor.untyped_storage().data_ptr())
+        seen.add(storage.data_ptr())
     return tensors
 
 

@@ -77,6 +77,12 @@ class CheckpointError(LoadError):
     """The checkpoint's files are incomplete, broken, or not what they claim to be."""
 
 
+def os_failure(error: OSError, name: str, details: str = "") -> CheckpointError:
+    """Return what is told where the system refuses a file of the checkpoint `name`."""
+    known = {"path": str(error.filename or name), "error": str(error.strerror or error)}
+    return CheckpointError(text("error", "os_error", **known), text("hint", "check_file"), details)
+
+
 class RemoteCodeError(CheckpointError):
     """The checkpoint brings Python code of its own that would have to run, and nobody has allowed it.
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _resident, stages
-from nbloader._errors import CheckpointError, LoadCancelled, LoadError
+from nbloader._errors import LoadCancelled, LoadError, os_failure
 from nbloader._heartbeat import Heartbeat, Killed, find_killed
 from nbloader._locale import size_text, speak, text
 from nbloader._memory import release_memory, sample_memory
@@ -390,8 +390,7 @@ class LoadJob:
             error.details = error.details or details
             return error.fresh()
         if isinstance(error, OSError):
-            known = {"path": str(error.filename or self._state.name), "error": str(error.strerror or error)}
-            return CheckpointError(text("error", "os_error", **known), text("hint", "check_file"), details)
+            return os_failure(error, self._state.name, details)
         return LoadError(
             text(
                 "error",

@@ -11,6 +11,7 @@ from nbloader import _history, _resident
 from nbloader._adapter import Adapter, check_adapter, find_adapter, missing_bytes
 from nbloader._callback import ProgressCallback, follow
 from nbloader._checkpoint import Checkpoint
+from nbloader._errors import os_failure
 from nbloader._job import Loaded, LoadJob
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions, changed_options, merge_options
@@ -111,9 +112,12 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
 
 def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Checkpoint, LoadPlan]:
     """Return what a checkpoint holds, and what loading it will move and hold; raises as `plan` does."""
-    checkpoint, bytes_to_download = look(find_source(model, options), options)
-    adapter = find_adapter(options)
-    check_fits(adapter, os.fspath(model), checkpoint, options)
+    try:
+        checkpoint, bytes_to_download = look(find_source(model, options), options)
+        adapter = find_adapter(options)
+        check_fits(adapter, os.fspath(model), checkpoint, options)
+    except OSError as error:
+        raise os_failure(error, os.fspath(model)) from None
     return checkpoint, foresee(checkpoint, options, bytes_to_download, resident_bytes(checkpoint), adapter)
 
 

@@ -54,6 +54,21 @@ def test_the_plan_counts_what_a_cast_places(demo_small: Path) -> None:
     assert cast.peak_memory > plain.peak_memory
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_a_copy_has_left_out_is_told(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(tmp_path)
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_header_does_anything_but_load_or_be_refused(data: st.DataObject, demo_small: Path) -> None:
