@@ -371,7 +371,7 @@ def explain(state: LoadState, plan: LoadPlan, options: LoadOptions, measured: Me
 
 
 class _Reading(NamedTuple):
-    """What was read from storage, in how many seconds, and how many of those there were before it was needed."""
+    """What was read from storage, in how many seconds (0: not known), and how many of those were not waited for."""
 
     bytes: int
     seconds: float
@@ -388,15 +388,20 @@ class _Reading(NamedTuple):
 
 def _reading(state: LoadState) -> _Reading:
     weights = next(stage for stage in state.stages if stage.name == "weights")
-    ahead = (weights.started or 0.0) - (state.found or 0.0)
-    waited = state.spent.get("storage", 0.0) + state.spent.get("mixed", 0.0)
+    ahead = max(0.0, (weights.started or 0.0) - (state.found or 0.0))
+    mixed = state.spent.get("mixed", 0.0)
+    waited = state.spent.get("storage", 0.0) + mixed
     absent = sum(shard.bytes - shard.bytes_resident for shard in state.shards)
+    if mixed and state.placing_copies:
+        return _Reading(absent, 0.0, ahead)  # what of that was copying is not known
     spans = [shard for shard in state.shards if shard.read_started is not None and shard.bytes_read]
     ended = [shard.read_ended for shard in spans if shard.read_ended is not None]
-    if not spans or not ended or state.spent.get("mixed"):
-        return _Reading(absent, waited, max(0.0, ahead))
+    if mixed or not spans or not ended:
+        return _Reading(absent, waited, ahead)
     began = min(shard.read_started for shard in spans if shard.read_started is not None)
     seconds = max(ended) - began
+    if 2 * absent < state.bytes_to_read and 2 * waited < seconds:
+        return _Reading(absent, 0.0, ahead)  # a little, now and then beside other work: that is no rate
     # What was waited for is known, and so is how long reading took: the difference went on beside other work.
     return _Reading(absent, seconds, max(0.0, seconds - waited))
 

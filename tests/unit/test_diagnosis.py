@@ -109,6 +109,12 @@ def test_pickles_without_safetensors(pickled: Path) -> None:
     assert told.remedies[0].lines == f"nbloader convert {pickled}"
 
 
+def test_a_cast_of_pickles_without_a_header(pickled: Path) -> None:
+    told = loaded(pickled, dtype="float32")
+    assert told.parts["cast"] > told.parts["other"]
+    assert "cast" not in loaded(pickled).parts
+
+
 @pytest.mark.usefixtures("_small_counts")
 def test_pickles_of_a_repository_that_has_safetensors(hub: Hub, small: Path, demo_small: Path) -> None:
     hub.repos["test/both"] = Repo.of_folder(as_pickle(demo_small, small, is_zip=False))
@@ -188,9 +194,29 @@ def test_too_few_readers(
 
 
 def test_without_reading_ahead(small: Path) -> None:
-    state, plan = ready(small, spent={"mixed": 9.0}, resident=0)
-    told = explain(state, plan, LoadOptions(readahead=False), Measured(probe=Probe(100 * MB, 1.0, 16)))
+    state, plan = ready(small, {"mixed": 9.0}, 0, copies=False)
+    measured = Measured(probe=Probe(100 * MB, 1.0, 16))
+    told = explain(state, plan, LoadOptions(readahead=False), measured)
     assert first(told) == "readahead"
+    # Where placing copies as well, how long reading took is not known, and so nothing that would save some of it.
+    state, plan = ready(small, {"mixed": 9.0}, 0)
+    told = explain(state, plan, LoadOptions(readahead=False), measured)
+    assert (first(told), told.rate) == ("nothing", None)
+
+
+def test_what_placing_reads_itself_is_told_apart(small: Path) -> None:
+    make_cold(small)
+    told = loaded(small, readahead=False)
+    assert told.rate == pytest.approx((told.bytes - told.resident) / (told.parts["mixed"] + told.parts["storage"]))
+
+
+@pytest.mark.parametrize(("waited", "resident", "is_told"), [(0.4, 0.9, False), (4.0, 0.9, True), (0.4, 0.0, True)])
+def test_a_little_that_was_read_beside_other_work_tells_no_rate(
+    demo_1gb: Path, waited: float, resident: float, is_told: bool
+) -> None:
+    read = [events.Read(0.1, 0, 10), events.Read(5.0, 0, 10**9)]
+    state, plan = ready(demo_1gb, {"storage": waited, "other": 5.0}, int(resident * 250 * MB), *read)
+    assert (explain(state, plan, LoadOptions(), Measured()).rate is not None) is is_told
 
 
 def test_a_slow_network(hub: Hub, small: Path) -> None:
@@ -218,7 +244,9 @@ def test_a_tokenizer_is_tried_as_it_would_be_saved(demo_small: Path) -> None:
     assert diagnosis._try_tokenizer(None) is None
 
 
-def ready(folder: Path, spent: dict[str, float], resident: int | None = None, *more: events.Event) -> Any:
+def ready(
+    folder: Path, spent: dict[str, float], resident: int | None = None, *more: events.Event, copies: bool = True
+) -> Any:
     """Return the state and the plan of a load that ended, and took what it `spent`."""
     checkpoint = read_checkpoint(folder)
     plan = make_plan(checkpoint, LoadOptions())
@@ -228,7 +256,7 @@ def ready(folder: Path, spent: dict[str, float], resident: int | None = None, *m
     happened = [
         events.Started(0.0),
         events.CheckpointRead(0.0, str(folder), checkpoint.format),
-        events.ShardsFound(0.0, shards),
+        events.ShardsFound(0.0, shards, copies),
         events.StageStarted(0.0, "weights"),
         *(events.Resident(0.0, index, shard.bytes if resident is None else resident)
           for index, shard in enumerate(checkpoint.shards)),

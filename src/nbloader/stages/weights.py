@@ -121,11 +121,12 @@ class Supply:
             return
         self.may_be_missing = True
         if options.readahead is False:
-            self.is_read_by_placing = plan.copies
+            self.is_read_by_placing = True
             return
         copied = plan.host_memory["weights"] if plan.copies else 0
         window = None if to_read + copied <= room else max(_LEAST_WINDOW, room - copied)
         if window is not None and not plan.copies:
+            self.is_read_by_placing = True
             self._reporter.log("warning", "too_large_to_read_ahead", size=size_text(self._checkpoint.bytes))
             return
         if window is not None:
@@ -299,7 +300,9 @@ class _PlaceTracker:
         self._shards = len(checkpoint.shards)
         self._sizes = placed_sizes(checkpoint, options)
         is_elsewhere = options.placement not in (None, CPU)
-        self._copying = "device" if is_elsewhere else "cast" if plan.copies else "other"
+        # Without a header the types in the file are not known: a type that was asked for may be another.
+        copies = plan.copies or (not checkpoint.tensors and options.dtype != "auto")
+        self._copying = "device" if is_elsewhere else "cast" if copies else "other"
         self._working = self._copying if options.quantization is None else "quantization"
         self._trims = plan.quantization in METHODS
         self._untrimmed = 0
