@@ -245,18 +245,24 @@ def diagnose(model_or_job: Any, **choices: Any) -> Diagnosis:
     LoadError
         Where a load failed, was cancelled or has not ended, or there is no such checkpoint.
     """
-    asked = getattr(model_or_job, "job", None) or model_or_job
-    resident = None if choices else find_resident(asked)
+    asked = getattr(model_or_job, "job", model_or_job)
+    resident = None if choices or asked is None else find_resident(asked)
     if resident is not None and resident.state is not None and resident.plan is not None:
         return _diagnose_load(resident.state, resident.plan, resident.options, resident.tokenizer)
+    if asked is None:
+        raise _undiagnosed(type(model_or_job).__name__, "idle")
     if not hasattr(asked, "events"):
         return _look(asked, choices)
-    if asked.state.status != "ready" or asked.plan is None:
-        raise LoadError(
-            text("diagnosis", "not_ended", name=asked.state.name, status=text("status", asked.state.status)),
-            text("diagnosis", "not_ended_hint"),
-        )
-    return _diagnose_load(asked.state, asked.plan, asked.options, None)
+    state = asked.state
+    if state.summary is None or asked.plan is None:  # a model that was unloaded since had been loaded all the same
+        raise _undiagnosed(state.name, state.status if state.gone is None else "gone")
+    return _diagnose_load(state, asked.plan, asked.options, None)
+
+
+def _undiagnosed(name: str, status: str) -> LoadError:
+    return LoadError(
+        text("diagnosis", "not_ended", name=name, status=text("status", status)), text("diagnosis", "not_ended_hint")
+    )
 
 
 def _diagnose_load(state: LoadState, plan: LoadPlan, options: LoadOptions, tokenizer: Any) -> Diagnosis:

@@ -80,6 +80,8 @@ class Resident:
     """A model that is loaded. `bytes` are those of its parameters and buffers; `model` is None once it is gone."""
 
     name: str
+    place: str = field(repr=False)
+    """The folder or repository that it was loaded from."""
     summary: Mapping[str, Any] = field(repr=False)
     options: LoadOptions = field(repr=False)
     commit: str | None
@@ -102,9 +104,9 @@ class Resident:
         return int(self.summary["bytes"])
 
     def matches(self, model: Any) -> bool:
-        """Tell whether this is the model that somebody means: by itself, by its job, or by its name."""
+        """Tell whether this is the model that somebody means: by itself, by its job, by its place or by its name."""
         if isinstance(model, (str, os.PathLike)):
-            return _place_of(model) in (_place_of(self.name), *(_place_of(job.model) for job in self._jobs))
+            return _place_of(model) in (self.name, self.place)
         return model is self or model in self._jobs or model is self.model
 
 
@@ -265,6 +267,7 @@ class Residence:
         job = self._job
         made = Resident(
             name=job.state.name,
+            place=self._identity[0],
             options=job.options,
             summary=outcome.summary,
             commit=commit,

@@ -24,6 +24,7 @@ DEMO = "demo"
 CODE = ".py"
 """Ending of the files whose code a checkpoint may bring."""
 
+_SHORT = 80  # characters of what is no name that are worth repeating
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -108,7 +109,9 @@ def find_source(
         Where it is none of them.
     """
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
-        raise SourceError(text("error", "no_model", model=repr(model)), text("hint", "folder_or_id"))
+        shown = repr(model)
+        shown = shown if len(shown) <= _SHORT else f"<{type(model).__name__}>"
+        raise SourceError(text("error", "no_model", model=shown), text("hint", "folder_or_id"))
     name = os.fspath(model)
     if name == DEMO:
         return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))

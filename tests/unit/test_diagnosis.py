@@ -336,6 +336,22 @@ def test_a_load_is_diagnosed_by_its_model_its_job_or_what_has_one(demo_small: Pa
     assert nbloader.diagnose(widget).seconds == by_job.seconds
 
 
+def test_a_load_whose_model_was_unloaded_is_diagnosed(demo_small: Path) -> None:
+    job = nbloader.start(demo_small, reload=True)
+    job.result()
+    before = nbloader.diagnose(job)
+    nbloader.unload()
+    assert nbloader.diagnose(job).parts == before.parts
+
+
+def test_what_is_no_load_cannot_be_diagnosed(demo_small: Path) -> None:
+    with pytest.raises(LoadError, match="LoaderWidget cannot be diagnosed: Not started"):
+        nbloader.diagnose(nbloader.LoaderWidget(str(demo_small)))
+    model = nbloader.load(demo_small, progress=False).model
+    with pytest.raises(LoadError, match="<tuple> names no model"):
+        nbloader.diagnose((model, None))
+
+
 def test_everything_is_said_in_lines(demo_1gb: Path) -> None:
     lines = str(loaded(demo_1gb, dtype="float32")).splitlines()
     assert lines[0].startswith(f"{demo_1gb.name}: Making float32 of bfloat16 took ")

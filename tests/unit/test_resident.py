@@ -310,6 +310,26 @@ def test_what_to_unload_can_be_said_in_many_ways(one: Path, other: Path, meant: 
     assert other.name in raised.value.hint
 
 
+def test_a_folder_means_what_was_loaded_from_it_and_nothing_else(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namesake = Path(shutil.copytree(one, tmp_path / "elsewhere" / one.name))
+    monkeypatch.chdir(one.parent)
+    job = nbloader.start(one.name)
+    model = job.result().model
+    took = job.state.elapsed
+    del job
+    gc.collect()
+    monkeypatch.chdir(namesake.parent)
+    assert nbloader.diagnose(one).seconds == took
+    assert nbloader.diagnose(one.name).seconds is None  # the namesake, which is not loaded
+    with pytest.raises(LoadError, match="is not loaded"):
+        nbloader.unload(namesake)
+    nbloader.unload(one)
+    assert nbloader.loaded() == []
+    assert model is not None
+
+
 def test_unloading_gives_the_memory_back(demo_1gb: Path) -> None:
     job = nbloader.start(demo_1gb, dtype="float32")
     job.result()
