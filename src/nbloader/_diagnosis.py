@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _transformers
+from nbloader._checkpoint import read_checkpoint
 from nbloader._errors import LoadError
 from nbloader._events import PARTS
+from nbloader._form import as_arguments, as_code, quoted
 from nbloader._load import look_at, resident_bytes
 from nbloader._locale import columns, seconds_text, size_text, span_text, text, types_text
 from nbloader._memory import memory_limit, memory_pressure
@@ -272,8 +274,8 @@ def _diagnose_load(state: LoadState, plan: LoadPlan, options: LoadOptions, token
 class Measured(NamedTuple):
     """What was measured beside a load, or after it; None is what was not needed, or could not be.
 
-    `tokenizer` are the seconds that it takes to load once it is saved, `on_hub` the bytes of the safetensors that the
-    Hub has of a model in ``.bin``.
+    `tokenizer` are the seconds that it takes to load once it is saved. Of a model in ``.bin``, `on_hub` are the bytes
+    of the safetensors that the Hub has, and `has_safetensors` tells whether some lie beside them.
     """
 
     storage: Storage | None = None
@@ -281,6 +283,7 @@ class Measured(NamedTuple):
     elsewhere: tuple[Path, Probe] | None = None
     tokenizer: float | None = None
     on_hub: int | None = None
+    has_safetensors: bool = False
     memory_limit: int | None = None
     memory_pressure: float | None = None
 
@@ -294,7 +297,9 @@ def _measure(state: LoadState, options: LoadOptions, tokenizer: Any) -> Measured
         measured = measured._replace(probe=probe(files), elsewhere=_elsewhere(files))
     if state.spent.get("tokenizer", 0.0) >= _TOKENIZER_SECONDS and not (folder / "tokenizer.json").is_file():
         measured = measured._replace(tokenizer=_try_tokenizer(tokenizer))
-    if state.format == "bin" and state.origin != "folder":
+    if state.format == "bin" and _has_safetensors(folder, options):
+        measured = measured._replace(has_safetensors=True)
+    elif state.format == "bin" and state.origin != "folder":
         measured = measured._replace(on_hub=_safetensors_on_hub(state.name, options))
     return measured
 
@@ -327,6 +332,12 @@ def _try_tokenizer(tokenizer: Any) -> float | None:
         _transformers.load_tokenizer(Path(folder), lambda warning: None, allows_code=False)
         return time.monotonic() - began
     return None
+
+
+def _has_safetensors(folder: Path, options: LoadOptions) -> bool:
+    with suppress(OSError, LoadError):
+        return read_checkpoint(folder, options.variant, use_safetensors=True).format == "safetensors"
+    return False
 
 
 def _safetensors_on_hub(model: str, options: LoadOptions) -> int | None:
@@ -366,11 +377,12 @@ def explain(state: LoadState, plan: LoadPlan, options: LoadOptions, measured: Me
         memory_limit=measured.memory_limit,
         memory_pressure=measured.memory_pressure,
     )
+    wanted = _wanted(state.origin, state.name, state.folder or "", options)
     remedies = [
-        *_for_storage(state, plan, options, measured, read, known),
-        *_for_format(state, options, measured, known),
-        *_for_placing(state, plan, options, known),
-        *_for_the_rest(state, measured, known),
+        *_for_storage(state, plan, wanted, measured, read, known),
+        *_for_format(state, wanted, measured, known),
+        *_for_placing(plan, wanted, known),
+        *_for_the_rest(state, wanted, measured, known),
     ]
     worth = [remedy for remedy in remedies if is_worth(remedy.seconds, state.elapsed)]
     return replace(told, remedies=tuple(sorted(worth, key=lambda remedy: -remedy.seconds)))
@@ -422,7 +434,7 @@ def _others(state: LoadState) -> int | None:
 def _for_storage(
     state: LoadState,
     plan: LoadPlan,
-    options: LoadOptions,
+    wanted: _Wanted,
     measured: Measured,
     read: _Reading,
     parts: Mapping[str, float],
@@ -432,22 +444,22 @@ def _for_storage(
     if not read.bytes or not waited or read.rate is None:
         return
     figures = {"size": size_text(read.bytes), "rate": size_text(read.rate), "seconds": seconds_text(waited)}
-    here, storage, code = measured.probe, measured.storage, _own_fault(state, options)
+    here, storage, code = measured.probe, measured.storage, _own_fault(state, wanted.options)
     if here is not None and here.rate >= _FASTER * read.rate and code:
         figures |= {"probed": size_text(here.rate), "readers": str(here.readers)}
         figures |= {"free": size_text(plan.available or 0), "needed": size_text(plan.needed_memory)}
-        yield Remedy(code, waited - min(waited, read.waits(here.rate)), figures, _LINES[code])
+        lines = _UNLOADING if code == "memory" else wanted.show(**{code: getattr(LoadOptions(), code)})
+        yield Remedy(code, waited - min(waited, read.waits(here.rate)), figures, lines)
     elif measured.elsewhere is not None and measured.elsewhere[1].rate >= _FASTER * read.rate:
         folder, there = measured.elsewhere
         figures |= {"place": str(folder), "probed": size_text(there.rate)}
-        lines = _moving(state.name, state.folder or "", folder)
-        yield Remedy("move", waited - min(waited, read.waits(there.rate)), figures, lines)
+        yield Remedy("move", waited - min(waited, read.waits(there.rate)), figures, wanted.moved_to(folder))
     elif storage is not None and read.bytes <= (plan.available or 0):
         if storage.limit is not None and read.rate >= _AT_LIMIT * storage.limit:
             figures |= {"limit": size_text(storage.limit)}
-            yield Remedy("limit", waited, figures, _warming(state))
+            yield Remedy("limit", waited, figures, wanted.preload())
         elif storage.kind in ("network", "fuse"):
-            yield Remedy("warm", waited, figures, _warming(state))
+            yield Remedy("warm", waited, figures, wanted.preload())
 
 
 def _own_fault(state: LoadState, options: LoadOptions) -> str:
@@ -459,60 +471,91 @@ def _own_fault(state: LoadState, options: LoadOptions) -> str:
     return "readers" if options.readers is not None else ""
 
 
-_LINES = {
-    "readahead": 'w.load(readahead="auto", reload=True)',
-    "readers": "w.load(readers=None, reload=True)",
-    "memory": "import nbloader\n\nnbloader.loaded()  # what else is in memory\nnbloader.unload()",
-    "dtype": 'w.load(dtype="auto", reload=True)',
-}
+_UNLOADING = "import nbloader\n\nnbloader.loaded()  # what else is in memory\nnbloader.unload()"
 
 
-def _moving(name: str, own_folder: str, folder: Path) -> str:
-    """Return the lines that copy a checkpoint to another folder, and load it from there."""
-    own = Path(own_folder)
-    cache = next((parent for parent in own.parents if parent.name.startswith("models--")), None)
-    there = folder / "huggingface" / "hub"
-    if cache is None:
-        there = folder / own.name
+class _Wanted(NamedTuple):
+    """What a remedy is to load: as lines that run as they are, with every option that was chosen.
+
+    `model` is the folder or the id that it is asked for by, `folder` where its files lie.
+    """
+
+    model: str
+    folder: Path
+    options: LoadOptions
+
+    @property
+    def is_folder(self) -> bool:
+        return self.model == os.fspath(self.folder)
+
+    def show(self, **changes: Any) -> str:
+        """Return the lines that load it, with some options changed."""
+        return f"from nbloader import LoaderWidget\n\nw = {as_code(self.model, replace(self.options, **changes))}"
+
+    def preload(self) -> str:
+        arguments = as_arguments(self.model, self.options)
+        return f"import nbloader\n\nnbloader.preload({arguments})  # as the notebook's first cell"
+
+    def saved(self, kind: str) -> str:
+        """Return the lines that load it, and save the model as it is then, to be loaded from there."""
+        name = f"{self.folder.name if self.is_folder else self.model.rpartition('/')[2]}-{kind}"
         return (
-            f"import shutil\n\nshutil.copytree({str(own)!r}, {str(there)!r})\nw = LoaderWidget({str(there)!r}).show()"
+            f"import nbloader\n\nmodel, tokenizer = nbloader.load({as_arguments(self.model, self.options)})\n"
+            f"model.save_pretrained({quoted(name)})\ntokenizer.save_pretrained({quoted(name)})\n"
+            f"w = nbloader.LoaderWidget({quoted(name)}).show()"
         )
-    return (
-        f"import shutil\n\nshutil.copytree({str(cache)!r}, {str(there / cache.name)!r}, symlinks=True)\n"
-        f"w = LoaderWidget({name!r}, cache_dir={str(there)!r}).show()"
-    )
+
+    def with_tokenizer(self) -> str:
+        """Return the lines that put the tokenizer that was made beside its files."""
+        return (
+            f"import nbloader\n\nmodel, tokenizer = nbloader.load({as_arguments(self.model, self.options)})\n"
+            f"tokenizer.save_pretrained({quoted(os.fspath(self.folder))})"
+        )
+
+    def converted(self) -> str:
+        command = ["nbloader", "convert", self.model]
+        for name in ("revision", "cache_dir", "subfolder"):
+            value = getattr(self.options, name)
+            command += [f"--{name.replace('_', '-')}", os.fspath(value)] if value else []
+        return shlex.join(command)
+
+    def moved_to(self, place: Path) -> str:
+        """Return the lines that copy it to another place, and load it from there."""
+        cache = next((parent for parent in self.folder.parents if parent.name.startswith("models--")), None)
+        if cache is None or self.is_folder:
+            there = os.fspath(place / self.folder.name)
+            copied, code = self.folder, as_code(there, self.options)
+        else:
+            hub = place / "huggingface" / "hub"
+            there = os.fspath(hub / cache.name)
+            copied, code = cache, as_code(self.model, replace(self.options, cache_dir=os.fspath(hub)))
+        return (
+            f"import shutil\n\nfrom nbloader import LoaderWidget\n\n"
+            f"shutil.copytree({quoted(os.fspath(copied))}, {quoted(there)}, symlinks=True)\nw = {code}"
+        )
 
 
-def _warming(state: LoadState) -> str:
-    return f"import nbloader\n\nnbloader.preload({_named(state)!r})  # as the notebook's first cell"
+def _wanted(origin: str | None, name: str, folder: str | os.PathLike[str], options: LoadOptions) -> _Wanted:
+    if origin != "folder":
+        return _Wanted(name, Path(folder), options)
+    return _Wanted(os.fspath(folder), Path(folder), replace(options, subfolder=""))
 
 
-def _named(state: LoadState) -> str:
-    """Return what a load of the same checkpoint is asked for by."""
-    return state.name if state.origin != "folder" or state.folder is None else state.folder
-
-
-def _for_format(
-    state: LoadState, options: LoadOptions, measured: Measured, parts: Mapping[str, float]
-) -> Iterator[Remedy]:
+def _for_format(state: LoadState, wanted: _Wanted, measured: Measured, parts: Mapping[str, float]) -> Iterator[Remedy]:
     unpickled = parts.get("unpickle", 0.0)
     known = {"seconds": seconds_text(unpickled), "size": size_text(state.bytes_to_read)}
-    if measured.on_hub is not None:
-        lines = "w.load(use_safetensors=True, reload=True)"
-        yield Remedy("safetensors", unpickled, {**known, "download": size_text(measured.on_hub)}, lines)
-    else:
-        command = ["nbloader", "convert", _named(state)]
-        for name in ("revision", "cache_dir") if state.origin != "folder" else ():
-            value = getattr(options, name)
-            command += [f"--{name.replace('_', '-')}", value] if value is not None else []
-        yield Remedy("convert", unpickled, known, shlex.join(command))
+    if measured.has_safetensors:
+        yield Remedy("beside", unpickled, known, wanted.show(use_safetensors=None))
+    elif measured.on_hub is not None:
+        known["download"] = size_text(measured.on_hub)
+        yield Remedy("safetensors", unpickled, known, wanted.show(use_safetensors=True))
+    elif wanted.options.variant is None:
+        yield Remedy("convert", unpickled, known, wanted.converted())
 
 
-def _for_placing(
-    state: LoadState, plan: LoadPlan, options: LoadOptions, parts: Mapping[str, float]
-) -> Iterator[Remedy]:
-    own = Path(state.folder or "").name if state.origin == "folder" else state.name.rpartition("/")[2]
-    if plan.copies and options.quantization is None:
+def _for_placing(plan: LoadPlan, wanted: _Wanted, parts: Mapping[str, float]) -> Iterator[Remedy]:
+    method = wanted.options.quantization
+    if plan.copies and method is None:
         known = {
             "seconds": seconds_text(parts.get("cast", 0.0)),
             "stored": ", ".join(plan.bytes_by_dtype),
@@ -520,27 +563,22 @@ def _for_placing(
             "extra": size_text(max(0, sum(plan.bytes_to_place) - sum(plan.bytes_by_dtype.values()))),
         }
         if sum(plan.bytes_to_place) > sum(plan.bytes_by_dtype.values()):
-            yield Remedy("dtype", parts.get("cast", 0.0), known, _LINES["dtype"])
+            yield Remedy("dtype", parts.get("cast", 0.0), known, wanted.show(dtype="auto"))
         elif plan.dtype is not None:
-            yield Remedy("save", parts.get("cast", 0.0), known, _saving(f"{own}-{plan.dtype}"))
-    if options.quantization in ("8bit", "4bit"):
+            yield Remedy("save", parts.get("cast", 0.0), known, wanted.saved(plan.dtype))
+    if method in ("8bit", "4bit"):
         seconds = parts.get("quantization", 0.0)
-        known = {"seconds": seconds_text(seconds), "method": str(options.quantization)}
-        yield Remedy("quantized", seconds, known, _saving(f"{own}-{options.quantization}"))
+        known = {"seconds": seconds_text(seconds), "method": str(method)}
+        yield Remedy("quantized", seconds, known, wanted.saved(str(method)))
 
 
-def _saving(folder: str) -> str:
-    return (
-        f"model.save_pretrained({folder!r})\ntokenizer.save_pretrained({folder!r})\nw = LoaderWidget({folder!r}).show()"
-    )
-
-
-def _for_the_rest(state: LoadState, measured: Measured, parts: Mapping[str, float]) -> Iterator[Remedy]:
+def _for_the_rest(
+    state: LoadState, wanted: _Wanted, measured: Measured, parts: Mapping[str, float]
+) -> Iterator[Remedy]:
     if measured.tokenizer is not None:
         took = parts.get("tokenizer", 0.0)
         known: dict[str, str] = {"seconds": seconds_text(took), "trial": seconds_text(measured.tokenizer)}
-        lines = f"tokenizer.save_pretrained({state.folder!r})"
-        yield Remedy("tokenizer", max(0.0, took - measured.tokenizer), known, lines)
+        yield Remedy("tokenizer", max(0.0, took - measured.tokenizer), known, wanted.with_tokenizer())
     waited = state.imports_waited or 0.0
     known = {"seconds": seconds_text(parts.get("imports", 0.0)), "waited": seconds_text(waited)}
     yield Remedy("imports", waited, known, 'python -c "import torch, transformers"')
@@ -548,12 +586,13 @@ def _for_the_rest(state: LoadState, measured: Measured, parts: Mapping[str, floa
     took = parts.get("download", 0.0)
     if downloaded > 0 and took > 0:
         known = {"seconds": seconds_text(took), "size": size_text(downloaded), "rate": size_text(downloaded / took)}
-        yield Remedy("download", took, known, _warming(state))
+        yield Remedy("download", took, known, wanted.preload())
 
 
 def _look(model: str | os.PathLike[str], choices: Mapping[str, Any]) -> Diagnosis:
     """Return what loading a model would meet, without loading it."""
-    checkpoint, plan = look_at(model, merge_options(None, choices))
+    options = merge_options(None, choices)
+    checkpoint, plan = look_at(model, options)
     files = [shard.path for shard in checkpoint.shards if shard.path.is_file()]
     absent = checkpoint.bytes - resident_bytes(checkpoint)
     here = probe(files) if absent >= LEAST_BYTES else None
@@ -586,6 +625,7 @@ def _look(model: str | os.PathLike[str], choices: Mapping[str, Any]) -> Diagnosi
         "place": str(folder),
         "probed": size_text(there.rate),
     }
-    name, own = os.fspath(model), str(checkpoint.folder)
-    remedy = Remedy("move_first", absent / here.rate - absent / there.rate, known, _moving(name, own, folder))
+    origin = "folder" if os.path.isdir(os.path.expanduser(model)) else None
+    wanted = _wanted(origin, os.fspath(model), checkpoint.folder, options)
+    remedy = Remedy("move_first", absent / here.rate - absent / there.rate, known, wanted.moved_to(folder))
     return replace(told, remedies=(remedy,))

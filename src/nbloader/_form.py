@@ -140,19 +140,24 @@ def _text_of(name: str, options: LoadOptions) -> str:
 
 def as_code(model: str, options: LoadOptions) -> str:
     """Return the call that loads `model` with these options; a token is left out of it."""
+    return f"LoaderWidget({as_arguments(model, options)}).show()"
+
+
+def as_arguments(model: str, options: LoadOptions) -> str:
+    """Return what such a call, or that of ``nbloader.load``, has between its parentheses."""
     changed = changed_options(options)
     if "max_memory" in changed:
         limits = options.max_memory
         changed["max_memory"] = _sizes(limits) if isinstance(limits, Mapping) else _size(limits)
-    arguments = [_quoted(model), *(f"{name}={_quoted(value)}" for name, value in changed.items())]
-    return f"LoaderWidget({', '.join(arguments)}).show()"
+    return ", ".join([quoted(model), *(f"{name}={quoted(value)}" for name, value in changed.items())])
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """Return an option's value as it is written in Python."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_quoted(key)}: {_quoted(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
     return repr(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from support.pickles import as_pickle
 from support.slow_storage import SlowStorage
 
 import nbloader
-from nbloader import Diagnosis, LoadError, LoadJob, LoadOptions
+from nbloader import Diagnosis, LoadError, LoadJob, LoadOptions, _cli
 from nbloader import _diagnosis as diagnosis
 from nbloader import _events as events
 from nbloader._checkpoint import read_checkpoint
@@ -91,7 +92,7 @@ def test_a_needless_cast(demo_1gb: Path) -> None:
     assert first(told) == "dtype"
     assert "bfloat16" in told.verdict
     assert told.remedies[0].seconds == pytest.approx(told.parts["cast"])
-    assert 'dtype="auto"' in told.remedies[0].lines
+    assert told.remedies[0].lines.endswith(f'w = LoaderWidget("{demo_1gb}").show()')
 
 
 @pytest.mark.usefixtures("_small_counts")
@@ -170,7 +171,7 @@ def test_slow_network_storage_where_nothing_is_faster(small: Path, monkeypatch: 
     SlowStorage(monkeypatch, small, rate=20 * MB)
     told = loaded(small)
     assert first(told) == "warm"
-    assert f"nbloader.preload({str(small)!r})" in told.remedies[0].lines
+    assert f'nbloader.preload("{small}")' in told.remedies[0].lines
 
 
 def test_a_disk_that_a_control_group_limits(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +234,7 @@ def test_a_tokenizer_that_has_to_be_made(demo_small: Path) -> None:
     told = explain(state, plan, LoadOptions(), Measured(tokenizer=0.5))
     assert first(told) == "tokenizer"
     assert told.remedies[0].seconds == pytest.approx(7.5)
-    assert told.remedies[0].lines == f"tokenizer.save_pretrained({str(demo_small)!r})"
+    assert told.remedies[0].lines.endswith(f'\ntokenizer.save_pretrained("{demo_small}")')
     # Where the one that is saved takes as long, saving it is no remedy.
     assert first(explain(state, plan, LoadOptions(), Measured(tokenizer=7.9))) == "nothing"
 
@@ -352,12 +353,66 @@ def test_what_is_no_load_cannot_be_diagnosed(demo_small: Path) -> None:
         nbloader.diagnose((model, None))
 
 
+@pytest.fixture(params=["folder", "hub"])
+def inner(request: pytest.FixtureRequest, hub: Hub, demo_small: Path, tmp_path: Path) -> Any:
+    """What a remedy is for: pickles in a subfolder, of a folder or of a repository in a cache of its own."""
+    whole = tmp_path / "whole"
+    as_pickle(demo_small, whole / "inner")
+    hub.repos["test/inner"] = Repo.of_folder(whole)
+    model = whole if request.param == "folder" else "test/inner"
+    choices = {"subfolder": "inner", "dtype": "float16", "cache_dir": str(tmp_path / "cache")}
+    job = nbloader.start(model, **choices)
+    job.result()
+    assert job.state.folder is not None
+    return diagnosis._wanted(job.state.origin, job.state.name, job.state.folder, job.options)
+
+
+def run(lines: str) -> Any:
+    """Run the lines of a remedy as they are; return what the widget among them has loaded."""
+    if lines.startswith("nbloader "):
+        return _cli.run(shlex.split(lines)[1:])
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    if "w" in names:
+        names["w"].result()
+        return names["w"].job.state
+    return None
+
+
+def test_the_lines_of_a_remedy_run_as_they_are(inner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(inner.show(dtype="auto")).summary["dtype"] == "bfloat16"
+    run(inner.preload())
+    assert run(inner.saved("float16")).summary["dtype"] == "float16"
+    run(inner.with_tokenizer())
+    there = Path(run(inner.moved_to(tmp_path / "fast")).folder)
+    assert there.is_relative_to(tmp_path / "fast")
+    assert run(inner.converted()) == 0
+    assert run(inner.show(readers=3)).format == "safetensors"
+
+
+def test_safetensors_beside_the_pickles(inner: Any) -> None:
+    run(inner.converted())
+    job = nbloader.start(inner.model, inner.options, use_safetensors=False)
+    job.result()
+    state = fold(replace(job.state, status="running"), events.Spent(job.state.elapsed, {"unpickle": 9.0}))
+    measured = diagnosis._measure(state, job.options, None)
+    told = explain(state, job.plan, job.options, measured)  # type: ignore[arg-type]
+    assert (first(told), told.format) == ("beside", "bin")
+    assert run(told.remedies[0].lines).format == "safetensors"
+
+
+def test_a_variant_cannot_be_converted(demo_small: Path) -> None:
+    state, plan = ready(demo_small, {"unpickle": 5.0})
+    assert first(explain(state, plan, LoadOptions(variant="fp16"), Measured())) == "nothing"
+
+
 def test_everything_is_said_in_lines(demo_1gb: Path) -> None:
     lines = str(loaded(demo_1gb, dtype="float32")).splitlines()
     assert lines[0].startswith(f"{demo_1gb.name}: Making float32 of bfloat16 took ")
     assert any(line.strip().startswith("Copying in memory") and line.endswith("%") for line in lines)
     assert any("safetensors, 1.00 GB in 4 file(s)" in line for line in lines)
-    assert lines[-1].strip() == 'w.load(dtype="auto", reload=True)'
+    assert lines[-1].strip() == f'w = LoaderWidget("{demo_1gb}").show()'
 
 
 def test_storage_is_told(tmp_path: Path) -> None:
