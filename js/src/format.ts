@@ -12,10 +12,9 @@ const UNITS = [
 /** Bytes in decimal units, three figures: "1.07 GB", "250 MB". */
 export function size(bytes: number): string {
   for (const [unit, factor] of UNITS) {
-    if (bytes >= factor) {
-      const value = bytes / factor;
-      return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${unit}`;
-    }
+    const value = bytes / factor;
+    // What would be rounded to 1000 of the smaller unit is 1.00 of this one.
+    if (value >= 0.9995) return `${value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)} ${unit}`;
   }
   return `${Math.round(bytes)} B`;
 }

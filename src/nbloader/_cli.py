@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 from nbloader import _events as events
@@ -17,7 +18,7 @@ from nbloader._job import LoadJob
 from nbloader._load import begin, plan, start
 from nbloader._locale import LOCALES, size_text, speak, text
 from nbloader._options import DTYPES, QUANTIZATIONS, merge_options
-from nbloader._terminal import plan_lines, result_line, show_bar
+from nbloader._terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
 _OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": ()}
@@ -27,7 +28,15 @@ _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 def main() -> int:
     """Run the command of this process; returns its exit status, as `run` does."""
-    status = run()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal without Korean cannot show ends nothing
+    try:
+        status = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has had enough. Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     if status == _INTERRUPTED:
         # A load may be inside an import still, and neither end soon nor survive Python's end.
         sys.stdout.flush()
@@ -46,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[command](model, choices, **own)
     except LoadError as error:
-        print(text("terminal", "error", kind=type(error).__name__, message=error), file=sys.stderr)
+        print(error_lines(type(error).__name__, error.message, error.hint), file=sys.stderr)
         return 1
     except (KeyboardInterrupt, LoadCancelled):
         return _INTERRUPTED
@@ -72,7 +81,11 @@ def _finish(job: LoadJob, *, quiet: bool = False) -> int:
     try:
         if not quiet and sys.stderr.isatty():
             show_bar(job)
-        job.result()
+        try:
+            job.result()
+        finally:
+            if not quiet and not sys.stderr.isatty():
+                tell_warnings(job)
     except LoadError:
         print(result_line(job.state), file=sys.stderr)
         return 1

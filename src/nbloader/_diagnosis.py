@@ -18,7 +18,7 @@ from nbloader._errors import LoadError
 from nbloader._events import PARTS
 from nbloader._form import as_arguments, as_code, quoted
 from nbloader._load import look_at, resident_bytes
-from nbloader._locale import columns, seconds_text, size_text, span_text, text, types_text
+from nbloader._locale import columns, seconds_text, sentences, size_text, span_text, text, types_text
 from nbloader._memory import memory_limit, memory_pressure
 from nbloader._options import LoadOptions, merge_options
 from nbloader._plan import LoadPlan
@@ -136,13 +136,16 @@ class Diagnosis:
             return str(self.remedies[0])
         if self.seconds is None:
             return self._expectation()
-        if self.bytes - self.resident < LEAST_BYTES:
-            share = self.parts.get("imports", 0) / self.seconds
-            resident = self.resident / max(1, self.bytes)
-            return text("diagnosis", "warm", resident=f"{100 * resident:.0f}", share=f"{100 * share:.0f}")
         if self.rate is not None and self.probe is not None and self.rate >= _AT_LIMIT * self.probe.rate:
             return text("diagnosis", "at_limit", share=f"{100 * min(1, self.rate / self.probe.rate):.0f}")
-        return text("diagnosis", "healthy")
+        most = max(self.parts, key=lambda part: self.parts[part])
+        largest = text(
+            "diagnosis", "largest", part=text("part", most), share=f"{100 * self.parts[most] / self.seconds:.0f}"
+        )
+        if self.bytes - self.resident < LEAST_BYTES:
+            resident = f"{100 * self.resident / max(1, self.bytes):.0f}"
+            return sentences(text("diagnosis", "warm", resident=resident), largest)
+        return sentences(text("diagnosis", "healthy"), largest)
 
     def _expectation(self) -> str:
         if self.to_download:
@@ -174,7 +177,7 @@ class Diagnosis:
             ),
             "types": (types_text(self.dtypes) or text("diagnosis", "no_header"))
             + (f" → {self.dtype}" if self.dtype else ""),
-            "memory": text(
+            "memory" if self.seconds is not None else "memory_now": text(
                 "diagnosis", "resident", share=f"{100 * self.resident / self.bytes if self.bytes else 100:.0f}"
             ),
         }
@@ -368,7 +371,7 @@ def explain(state: LoadState, plan: LoadPlan, options: LoadOptions, measured: Me
         bytes=state.bytes_to_read,
         resident=sum(shard.bytes_resident for shard in state.shards),
         dtypes=plan.bytes_by_dtype,
-        dtype=plan.placed_as,
+        dtype=_other_type(plan),
         storage=measured.storage,
         rate=read.rate,
         probe=measured.probe,
@@ -386,6 +389,10 @@ def explain(state: LoadState, plan: LoadPlan, options: LoadOptions, measured: Me
     ]
     worth = [remedy for remedy in remedies if is_worth(remedy.seconds, state.elapsed)]
     return replace(told, remedies=tuple(sorted(worth, key=lambda remedy: -remedy.seconds)))
+
+
+def _other_type(plan: LoadPlan) -> str:
+    return "" if list(plan.bytes_by_dtype) == [plan.placed_as] else plan.placed_as
 
 
 class _Reading(NamedTuple):
@@ -606,7 +613,7 @@ def _look(model: str | os.PathLike[str], choices: Mapping[str, Any]) -> Diagnosi
         resident=sum(file.stat().st_size for file in files) - absent,
         to_download=plan.bytes_to_download,
         dtypes=plan.bytes_by_dtype,
-        dtype=plan.placed_as,
+        dtype=_other_type(plan),
         storage=_storage_of(files),
         probe=here,
         available=plan.available,

@@ -26,6 +26,7 @@ MOST_RUNS = 200
 
 _COMPARED = 10  # the last runs from which a time is predicted
 _ALIKE = 8  # sizes that differ by no more than this factor compare
+_IMPORTING = 0.3  # seconds of imports from which on the libraries were not there before
 _WARM, _COLD = 0.9, 0.1  # shares of the weights that were in memory already
 _LOCK_SECONDS = 1.0
 
@@ -65,6 +66,7 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
         "device": summary.get("device"),
         "seconds": round(state.elapsed, 3),
         "weights_seconds": round(weights, 3),
+        "imports_seconds": round(state.spent.get("imports", 0.0), 3),
         "stages": [[name, round(start, 3), round(end, 3)] for name, (start, end) in times.items()],
         "bytes_downloaded": state.bytes_downloaded - sum(file.bytes_cached for file in state.downloads),
         "bytes_read": state.bytes_to_read,
@@ -97,22 +99,26 @@ def runs(model: str | None = None) -> list[dict[str, Any]]:
 
 
 def predict_seconds(
-    plan: LoadPlan, options: Mapping[str, Any], resident: int, known: Sequence[Run]
+    plan: LoadPlan, options: Mapping[str, Any], resident: int, known: Sequence[Run], *, imports: bool
 ) -> tuple[float, float] | None:
     """Return the least and the most seconds that a load should take, by earlier ones of its kind; None without any.
 
     Of its kind is a run with the same quantization and adapter, that copies or maps as this one will, of a similar
-    size, and with the weights in memory to a similar extent; `resident` is how many bytes of them are now.
+    size, and with the weights in memory to a similar extent; `resident` is how many bytes of them are now. `imports`
+    tells whether this load will have to import the libraries: then a run is of its kind only where it had to as well,
+    and else what that took does not count.
     """
     size = sum(plan.bytes_to_read)
     kind = _kind(options, plan.copies, _cache_word(resident, size))
     alike = [run for run in known if _kind(run["options"], run["copies"], run["cache"]) == kind]
     alike = [run for run in alike if size / _ALIKE <= run["bytes_read"] <= size * _ALIKE and run["weights_seconds"] > 0]
-    alike = [run for run in alike if (run["bytes_downloaded"] > 0) == (plan.bytes_to_download > 0)][-_COMPARED:]
+    alike = [run for run in alike if (run["bytes_downloaded"] > 0) == (plan.bytes_to_download > 0)]
+    alike = [run for run in alike if not imports or run["imports_seconds"] >= _IMPORTING][-_COMPARED:]
     if not alike:
         return None
     rates = [run["bytes_read"] / run["weights_seconds"] for run in alike]
-    others = [max(0.0, run["seconds"] - run["weights_seconds"]) for run in alike]
+    apart = [run["weights_seconds"] + (0.0 if imports else run["imports_seconds"]) for run in alike]
+    others = [max(0.0, run["seconds"] - seconds) for run, seconds in zip(alike, apart, strict=True)]
     if plan.bytes_to_download:
         others = [_scaled(run, seconds, plan.bytes_to_download) for run, seconds in zip(alike, others, strict=True)]
     return size / max(rates) + min(others), size / min(rates) + max(others)
@@ -170,4 +176,4 @@ def _change(change: Callable[[list[Run]], list[Run]]) -> None:
 
 
 _TEXTS = {"model": str, "time": str, "options": dict, "stages": list, "cache": str}
-_NUMBERS = {"seconds", "weights_seconds", "bytes_downloaded", "bytes_read", "copies"}
+_NUMBERS = {"seconds", "weights_seconds", "imports_seconds", "bytes_downloaded", "bytes_read", "copies"}

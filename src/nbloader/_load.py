@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -134,7 +135,8 @@ def foresee(
     """Return the plan of a load that would begin now, with `resident` bytes of the weights in memory."""
     to_download = bytes_to_download + (0 if adapter is None else missing_bytes(adapter, options))
     made = make_plan(checkpoint, options, to_download, find_free(), adapter)
-    seconds = _history.predict_seconds(made, changed_options(options), resident, _history.runs())
+    imports = "transformers.modeling_utils" not in sys.modules
+    seconds = _history.predict_seconds(made, changed_options(options), resident, _history.runs(), imports=imports)
     return dataclasses.replace(made, seconds=seconds)
 
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from unicodedata import east_asian_width
 
 LOCALES = ("en", "ko")
 """The languages there are; the first is taken where nothing says which."""
@@ -113,8 +114,13 @@ def seconds_text(seconds: float) -> Text:
 def columns(group: str, lines: Mapping[str, str]) -> list[str]:
     """Return lines behind their labels, which are texts of `group`, one below the other."""
     labels = {key: text(group, key) for key in lines}
-    width = max(map(len, labels.values()))
-    return [f"  {labels[key]:{width}}  {line}" for key, line in lines.items()]
+    width = max(map(_width, labels.values()))
+    return [f"  {label}{' ' * (width - _width(label))}  {lines[key]}" for key, label in labels.items()]
+
+
+def _width(said: str) -> int:
+    """Return how many columns of a terminal a text takes: Korean takes two a syllable."""
+    return sum(1 + (east_asian_width(letter) in "WF") for letter in said)
 
 
 def sentences(*said: str) -> str:
@@ -143,7 +149,7 @@ def types_text(bytes_by_dtype: Mapping[str, int]) -> str:
 def size_text(size: float) -> str:
     """Return bytes in words, in decimal units and three figures: 1.07 GB, 250 MB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            value = size / factor
-            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+        value = size / factor
+        if value >= 0.9995:  # what would be rounded to 1000 of the smaller unit is 1.00 of this one
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
     return f"{size:.0f} B"

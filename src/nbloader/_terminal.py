@@ -32,7 +32,7 @@ _LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other:
 def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on.
 
-    Where the output is no terminal there is one for each stage, and one now and then.
+    Where the output is no terminal there is one for each stage, and one now and then. Below it come the log's warnings.
     """
     file = file or sys.stderr
     is_seen = file.isatty()
@@ -62,6 +62,15 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
         raise
     finally:
         bar.close()
+        tell_warnings(job, file)
+
+
+def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
+    """Write what the log of a load warns of."""
+    spoken = job.options.locale or locale()
+    for line in job.state.log:
+        if line.level == "warning":
+            print(f"⚠ {in_locale(text('log', line.code, **line.arguments), spoken)}", file=file or sys.stderr)
 
 
 def _wait(job: LoadJob) -> None:
@@ -146,6 +155,10 @@ def result_line(state: LoadState) -> str:
             device=state.summary["device"],
         )
     if state.error is not None:
-        told = text("terminal", "error", kind=state.error.kind, message=state.error.message)
-        return told + (f"\n{state.error.hint}" if state.error.hint else "")
+        return error_lines(state.error.kind, state.error.message, state.error.hint)
     return text("terminal", "cancelled", seconds=state.elapsed)
+
+
+def error_lines(kind: str, message: str, hint: str) -> str:
+    """Return what is said of an error: what happened and, below it, what to do."""
+    return "\n".join(filter(None, (text("terminal", "error", kind=kind, message=message), hint)))

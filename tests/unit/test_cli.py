@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from support.hub import Hub, Repo
 from support.pickles import as_pickle, tensors_of
 
@@ -115,6 +117,33 @@ def test_doctor_says_where_the_time_went(demo_small: Path) -> None:
     assert lines[0].startswith(f"{demo_small.name}: ")
     assert any(line.startswith("Imports ") and line.endswith("%") for line in lines)
     assert any(line.startswith("types ") and line.endswith("→ float32") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["load", "doctor"])
+def test_what_the_log_warns_of_is_told(demo_small: Path, tmp_path: Path, command: str) -> None:
+    folder = Path(shutil.copytree(demo_small, tmp_path / "less", ignore=shutil.ignore_patterns("*.safetensors*")))
+    tensors = tensors_of(demo_small)
+    save_file(dict(list(tensors.items())[1:]), folder / "model.safetensors")
+    done = run(command, str(folder))
+    assert done.returncode == 0
+    assert "⚠ 1 tensors are not in the checkpoint and were newly initialised" in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error(demo_small: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "plan", str(demo_small)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 1
+
+
+def test_what_a_terminal_cannot_show_ends_nothing(demo_small: Path) -> None:
+    done = run("plan", str(demo_small), "--locale", "ko", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "safetensors" in done.stdout
 
 
 def test_doctor_looks_without_loading(demo_small: Path) -> None:

@@ -20,6 +20,7 @@ from nbloader import _diagnosis as diagnosis
 from nbloader import _events as events
 from nbloader._checkpoint import read_checkpoint
 from nbloader._diagnosis import Measured, explain
+from nbloader._locale import text
 from nbloader._plan import make_plan
 from nbloader._state import fold
 from nbloader._storage import Probe, Storage, find_storage
@@ -84,6 +85,8 @@ def test_a_warm_load_of_safetensors_is_healthy(demo_1gb: Path) -> None:
     assert first(told) == "nothing"
     assert told.resident > 0.98 * told.bytes
     assert "in memory" in told.verdict
+    assert told.verdict.endswith(f" of the time: {text('part', max(told.parts, key=lambda part: told.parts[part]))}.")
+    assert told.facts["types"] == "bfloat16 1.00 GB"
 
 
 @pytest.mark.usefixtures("_small_counts")
@@ -309,6 +312,7 @@ def test_before_a_load_storage_is_probed_and_nothing_is_loaded(small: Path, monk
     assert told.probe is not None
     assert told.probe.rate == pytest.approx(20 * MB, rel=0.25)
     assert "not in memory" in told.verdict
+    assert told.facts["memory_now"] == "0 % of the weights"
     # The probe has left what it read where it was.
     assert nbloader.diagnose(small).resident < 0.05 * told.bytes
 

@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def record(**changes: Any) -> dict[str, Any]:
     made = {"model": "us/demo", "time": "2026-01-01", "options": {}, "stages": [], "cache": "warm", "copies": False}
-    made |= {"seconds": 3.0, "weights_seconds": 2.0, "bytes_downloaded": 0, "bytes_read": 1000}
+    made |= {"seconds": 3.0, "weights_seconds": 2.0, "imports_seconds": 0.0, "bytes_downloaded": 0, "bytes_read": 1000}
     return {**made, **changes}
 
 
@@ -80,8 +80,10 @@ def plan_of(demo_small: Path, to_read: int = 2000, **changes: Any) -> LoadPlan:
 
 
 def test_times_follow_from_earlier_loads_of_the_kind(demo_small: Path) -> None:
-    def predicted(plan: LoadPlan, known: list[dict[str, Any]], resident: int = 2000) -> tuple[float, float] | None:
-        return _history.predict_seconds(plan, changed_options(LoadOptions()), resident, known)
+    def predicted(
+        plan: LoadPlan, known: list[dict[str, Any]], resident: int = 2000, *, imports: bool = False
+    ) -> tuple[float, float] | None:
+        return _history.predict_seconds(plan, changed_options(LoadOptions()), resident, known, imports=imports)
 
     plan = plan_of(demo_small)
     assert predicted(plan, []) is None
@@ -97,6 +99,10 @@ def test_times_follow_from_earlier_loads_of_the_kind(demo_small: Path) -> None:
     ]
     assert predicted(plan, others) is None
     assert predicted(plan, [record(cache="cold")], resident=0) == (5, 5)
+    importing = record(seconds=6.5, imports_seconds=3.5)
+    assert predicted(plan, [importing]) == (4 + 1, 4 + 1)
+    assert predicted(plan, [importing, record()], imports=True) == (4 + 4.5, 4 + 4.5)
+    assert predicted(plan, [record()], imports=True) is None
     download = replace(plan, bytes_to_download=200)
     assert predicted(download, [record(bytes_downloaded=100)]) == (4 + 2, 4 + 2)
 

@@ -7,12 +7,26 @@ import pickle
 import string
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import pytest
 
 import nbloader
 from nbloader import LoadOptions, OptionError
-from nbloader._locale import LOCALES, Text, in_locale, locale, nearest, seconds_text, sentences, speak, text, texts
+from nbloader._locale import (
+    LOCALES,
+    Text,
+    columns,
+    in_locale,
+    locale,
+    nearest,
+    seconds_text,
+    sentences,
+    size_text,
+    speak,
+    text,
+    texts,
+)
 
 
 def placeholders(written: str) -> list[tuple[str, str]]:
@@ -43,6 +57,23 @@ def test_korean_says_what_users_of_the_tool_know() -> None:
         assert text("terminal", "error", kind="SourceError", message="x").startswith("❌ 오류:")
     finally:
         speak(None)
+
+
+def test_columns_are_straight_in_korean_too() -> None:
+    speak("ko")
+    try:
+        lines = columns("part", dict.fromkeys(texts("ko")["part"], "|"))
+    finally:
+        speak(None)
+    columns_before = {sum(2 if east_asian_width(letter) == "W" else 1 for letter in line) for line in lines}
+    assert len(columns_before) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(999, "999 B"), (999_499, "999 kB"), (999_600_000, "1.00 GB"), (9_996_000, "10.0 MB")]
+)
+def test_sizes_have_three_figures(size: int, said: str) -> None:
+    assert size_text(size) == said
 
 
 def test_what_was_said_can_be_said_in_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
