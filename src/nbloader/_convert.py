@@ -17,7 +17,7 @@ import psutil
 
 from nbloader import _hub, _transformers
 from nbloader._checkpoint import Checkpoint
-from nbloader._errors import CheckpointError, LoadError, OptionError
+from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError
 from nbloader._locale import size_text, text
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions
@@ -90,7 +90,7 @@ def _told(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the libraries raise into a LoadError that says what and where."""
     try:
         yield
-    except LoadError:
+    except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - the libraries raise what they like
         raise CheckpointError(
@@ -140,8 +140,9 @@ def _draft_in(folder: Path) -> Iterator[Path]:
 def _clear(folder: Path) -> None:
     """Remove what conversions left whose processes were killed; one that is at work keeps what it has."""
     for left in folder.glob(f"{_DRAFT}*"):
-        process, _, host = left.name.removeprefix(_DRAFT).split("-", 2)
-        if host == socket.gethostname() and not psutil.pid_exists(int(process)):
+        process, _, rest = left.name.removeprefix(_DRAFT).partition("-")
+        is_here = rest.partition("-")[2] == socket.gethostname()
+        if is_here and process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
 
 

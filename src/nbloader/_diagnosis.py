@@ -531,14 +531,15 @@ class _Wanted(NamedTuple):
         cache = next((parent for parent in self.folder.parents if parent.name.startswith("models--")), None)
         if cache is None or self.is_folder:
             there = os.fspath(place / self.folder.name)
-            copied, code = self.folder, as_code(there, self.options)
+            copied, links, code = self.folder, "", as_code(there, self.options)
         else:
             hub = place / "huggingface" / "hub"
             there = os.fspath(hub / cache.name)
-            copied, code = cache, as_code(self.model, replace(self.options, cache_dir=os.fspath(hub)))
+            code = as_code(self.model, replace(self.options, cache_dir=os.fspath(hub)))
+            copied, links = cache, ", symlinks=True"  # they lead from its snapshots to its blobs
         return (
             f"import shutil\n\nfrom nbloader import LoaderWidget\n\n"
-            f"shutil.copytree({quoted(os.fspath(copied))}, {quoted(there)}, symlinks=True)\nw = {code}"
+            f"shutil.copytree({quoted(os.fspath(copied))}, {quoted(there)}{links})\nw = {code}"
         )
 
 

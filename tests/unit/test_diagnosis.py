@@ -362,6 +362,8 @@ def inner(request: pytest.FixtureRequest, hub: Hub, demo_small: Path, tmp_path: 
     """What a remedy is for: pickles in a subfolder, of a folder or of a repository in a cache of its own."""
     whole = tmp_path / "whole"
     as_pickle(demo_small, whole / "inner")
+    (whole / "inner" / "tokenizer.json").rename(whole / "tokenizer.json")
+    (whole / "inner" / "tokenizer.json").symlink_to("../tokenizer.json")
     hub.repos["test/inner"] = Repo.of_folder(whole)
     model = whole if request.param == "folder" else "test/inner"
     choices = {"subfolder": "inner", "dtype": "float16", "cache_dir": str(tmp_path / "cache")}
@@ -391,6 +393,7 @@ def test_the_lines_of_a_remedy_run_as_they_are(inner: Any, tmp_path: Path, monke
     run(inner.with_tokenizer())
     there = Path(run(inner.moved_to(tmp_path / "fast")).folder)
     assert there.is_relative_to(tmp_path / "fast")
+    assert (there / "tokenizer.json").is_file()
     assert run(inner.converted()) == 0
     assert run(inner.show(readers=3)).format == "safetensors"
 
