@@ -166,7 +166,7 @@ CASES = [
     (no_weights, "no weights", "again"),
     (missing_shard, "model-00002", "incomplete"),
     (truncated_shard, "not whole", "again"),
-    (empty_shard, "cut short", "again"),
+    (empty_shard, "is empty", "again"),
     (beyond_the_file, "takes|not whole|lies", "again"),
     (overlapping, "overlap", "again"),
     (negative, "where tensor", "again"),
