@@ -251,11 +251,11 @@ def diagnose(model_or_job: Any, **choices: Any) -> Diagnosis:
         Where a load failed, was cancelled or has not ended, or there is no such checkpoint.
     """
     asked = getattr(model_or_job, "job", model_or_job)
-    resident = None if choices or asked is None else find_resident(asked)
-    if resident is not None and resident.state is not None and resident.plan is not None:
-        return _diagnose_load(resident.state, resident.plan, resident.options, resident.tokenizer)
     if asked is None:
         raise _undiagnosed(type(model_or_job).__name__, "idle")
+    resident = None if choices else find_resident(asked)
+    if resident is not None and resident.state is not None and resident.plan is not None:
+        return _diagnose_load(resident.state, resident.plan, resident.options, resident.tokenizer)
     if not hasattr(asked, "events"):
         return _look(asked, choices)
     state = asked.state
@@ -507,17 +507,17 @@ class _Wanted(NamedTuple):
         """Return the lines that load it, and save the model as it is then, to be loaded from there."""
         name = f"{self.folder.name if self.is_folder else self.model.rpartition('/')[2]}-{kind}"
         return (
-            f"import nbloader\n\nmodel, tokenizer = nbloader.load({as_arguments(self.model, self.options)})\n"
-            f"model.save_pretrained({quoted(name)})\ntokenizer.save_pretrained({quoted(name)})\n"
+            f"{self._load()}model.save_pretrained({quoted(name)})\ntokenizer.save_pretrained({quoted(name)})\n"
             f"w = nbloader.LoaderWidget({quoted(name)}).show()"
         )
 
     def with_tokenizer(self) -> str:
         """Return the lines that put the tokenizer that was made beside its files."""
-        return (
-            f"import nbloader\n\nmodel, tokenizer = nbloader.load({as_arguments(self.model, self.options)})\n"
-            f"tokenizer.save_pretrained({quoted(os.fspath(self.folder))})"
-        )
+        return f"{self._load()}tokenizer.save_pretrained({quoted(os.fspath(self.folder))})"
+
+    def _load(self) -> str:
+        arguments = as_arguments(self.model, self.options)
+        return f"import nbloader\n\nmodel, tokenizer = nbloader.load({arguments})\n"
 
     def converted(self) -> str:
         command = ["nbloader", "convert", self.model]

@@ -80,8 +80,6 @@ class Resident:
     """A model that is loaded. `bytes` are those of its parameters and buffers; `model` is None once it is gone."""
 
     name: str
-    place: str = field(repr=False)
-    """The folder or repository that it was loaded from."""
     summary: Mapping[str, Any] = field(repr=False)
     options: LoadOptions = field(repr=False)
     commit: str | None
@@ -97,6 +95,11 @@ class Resident:
     def model(self) -> Any:
         """The model itself."""
         return self._model()
+
+    @property
+    def place(self) -> str:
+        """The folder or repository that it was loaded from."""
+        return str(self.identity[0])
 
     @property
     def bytes(self) -> int:
@@ -267,7 +270,6 @@ class Residence:
         job = self._job
         made = Resident(
             name=job.state.name,
-            place=self._identity[0],
             options=job.options,
             summary=outcome.summary,
             commit=commit,

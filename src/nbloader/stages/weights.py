@@ -71,8 +71,11 @@ class Supply:
         self._readahead: Readahead | None = None
         self.may_be_missing = False
         """Whether bytes may be missing from the page cache still once all has been read and placed."""
-        self.is_read_by_placing = False
+
+    @property
+    def is_read_by_placing(self) -> bool:
         """Whether nothing reads ahead, so that placing a tensor reads it."""
+        return self.may_be_missing and self._readahead is None
 
     def start(self) -> None:
         """Begin to find out what is missing, and to read it; returns at once, or soon."""
@@ -121,12 +124,10 @@ class Supply:
             return
         self.may_be_missing = True
         if options.readahead is False:
-            self.is_read_by_placing = True
             return
         copied = plan.host_memory["weights"] if plan.copies else 0
         window = None if to_read + copied <= room else max(_LEAST_WINDOW, room - copied)
         if window is not None and not plan.copies:
-            self.is_read_by_placing = True
             self._reporter.log("warning", "too_large_to_read_ahead", size=size_text(self._checkpoint.bytes))
             return
         if window is not None:
