@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import queue
 import threading
@@ -173,14 +174,26 @@ class LoadJob:
         with self.expecting() as given:
             try:
                 # A callback that is told the end, and asks for the result, must not wait for itself.
-                ended = self._finisher == threading.get_ident() or self._done.wait(timeout)
+                ended = self._finisher == threading.get_ident() or self._wait(timeout)
             except KeyboardInterrupt:
                 self.cancel()
-                self._done.wait(2 * _CANCEL_SECONDS)
+                self._wait(2 * _CANCEL_SECONDS)
                 raise
             if not ended:
                 raise TimeoutError(text("error", "timeout", name=self._state.name, seconds=timeout))
             return self._result(given)
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait for the end and tell whether it has come.
+
+        In short turns: an interrupt that comes just before a lock is waited for, or on another thread, does not end
+        that wait.
+        """
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._done.wait(min(_TICK, until - time.monotonic())):
+            if time.monotonic() >= until:
+                return False
+        return True
 
     @contextmanager
     def expecting(self) -> Iterator[list[Loaded]]:

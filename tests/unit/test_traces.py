@@ -165,20 +165,22 @@ def test_a_fork_in_mid_load_is_the_childs_problem_alone(hub: Hub, demo_small: Pa
 
 def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:
     code = """
-import os, signal, sys, threading, time
+import signal, sys, threading, time
 import nbloader
 from nbloader import _job
+def interrupt():  # on this thread: what the main one waits for is not broken off, as when it was just about to wait
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 def waits():
     return sys._current_frames()[threading.main_thread().ident].f_code.co_name == "wait"
 _job._CANCEL_SECONDS = 60  # not left behind meanwhile
 job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
 def never(event):
     if type(event).__name__ == "StageStarted" and event.stage == "config":
-        os.kill(os.getpid(), signal.SIGINT)
+        interrupt()
         cancelled.wait(30)
         while not waits():  # what comes while the callbacks are told is taken for theirs
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        interrupt()
         gone.wait(30)
     if type(event).__name__ == "CancelRequested":
         cancelled.set()
