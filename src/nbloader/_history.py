@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -103,14 +103,16 @@ def predict_seconds(
 ) -> tuple[float, float] | None:
     """Return the least and the most seconds that a load should take, by earlier ones of its kind; None without any.
 
-    Of its kind is a run with the same quantization and adapter, that copies or maps as this one will, of a similar
-    size, and with the weights in memory to a similar extent; `resident` is how many bytes of them are now. `imports`
-    tells whether this load will have to import the libraries: then a run is of its kind only where it had to as well,
-    and else what that took does not count.
+    Of its kind is a run with the same quantization and adapter, to the same kinds of devices, that copies or maps as
+    this one will, of a similar size, and with the weights in memory to a similar extent; `resident` is how many bytes
+    of them are now. `imports` tells whether this load will have to import the libraries: then a run is of its kind only
+    where it had to as well, and else what that took does not count.
     """
     size = sum(plan.bytes_to_read)
-    kind = _kind(options, plan.copies, _cache_word(resident, size))
-    alike = [run for run in known if _kind(run["options"], run["copies"], run["cache"]) == kind]
+    kind = _kind(options, plan.copies, _cache_word(resident, size), plan.device_memory)
+    alike = [
+        run for run in known if _kind(run["options"], run["copies"], run["cache"], run["device"].split(", ")) == kind
+    ]
     alike = [run for run in alike if size / _ALIKE <= run["bytes_read"] <= size * _ALIKE and run["weights_seconds"] > 0]
     alike = [run for run in alike if (run["bytes_downloaded"] > 0) == (plan.bytes_to_download > 0)]
     alike = [run for run in alike if not imports or run["imports_seconds"] >= _IMPORTING][-_COMPARED:]
@@ -128,8 +130,10 @@ def _scaled(run: Run, seconds: float, to_download: int) -> float:
     return seconds * to_download / float(run["bytes_downloaded"])
 
 
-def _kind(options: Mapping[str, Any], copies: bool, cache: str) -> tuple[Any, ...]:
-    return options.get("quantization"), options.get("adapter") is not None, copies, cache
+def _kind(options: Mapping[str, Any], copies: bool, cache: str, devices: Iterable[str] | None) -> tuple[Any, ...]:
+    """Return what two loads have in common that compare; `devices` is None where only the load decides them."""
+    kinds = None if devices is None else {device.partition(":")[0] for device in devices} - {"", "cpu", "disk"}
+    return options.get("quantization"), options.get("adapter") is not None, copies, cache, kinds
 
 
 def _cache_word(resident: int, size: int) -> str:
@@ -175,5 +179,5 @@ def _change(change: Callable[[list[Run]], list[Run]]) -> None:
             os.replace(draft, folder / "runs.jsonl")
 
 
-_TEXTS = {"model": str, "time": str, "options": dict, "stages": list, "cache": str}
+_TEXTS = {"model": str, "time": str, "options": dict, "stages": list, "cache": str, "device": str}
 _NUMBERS = {"seconds", "weights_seconds", "imports_seconds", "bytes_downloaded", "bytes_read", "copies"}

@@ -25,7 +25,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def record(**changes: Any) -> dict[str, Any]:
     made = {"model": "us/demo", "time": "2026-01-01", "options": {}, "stages": [], "cache": "warm", "copies": False}
-    made |= {"seconds": 3.0, "weights_seconds": 2.0, "imports_seconds": 0.0, "bytes_downloaded": 0, "bytes_read": 1000}
+    made |= {
+        "device": "cpu",
+        "seconds": 3.0,
+        "weights_seconds": 2.0,
+        "imports_seconds": 0.0,
+        "bytes_downloaded": 0,
+        "bytes_read": 1000,
+    }
     return {**made, **changes}
 
 
@@ -96,8 +103,13 @@ def test_times_follow_from_earlier_loads_of_the_kind(demo_small: Path) -> None:
         record(bytes_read=10),
         record(bytes_downloaded=50),
         record(weights_seconds=0),
+        record(device="cuda:0, disk"),
     ]
     assert predicted(plan, others) is None
+    on_devices = replace(plan, device_memory={"mps": {}})
+    assert predicted(on_devices, [record()]) is None
+    assert predicted(on_devices, [record(device="cpu, mps:0")]) == (5, 5)
+    assert predicted(replace(plan, device_memory=None), [record()]) is None
     assert predicted(plan, [record(cache="cold")], resident=0) == (5, 5)
     importing = record(seconds=6.5, imports_seconds=3.5)
     assert predicted(plan, [importing]) == (4 + 1, 4 + 1)

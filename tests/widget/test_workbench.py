@@ -122,7 +122,7 @@ def test_load_from_the_form_and_from_code_are_the_same(demo_small: Path) -> None
 def test_unlike_runs_are_pointed_out(demo_small: Path) -> None:
     bench = Watched(demo_small)
     run = {"model": str(demo_small), "time": "1", "options": {}, "stages": [], "copies": False, "seconds": 1.0}
-    run |= {"weights_seconds": 1.0, "imports_seconds": 0.0, "bytes_downloaded": 0, "bytes_read": 1}
+    run |= {"device": "cpu", "weights_seconds": 1.0, "imports_seconds": 0.0, "bytes_downloaded": 0, "bytes_read": 1}
     for cache in ("warm", "cold"):
         _history.remember({**run, "cache": cache})
     assert bench.widget._workbench is not None
