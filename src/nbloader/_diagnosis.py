@@ -384,7 +384,7 @@ def explain(state: LoadState, plan: LoadPlan, options: LoadOptions, measured: Me
     remedies = [
         *_for_storage(state, plan, wanted, measured, read, known),
         *_for_format(state, wanted, measured, known),
-        *_for_placing(plan, wanted, known),
+        *_for_placing(state, plan, wanted, known),
         *_for_the_rest(state, wanted, measured, known),
     ]
     worth = [remedy for remedy in remedies if is_worth(remedy.seconds, state.elapsed)]
@@ -503,13 +503,11 @@ class _Wanted(NamedTuple):
         arguments = as_arguments(self.model, self.options)
         return f"import nbloader\n\nnbloader.preload({arguments})  # as the notebook's first cell"
 
-    def saved(self, kind: str) -> str:
-        """Return the lines that load it, and save the model as it is then, to be loaded from there."""
-        name = f"{self.folder.name if self.is_folder else self.model.rpartition('/')[2]}-{kind}"
-        return (
-            f"{self._load()}model.save_pretrained({quoted(name)})\ntokenizer.save_pretrained({quoted(name)})\n"
-            f"w = nbloader.LoaderWidget({quoted(name)}).show()"
-        )
+    def saved(self, kind: str, *, with_tokenizer: bool) -> str:
+        """Return the lines that load it, and save it as it is then, to be loaded from there."""
+        name = quoted(f"{self.folder.name if self.is_folder else self.model.rpartition('/')[2]}-{kind}")
+        saving = "".join(f"{part}.save_pretrained({name})\n" for part in ("model", "tokenizer")[: 1 + with_tokenizer])
+        return f"{self._load()}{saving}w = nbloader.LoaderWidget({name}).show()"
 
     def with_tokenizer(self) -> str:
         """Return the lines that put the tokenizer that was made beside its files."""
@@ -553,7 +551,8 @@ def _for_format(state: LoadState, wanted: _Wanted, measured: Measured, parts: Ma
     unpickled = parts.get("unpickle", 0.0)
     known = {"seconds": seconds_text(unpickled), "size": size_text(state.bytes_to_read)}
     if measured.has_safetensors:
-        yield Remedy("beside", unpickled, known, wanted.show(use_safetensors=None))
+        code = "beside" if wanted.options.use_safetensors is False else "converted"
+        yield Remedy(code, unpickled, known, wanted.show(use_safetensors=None))
     elif measured.on_hub is not None:
         known["download"] = size_text(measured.on_hub)
         yield Remedy("safetensors", unpickled, known, wanted.show(use_safetensors=True))
@@ -561,8 +560,9 @@ def _for_format(state: LoadState, wanted: _Wanted, measured: Measured, parts: Ma
         yield Remedy("convert", unpickled, known, wanted.converted())
 
 
-def _for_placing(plan: LoadPlan, wanted: _Wanted, parts: Mapping[str, float]) -> Iterator[Remedy]:
+def _for_placing(state: LoadState, plan: LoadPlan, wanted: _Wanted, parts: Mapping[str, float]) -> Iterator[Remedy]:
     method = wanted.options.quantization
+    with_tokenizer = (state.summary or {}).get("tokenizer_class") is not None
     if plan.copies and method is None:
         known = {
             "seconds": seconds_text(parts.get("cast", 0.0)),
@@ -573,11 +573,11 @@ def _for_placing(plan: LoadPlan, wanted: _Wanted, parts: Mapping[str, float]) ->
         if sum(plan.bytes_to_place) > sum(plan.bytes_by_dtype.values()):
             yield Remedy("dtype", parts.get("cast", 0.0), known, wanted.show(dtype="auto"))
         elif plan.dtype is not None:
-            yield Remedy("save", parts.get("cast", 0.0), known, wanted.saved(plan.dtype))
+            yield Remedy("save", parts.get("cast", 0.0), known, wanted.saved(plan.dtype, with_tokenizer=with_tokenizer))
     if method in ("8bit", "4bit"):
         seconds = parts.get("quantization", 0.0)
         known = {"seconds": seconds_text(seconds), "method": str(method)}
-        yield Remedy("quantized", seconds, known, wanted.saved(str(method)))
+        yield Remedy("quantized", seconds, known, wanted.saved(str(method), with_tokenizer=with_tokenizer))
 
 
 def _for_the_rest(

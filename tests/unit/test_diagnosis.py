@@ -389,7 +389,7 @@ def test_the_lines_of_a_remedy_run_as_they_are(inner: Any, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     assert run(inner.show(dtype="auto")).summary["dtype"] == "bfloat16"
     run(inner.preload())
-    assert run(inner.saved("float16")).summary["dtype"] == "float16"
+    assert run(inner.saved("float16", with_tokenizer=True)).summary["dtype"] == "float16"
     run(inner.with_tokenizer())
     there = Path(run(inner.moved_to(tmp_path / "fast")).folder)
     assert there.is_relative_to(tmp_path / "fast")
@@ -398,15 +398,43 @@ def test_the_lines_of_a_remedy_run_as_they_are(inner: Any, tmp_path: Path, monke
     assert run(inner.show(readers=3)).format == "safetensors"
 
 
+def explained(job: nbloader.LoadJob, part: str) -> nbloader.Diagnosis:
+    """Return what is told of a load that is ready, had one part of it taken long."""
+    assert job.plan is not None
+    state = fold(replace(job.state, status="running"), events.Spent(job.state.elapsed, {part: 9.0}))
+    return explain(state, job.plan, job.options, diagnosis._measure(state, job.options, None))
+
+
 def test_safetensors_beside_the_pickles(inner: Any) -> None:
     run(inner.converted())
     job = nbloader.start(inner.model, inner.options, use_safetensors=False)
     job.result()
-    state = fold(replace(job.state, status="running"), events.Spent(job.state.elapsed, {"unpickle": 9.0}))
-    measured = diagnosis._measure(state, job.options, None)
-    told = explain(state, job.plan, job.options, measured)  # type: ignore[arg-type]
+    told = explained(job, "unpickle")
     assert (first(told), told.format) == ("beside", "bin")
     assert run(told.remedies[0].lines).format == "safetensors"
+
+
+def test_pickles_that_were_converted_since(inner: Any) -> None:
+    job = nbloader.start(inner.model, inner.options, reload=True)
+    job.result()
+    run(inner.converted())
+    told = explained(job, "unpickle")
+    assert (first(told), told.format) == ("converted", "bin")
+    assert "use_safetensors" not in told.verdict
+    nbloader.unload()
+    assert run(told.remedies[0].lines).format == "safetensors"
+
+
+def test_a_model_without_a_tokenizer_is_saved_without_one(
+    demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(demo_small, "bare", ignore=shutil.ignore_patterns("tokenizer*")))
+    job = nbloader.start(folder, dtype="float16")
+    assert job.result().tokenizer is None
+    told = explained(job, "cast")
+    assert first(told) == "save"
+    assert run(told.remedies[0].lines).summary["dtype"] == "float16"
 
 
 def test_a_variant_cannot_be_converted(demo_small: Path) -> None:
