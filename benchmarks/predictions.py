@@ -1,6 +1,6 @@
 """Tries what a diagnosis recommends, and says how far what it foretold came true.
 
-    python benchmarks/predictions.py [--slow FOLDER --beneath FOLDER] [--rounds 3]
+    python benchmarks/predictions.py [--size 1GB] [--slow FOLDER --beneath FOLDER] [--rounds 3]
 
 Each case is a load that is slow for one reason. Its diagnosis names a remedy and the seconds that it saves; the load is
 then repeated with the remedy, and what that saved is held against what was foretold. Each load is in a process of its
@@ -76,7 +76,7 @@ def load(model: str, choices: Mapping[str, Any], cold: tuple[str, ...]) -> dict[
     return told
 
 
-def make_cases(work: Path, slow: Path | None, beneath: Path | None) -> list[Case]:
+def make_cases(work: Path, size: str, slow: Path | None, beneath: Path | None) -> list[Case]:
     """Return the cases that can be tried here; what they need is made in `work`."""
     from support.pickles import as_pickle
 
@@ -84,7 +84,7 @@ def make_cases(work: Path, slow: Path | None, beneath: Path | None) -> list[Case
     from nbloader import LoadOptions
     from nbloader._convert import convert
 
-    demo = nbloader.demo_checkpoint()
+    demo = nbloader.demo_checkpoint(size)
     pickled = as_pickle(demo, work / "pickled", is_zip=False)
     converted = Path(shutil.copytree(pickled, work / "converted"))
     convert(converted, LoadOptions())
@@ -134,12 +134,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slow", type=Path, help="a folder on slow storage, with a checkpoint")
     parser.add_argument("--beneath", type=Path, help="the folder that it shows")
+    parser.add_argument("--size", default="1GB", help="of the demo checkpoint that the cases without storage load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="cases whose name holds this")
     parser.add_argument("--work", type=Path, help="a folder on the disk to move to; a temporary one else")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.work, ignore_cleanup_errors=True) as folder:
-        cases = make_cases(Path(folder), asked.slow, asked.beneath)
+        cases = make_cases(Path(folder), asked.size, asked.slow, asked.beneath)
         print("| case | first verdict | before | with the remedy | foretold | saved | saved / foretold |")
         print("|---|---|---|---|---|---|---|")
         for case in cases:
