@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -39,7 +39,6 @@ def main() -> int:
         return 1
     if status == _INTERRUPTED:
         # A load may be inside an import still, and neither end soon nor survive Python's end.
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
@@ -79,13 +78,12 @@ def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
 def _finish(job: LoadJob, *, quiet: bool = False) -> int:
     """Wait for a load, with a bar; return the exit status, and say why where it did not end well."""
     try:
-        if not quiet and sys.stderr.isatty():
-            show_bar(job)
-        try:
+        with ExitStack() as ended:
+            if not quiet and sys.stderr.isatty():
+                show_bar(job)
+            elif not quiet:
+                ended.callback(tell_warnings, job)
             job.result()
-        finally:
-            if not quiet and not sys.stderr.isatty():
-                tell_warnings(job)
     except LoadError:
         print(result_line(job.state), file=sys.stderr)
         return 1

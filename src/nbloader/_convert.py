@@ -17,7 +17,7 @@ import psutil
 
 from nbloader import _hub, _transformers
 from nbloader._checkpoint import Checkpoint
-from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError
+from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
 from nbloader._locale import size_text, text
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions
@@ -93,16 +93,8 @@ def _told(folder: str | os.PathLike[str]) -> Iterator[None]:
     except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - the libraries raise what they like
-        raise CheckpointError(
-            text(
-                "error", "not_converted", folder=os.fspath(folder), kind=type(error).__name__, first=_first_line(error)
-            ),
-            text("hint", "as_it_was"),
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "-")
+        known = {"folder": os.fspath(folder), "kind": type(error).__name__, "first": first_line(error) or "-"}
+        raise CheckpointError(text("error", "not_converted", **known), text("hint", "as_it_was")) from None
 
 
 def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:

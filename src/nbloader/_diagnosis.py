@@ -348,7 +348,7 @@ def _safetensors_on_hub(model: str, options: LoadOptions) -> int | None:
     if options.local_files_only:
         return None
     with suppress(LoadError):
-        return look_at(model, replace(options, use_safetensors=True))[1].bytes_to_download
+        return look_at(model, replace(options, use_safetensors=True))[2].bytes_to_download
     return None
 
 
@@ -600,7 +600,7 @@ def _for_the_rest(
 def _look(model: str | os.PathLike[str], choices: Mapping[str, Any]) -> Diagnosis:
     """Return what loading a model would meet, without loading it."""
     options = merge_options(None, choices)
-    checkpoint, plan = look_at(model, options)
+    source, checkpoint, plan = look_at(model, options)
     files = [shard.path for shard in checkpoint.shards if shard.path.is_file()]
     absent = checkpoint.bytes - resident_bytes(checkpoint)
     here = probe(files) if absent >= LEAST_BYTES else None
@@ -633,7 +633,6 @@ def _look(model: str | os.PathLike[str], choices: Mapping[str, Any]) -> Diagnosi
         "place": str(folder),
         "probed": size_text(there.rate),
     }
-    origin = "folder" if os.path.isdir(os.path.expanduser(model)) else None
-    wanted = _wanted(origin, os.fspath(model), checkpoint.folder, options)
+    wanted = _wanted(source.origin, os.fspath(model), checkpoint.folder, options)
     remedy = Remedy("move_first", absent / here.rate - absent / there.rate, known, wanted.moved_to(folder))
     return replace(told, remedies=(remedy,))

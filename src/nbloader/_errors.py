@@ -83,6 +83,11 @@ def os_failure(error: OSError, name: str, details: str = "") -> CheckpointError:
     return CheckpointError(text("error", "os_error", **known), text("hint", "check_file"), details)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says; empty where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 class RemoteCodeError(CheckpointError):
     """The checkpoint brings Python code of its own that would have to run, and nobody has allowed it.
 

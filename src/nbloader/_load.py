@@ -19,7 +19,7 @@ from nbloader._options import LoadOptions, changed_options, merge_options
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
 from nbloader._plan import LoadPlan, make_plan
-from nbloader._source import find_source
+from nbloader._source import Source, find_source
 from nbloader.stages.download import look
 
 
@@ -108,18 +108,20 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
     LoadError
         Where there is no such checkpoint, or its headers cannot be read.
     """
-    return look_at(model, merge_options(options, choices))[1]
+    return look_at(model, merge_options(options, choices))[2]
 
 
-def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Checkpoint, LoadPlan]:
-    """Return what a checkpoint holds, and what loading it will move and hold; raises as `plan` does."""
+def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Source, Checkpoint, LoadPlan]:
+    """Return where a checkpoint is, what it holds, and what loading it will move and hold; raises as `plan` does."""
     try:
-        checkpoint, bytes_to_download = look(find_source(model, options), options)
+        source = find_source(model, options)
+        checkpoint, bytes_to_download = look(source, options)
         adapter = find_adapter(options)
         check_fits(adapter, os.fspath(model), checkpoint, options)
     except OSError as error:
         raise os_failure(error, os.fspath(model)) from None
-    return checkpoint, foresee(checkpoint, options, bytes_to_download, resident_bytes(checkpoint), adapter)
+    made = foresee(checkpoint, options, bytes_to_download, resident_bytes(checkpoint), adapter)
+    return source, checkpoint, made
 
 
 def check_fits(adapter: Adapter | None, model: str, checkpoint: Checkpoint, options: LoadOptions) -> None:

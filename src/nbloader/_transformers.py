@@ -28,6 +28,7 @@ from nbloader._errors import (
     OptionError,
     RemoteCodeError,
     did_you_mean,
+    first_line,
 )
 from nbloader._locale import text
 from nbloader._page_cache import map_pages
@@ -721,7 +722,7 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
     from safetensors import SafetensorError
 
     said = str(error).strip()
-    first = said.splitlines()[0] if said else type(error).__name__
+    first = first_line(error) or type(error).__name__
     if isinstance(error, ImportError):
         return DependencyError(text("error", "package_missing", folder=folder, first=first), text("hint", "with_pip"))
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
