@@ -348,6 +348,18 @@ describe("the diagnosis", () => {
     expect(text(".nbl-diagnosis dd")).toBe("nfs4 (network)");
   });
 
+  it("tells shares of the whole load, of which not all is shown", () => {
+    show({
+      ...told,
+      parts: [
+        ["other", "Other", 0.144],
+        ["tokenizer", "Tokenizer", 0.004],
+        ["queue", "Queue", 0.004],
+      ],
+    });
+    expect(text(".nbl-part-list li")?.trim()).toBe("Other 144 ms 95 %");
+  });
+
   it("says what would help, with the lines to run", () => {
     show(told);
     expect(text(".nbl-remedies p")).toBe("Move it: saves 8 s.");

@@ -158,7 +158,7 @@ def view_of_diagnosis(told: Diagnosis | None) -> dict[str, Any]:
     if told is not None:
         view |= {
             "verdict": told.verdict,
-            "parts": [[name, text("part", name), round(seconds, 3)] for name, seconds in told.parts.items()],
+            "parts": [[name, text("part", name), round(seconds, 6)] for name, seconds in told.parts.items()],
             "facts": [[text("fact", name), fact] for name, fact in told.facts.items()],
             "remedies": [[str(remedy), remedy.lines] for remedy in told.remedies],
         }

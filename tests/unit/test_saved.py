@@ -63,6 +63,14 @@ def test_it_tells_what_the_panel_does(loaded: Loaded) -> None:
     assert loaded.told.verdict.partition(";")[0] in page.text
 
 
+def test_shares_of_a_short_load_are_those_of_its_verdict(loaded: Loaded) -> None:
+    short = ("queue", "resolve", "download", "imports", "tokenizer", "storage")
+    parts = {**dict.fromkeys(short, 0.0014), "other": 0.0914}
+    told = replace(loaded.told, seconds=sum(parts.values()), parts=parts, remedies=(), rate=None)
+    assert "92 % of the time: Other" in told.verdict
+    assert "|Other|91 ms|92 %|" in page_of(loaded.state, **view_of_diagnosis(told)).text
+
+
 def test_it_needs_nothing_that_is_taken_from_a_notebook_of_a_stranger(loaded: Loaded) -> None:
     page = page_of(loaded.state, **view_of_diagnosis(loaded.told))
     assert page.tags <= {

@@ -9,7 +9,8 @@ export function Diagnosis({ told }: { told: DiagnosisState | null }) {
     return null;
   }
   const shown = told.parts.filter(([, , seconds]) => seconds >= 0.005);
-  const whole = shown.reduce((sum, [, , seconds]) => sum + seconds, 0);
+  const drawn = total(shown);
+  const whole = total(told.parts); // what is too short to be shown took its share, too
   return (
     <section class="nbl-diagnosis">
       <h4>{texts.diagnosis.title}</h4>
@@ -24,7 +25,7 @@ export function Diagnosis({ told }: { told: DiagnosisState | null }) {
               <span
                 key={key}
                 class={`nbl-part-${key}`}
-                style={{ width: `${(seconds / whole) * 100}%` }}
+                style={{ width: `${(seconds / drawn) * 100}%` }}
                 title={`${name}: ${duration(seconds)}`}
               />
             ))}
@@ -64,4 +65,8 @@ export function Diagnosis({ told }: { told: DiagnosisState | null }) {
       )}
     </section>
   );
+}
+
+function total(parts: DiagnosisState["parts"]): number {
+  return parts.reduce((sum, [, , seconds]) => sum + seconds, 0);
 }
