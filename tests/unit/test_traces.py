@@ -5,6 +5,7 @@ NBLOADER_TEST_ROUNDS sets how many rounds are run; docs/reliability.md says how 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import random
@@ -28,8 +29,22 @@ from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
 from nbloader._memory import sample_memory
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", "40"))
-SWAY = 0.15
-"""Share of its memory by which a process sways, as the allocator keeps now more and now less of what was freed."""
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # of malloc.h
+SWAY = 60 * 10**6
+"""Bytes by which a process sways while nothing stays: of small blocks the allocator keeps now more and now fewer."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _freed_blocks_are_given_back() -> None:
+    """Let glibc give back what is freed, so that memory which grows is held by somebody.
+
+    By itself it keeps blocks of up to 32 MB and, of each thread's arena, a free end of up to 64 MB, which malloc_trim
+    does not reach (https://man7.org/linux/man-pages/man3/mallopt.3.html). This cannot be undone, and does no harm.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            assert mallopt(parameter, 2**20) == 1
 
 
 def open_files() -> int:
@@ -97,7 +112,7 @@ def test_loads_that_end_at_any_moment_leave_nothing(
     for number in range(ROUNDS):
         ends.append(run(kinds[number % len(kinds)], chance))
     after, opened_after = settled()
-    assert after - held < SWAY * held
+    assert after - held < SWAY
     assert opened_after <= opened
     assert files_in(cache, large, demo_small, broken, temporary) == known
     assert nbloader.load(demo_small, progress=False).model is not None
@@ -126,7 +141,7 @@ def test_loading_and_unloading_over_and_over_grows_nothing(demo_small: Path, tmp
         if number == 5:
             held, opened = settled()
     after, opened_after = settled()
-    assert after - held < SWAY * held
+    assert after - held < SWAY
     assert opened_after <= opened
 
 
