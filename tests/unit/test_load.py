@@ -330,8 +330,9 @@ def test_cancel_while_placing_gives_the_memory_back(demo_1gb: Path) -> None:
     job.start()
     with pytest.raises(LoadCancelled):
         job.result(60)
-    assert peaks[0] - before > 500e6
-    assert sample_memory().process - before < 100e6
+    taken, left = peaks[0] - before, sample_memory().process - before
+    assert taken > 500e6
+    assert left < 0.1 * taken  # up to 5 % of it is what the allocator keeps
     assert job.state.bytes_placed < job.state.bytes_to_place
 
 
