@@ -742,7 +742,7 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
         )
     if "Weights only load failed" in said or "UnpicklingError" in type(error).__name__:
         return CheckpointError(
-            text("error", "pickle_refused", folder=folder, error=_refused(said)),
+            text("error", "pickle_refused", folder=folder, error=_refused(said, first)),
             text("hint", "ask_safetensors"),
             details=said,
         )
@@ -759,9 +759,9 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
     )
 
 
-def _refused(text: str) -> str:
-    named = [line.strip() for line in text.splitlines() if "GLOBAL" in line or "nsupported" in line]
-    return named[0] if named else text.splitlines()[0]
+def _refused(said: str, first: str) -> str:
+    named = (line.strip() for line in said.splitlines() if "GLOBAL" in line or "nsupported" in line)
+    return next(named, first)
 
 
 _MISMATCH = re.compile(r"^(\S.*?)\s*\|.*MISMATCH.*?ckpt:\s*torch\.Size\((.*?)\).*?model:\s*torch\.Size\((.*?)\)", re.M)
