@@ -25,7 +25,7 @@ from support.page_cache import make_cold
 from support.waiting import own_threads, wait_for
 
 import nbloader
-from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
+from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, _events
 from nbloader._memory import sample_memory
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", "40"))
@@ -131,6 +131,26 @@ def run(kind: Mapping[str, Any], chance: random.Random | None) -> str:
     with suppress(LoadError):
         job.result(60)
     return job.state.status
+
+
+def test_cancel_while_placing_gives_the_memory_back(demo_1gb: Path) -> None:
+    nbloader.load(demo_1gb, progress=False)
+    before = sample_memory().process
+    peaks = []
+
+    def cancel(event: _events.Event) -> None:
+        if isinstance(event, _events.Placed) and job.state.bytes_placed > 0.5 * job.state.bytes_to_place:
+            peaks.append(sample_memory().process)
+            job.cancel()
+
+    job = nbloader.LoadJob(demo_1gb, nbloader.LoadOptions(dtype="float32"))
+    job.subscribe(cancel)
+    job.start()
+    with pytest.raises(LoadCancelled):
+        job.result(60)
+    assert peaks[0] - before > 500e6
+    assert sample_memory().process - before < SWAY
+    assert job.state.bytes_placed < job.state.bytes_to_place
 
 
 def test_loading_and_unloading_over_and_over_grows_nothing(demo_small: Path, tmp_path: Path) -> None:
