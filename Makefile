@@ -9,7 +9,7 @@ NODE_READY := js/node_modules/.ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 BUNDLE := src/nbloader/static/widget.js
 
-.PHONY: demo test install check format unit widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
+.PHONY: demo test sweep test-oldest test-newest install check format unit widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
 
 ## demo: JupyterLab with the first tutorial open
 demo: $(READY) $(BUNDLE)
@@ -18,12 +18,35 @@ demo: $(READY) $(BUNDLE)
 ## test: everything that CI runs
 test: check js unit widget kernel docs notebooks browser packaging
 
+## sweep: every model type of transformers that can be built small, each class of it, against plain loading
+sweep: $(READY) $(BUNDLE)
+	$(PYTEST) tests/sweep -rs
+
+# Environments of their own, of other versions than constraints.txt has: uv can resolve to the lowest.
+UV := $(BIN)/uv
+OTHER_TESTS := tests/unit tests/widget
+
+## test-oldest: unit and widget tests with the lowest versions that pyproject.toml allows
+test-oldest: $(READY) $(BUNDLE)
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-oldest
+	$(UV) pip compile --quiet --resolution lowest-direct --python .venv-oldest --extra quantization --extra adapter \
+		--output-file .venv-oldest/lowest.txt pyproject.toml
+	$(UV) pip install --python .venv-oldest --constraint .venv-oldest/lowest.txt --editable '.[quantization,adapter]' --group test
+	.venv-oldest/bin/python -m pytest $(OTHER_TESTS)
+
+## test-newest: the same with the newest of everything, pre-releases of safetensors and transformers too
+test-newest: $(READY) $(BUNDLE)
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
+	$(UV) pip install --python .venv-newest --upgrade --editable '.[quantization,adapter]' --group test \
+		'safetensors>=0.0.0a0' 'transformers>=0.0.0a0'
+	.venv-newest/bin/python -m pytest $(OTHER_TESTS)
+
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt hatch_build.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[quantization,adapter]' --group dev
 	touch $@
 
 $(NODE_READY): js/package-lock.json
@@ -79,4 +102,4 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/warm_load.py
 
 clean:
-	rm -rf $(VENV) js/node_modules src/nbloader/static dist build docs/_build docs/tutorials
+	rm -rf $(VENV) .venv-oldest .venv-newest js/node_modules src/nbloader/static dist build docs/_build docs/tutorials
