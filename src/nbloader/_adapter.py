@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nbloader import _hub
-from nbloader._checkpoint import Checkpoint, ShardFile, Tensor, read_json, read_tensors
+from nbloader._checkpoint import ADAPTER_CONFIG as CONFIG
+from nbloader._checkpoint import ADAPTER_FILES, Checkpoint, ShardFile, Tensor, read_json, read_tensors
 from nbloader._errors import CheckpointError, SourceError
 from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._source import state_of
 
-CONFIG = "adapter_config.json"
-WEIGHT_FILES = (("safetensors", "adapter_model.safetensors"), ("bin", "adapter_model.bin"))
-
-_PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_PART = re.compile(
+    r"base_model\.model\.(?P<module>.+?)(\.(?P<part>lora_[AB]|lora_embedding_[AB]|hada_w1_[ab]|ia3_l))?(\.weight)?"
+)
 _TIED = re.compile(r"lora_embedding|\blm_head\.|embed_tokens\.|\bwte\.")
-_SIDES = {"A", "B"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Adapter:
     @property
     def modules(self) -> set[str]:
         """Names of the base model's modules that it changes."""
-        return {found["module"] for found in map(_PART.fullmatch, self.tensors) if found is not None}
+        found = map(_PART.fullmatch, self.tensors)
+        return {each["module"] for each in found if each is not None and each["part"] is not None}
 
 
 def adapter_options(options: LoadOptions) -> LoadOptions:
@@ -144,9 +144,9 @@ def _read(
     names: set[str],
     opened: Callable[[ShardFile], BinaryIO],
 ) -> Adapter:
-    found = next(((kind, file) for kind, file in WEIGHT_FILES if file in names), None)
+    found = next(((kind, file) for kind, file in ADAPTER_FILES if file in names), None)
     if CONFIG not in names or found is None:
-        lacking = CONFIG if CONFIG not in names else WEIGHT_FILES[0][1]
+        lacking = CONFIG if CONFIG not in names else ADAPTER_FILES[0][1]
         raise CheckpointError(
             text("error", "no_adapter", name=repr(name), lacking=lacking), text("hint", "adapter_folder")
         )
@@ -205,28 +205,42 @@ def _model_name(name: str) -> str:
 
 def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
     """Return what of the adapter has no place in the checkpoint; empty where all has, or it cannot be told."""
-    sides: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, tensor in adapter.tensors.items():
         found = _PART.fullmatch(key)
         if found is not None and len(tensor.shape) == 2:
-            sides.setdefault(found["module"], {})[found["side"]] = tensor
-    lone = next((module for module, found in sides.items() if found.keys() != _SIDES), None)
-    if lone is not None:
-        return text("reason", "one_side", module=lone)
+            parts.setdefault(found["module"], {})[found["part"] or "whole"] = tensor.shape
+    for module, shapes in parts.items():
+        if len({"lora_A", "lora_B"} & shapes.keys()) == 1:
+            return text("reason", "one_side", module=module)
     if "quantization_config" in checkpoint.config or not checkpoint.tensors:
         return ""
     # A base class without its head names its modules without the head's prefix.
     ends = {key.rpartition(".")[0]: tensor for key, tensor in checkpoint.tensors.items() if key.endswith(".weight")}
-    known = {module: ends[module] for module in sides if module in ends}
+    known = {module: ends[module] for module in parts if module in ends}
     if checkpoint.config.get("tie_word_embeddings"):
-        sides.pop("lm_head", None)  # the embedding's, under a name that no file has
-    if sides and not known and not any(_same_end(module, ends) for module in sides):
-        return text("reason", "no_module", module=next(iter(sides)))
+        parts.pop("lm_head", None)  # the embedding's, under a name that no file has
+    if parts and not known and not any(_same_end(module, ends) for module in parts):
+        return text("reason", "no_module", module=next(iter(parts)))
     for module, tensor in known.items():
-        shape = (sides[module]["B"].shape[0], sides[module]["A"].shape[1])
-        if tensor.shape not in (shape, shape[::-1]):
-            return text("reason", "wants_shape", module=module, shape=list(tensor.shape), wanted=list(shape))
+        wanted = _wanted_shape(parts.get(module, {}))
+        if len(wanted) == 1 and len(tensor.shape) == 2 and wanted[0] not in tensor.shape:
+            return text("reason", "wants_shape", module=module, shape=list(tensor.shape), wanted=list(wanted))
+        if len(wanted) == 2 and tensor.shape not in (wanted, wanted[::-1]):
+            return text("reason", "wants_shape", module=module, shape=list(tensor.shape), wanted=list(wanted))
     return ""
+
+
+def _wanted_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of the weight that an adapter's parts are for: both extents, one of them, or none known."""
+    for outer, inner in (("lora_B", "lora_A"), ("hada_w1_a", "hada_w1_b")):
+        if outer in shapes and inner in shapes:
+            return shapes[outer][0], shapes[inner][1]
+    if "lora_embedding_A" in shapes and "lora_embedding_B" in shapes:
+        return shapes["lora_embedding_A"][1], shapes["lora_embedding_B"][0]
+    if "ia3_l" in shapes:
+        return (max(shapes["ia3_l"]),)
+    return shapes.get("whole", ())
 
 
 def _same_end(module: str, ends: Mapping[str, Tensor]) -> bool:

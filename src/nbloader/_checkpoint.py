@@ -15,11 +15,13 @@ import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from nbloader._errors import CheckpointError
 from nbloader._locale import some, text
+from nbloader._recognise import names_in, not_a_checkpoint
 from nbloader._untrusted import (
     BITS,
     BoundedFile,
@@ -40,6 +42,10 @@ WEIGHT_FILES = (
     ("bin", "pytorch_model.bin.index.json"),
 )
 """(format, file) in the order in which transformers looks for them."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (("safetensors", "adapter_model.safetensors"), ("bin", "adapter_model.bin"))
+"""(format, file) of an adapter's weights, in the order in which peft looks for them."""
 
 OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".ckpt", ".ot", ".tflite")
 """Endings of weights that are not for transformers on torch."""
@@ -78,12 +84,21 @@ class ShardFile:
     bytes: int
 
 
+class Beside(NamedTuple):
+    """An adapter that lies beside a model, which transformers attaches where peft is installed."""
+
+    file: ShardFile
+    tensors: Mapping[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a folder holds.
 
     `format` is ``"safetensors"`` or ``"bin"``; `tensors` maps a tensor's name in the file to its description, and is
-    empty for shards in the format of torch before 1.6, which has no header.
+    empty for shards in the format of torch before 1.6, which has no header. `index` is what the index of the shards
+    says beside their names, None where there is one file; `lacks_index` tells of shards that have none. `beside` is an
+    adapter in the same folder, where the load attaches it.
     """
 
     folder: Path
@@ -91,6 +106,9 @@ class Checkpoint:
     config: Mapping[str, Any]
     shards: tuple[ShardFile, ...]
     tensors: Mapping[str, Tensor] = field(repr=False)
+    index: Mapping[str, Any] | None = None
+    lacks_index: bool = False
+    beside: Beside | None = None
 
     @property
     def bytes(self) -> int:
@@ -109,11 +127,44 @@ def read_checkpoint(folder: Path, variant: str | None = None, use_safetensors: b
         For a folder without config or weights, a file that is missing, cut short or lies about itself.
     """
     config = read_config(folder)
-    kind, entry = find_weights(folder, config, variant, use_safetensors)
-    is_sharded = entry.endswith(".json")
-    names = sorted(set(_read_index(folder, entry).values())) if is_sharded else [entry]
-    shards = tuple(_shard_file(folder, name, entry) for name in names)
-    return Checkpoint(folder, kind, config, shards, read_tensors(kind, shards))
+    weights = find_weights(folder, config, variant, use_safetensors)
+    index = None
+    if weights.is_indexed:
+        index = read_index(folder / weights.entry)
+        _check_there(folder, weights.entry, index.shards)
+    names = weights.shards if index is None else index.shards
+    shards = tuple(_shard_file(folder, name, weights.entry) for name in names)
+    tensors = read_tensors(weights.format, shards)
+    check_not_empty(os.fspath(folder), tensors)
+    metadata = None if index is None else index.metadata
+    beside = _read_beside(folder)
+    return Checkpoint(folder, weights.format, config, shards, tensors, metadata, weights.lacks_index, beside)
+
+
+def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are all empty.
+
+    Raises
+    ------
+    CheckpointError
+        Saying how that comes about.
+    """
+    if tensors and not any(tensor.elements for tensor in tensors.values()):
+        known = {"folder": where, "count": len(tensors), "name": min(tensors)}
+        raise CheckpointError(text("error", "zero3", **known), text("hint", "zero3"))
+
+
+def _read_beside(folder: Path) -> Beside | None:
+    if not (folder / ADAPTER_CONFIG).is_file() or find_spec("peft") is None:
+        return None
+    found = next(((kind, name) for kind, name in ADAPTER_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(
+            text("error", "beside_lacks", folder=folder, config=ADAPTER_CONFIG, name=ADAPTER_FILES[0][1]),
+            text("hint", "beside_lacks", config=ADAPTER_CONFIG),
+        )
+    file = _shard_file(folder, found[1], found[1])
+    return Beside(file, read_tensors(found[0], (file,)))
 
 
 def read_tensors(
@@ -149,12 +200,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if path.is_file():
         return read_json(path)
-    if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            text("error", "is_adapter", folder=folder, config=CONFIG),
-            text("hint", "load_base"),
-        )
-    raise CheckpointError(
+    known = not_a_checkpoint(
+        os.fspath(folder), names_in(folder), lambda name: read_json(folder / name), has_config=False
+    )
+    raise known or CheckpointError(
         text("error", "no_config", folder=folder, config=CONFIG),
         text("hint", "saved_folder"),
     )
@@ -174,6 +223,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except TooLargeError:
         raise CheckpointError(text("error", "too_large", path=path), text("hint", "suspicious")) from None
     except (ValueError, RecursionError) as error:
+        with open(path, "rb") as file:
+            start = file.read(_START)
+        check_pointer(path, start)
+        if _is_page(start):
+            raise _wrong_content(path, "html") from None
         raise CheckpointError(text("error", "bad_json", path=path, error=str(error)), text("hint", "again")) from None
     except OSError as error:
         raise CheckpointError(
@@ -184,10 +238,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+class Weights(NamedTuple):
+    """Which of a folder's files are the weights: their format, and the file that names them, an index or the only one.
+
+    `shards` are the files themselves, where they are known without reading an index; `lacks_index` tells that they
+    are those of a sharded checkpoint.
+    """
+
+    format: str
+    entry: str
+    shards: tuple[str, ...] = ()
+    lacks_index: bool = False
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether an index names the shards."""
+        return not self.shards
+
+
+class Index(NamedTuple):
+    """An index: the shard of each tensor, the shards in order, and what it says beside that."""
+
+    weight_map: Mapping[str, str]
+    shards: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+
 def find_weights(
     folder: Path, config: Mapping[str, Any], variant: str | None = None, use_safetensors: bool | None = None
-) -> tuple[str, str]:
-    """Return (format, file name) of the weights, or of their index, that transformers would load.
+) -> Weights:
+    """Return the weights that transformers would load.
 
     Raises
     ------
@@ -198,12 +278,10 @@ def find_weights(
     chosen = choose_weights(names, config, folder, variant, use_safetensors)
     if chosen is not None:
         return chosen
-    others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
-    if others:
-        raise CheckpointError(
-            text("error", "other_format", folder=folder, names=some(others)), text("hint", "save_as_safetensors")
-        )
-    raise CheckpointError(
+    known = not_a_checkpoint(
+        os.fspath(folder), names_in(folder), lambda name: read_json(folder / name), has_config=True
+    )
+    raise known or CheckpointError(
         text("error", "no_weights", folder=folder),
         text("hint", "interrupted"),
     )
@@ -215,8 +293,10 @@ def choose_weights(
     folder: Path,
     variant: str | None = None,
     use_safetensors: bool | None = None,
-) -> tuple[str, str] | None:
-    """Return (format, file name) of the weights, or of their index, among a folder's file names; None if none are.
+) -> Weights | None:
+    """Return the weights among a folder's file names; None if none are.
+
+    Of shards without an index the names tell that they belong together, and whether all are there.
 
     Parameters
     ----------
@@ -232,10 +312,15 @@ def choose_weights(
     """
     named = config.get("transformers_weights")
     if isinstance(named, str):
-        return "safetensors", _inside(folder / CONFIG, named)
+        entry = _inside(folder / CONFIG, named)
+        return Weights("safetensors", entry, () if entry.endswith(".json") else (entry,))
     formats = {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]
-    candidates = ((kind, _with_variant(name, variant)) for kind, name in WEIGHT_FILES if kind in formats)
-    chosen = next(((kind, name) for kind, name in candidates if name in names), None)
+    candidates = [(kind, _with_variant(name, variant)) for kind, name in WEIGHT_FILES if kind in formats]
+    whole = ((kind, name) for kind, name in candidates if name in names)
+    chosen = next((Weights(kind, name, () if name.endswith(".json") else (name,)) for kind, name in whole), None)
+    if chosen is None:
+        loose = ((kind, _loose_shards(names, name, folder)) for kind, name in candidates if not name.endswith(".json"))
+        chosen = next((Weights(kind, shards[0], shards, lacks_index=True) for kind, shards in loose if shards), None)
     others = sorted(name for name in names if name.endswith((".safetensors", ".bin")))
     if chosen is None and others and (variant is not None or use_safetensors is not None):
         wanted = [f"variant={variant!r}"] if variant is not None else []
@@ -247,37 +332,57 @@ def choose_weights(
     return chosen
 
 
+def _loose_shards(names: Collection[str], whole: str, folder: Path) -> tuple[str, ...]:
+    """Return the shards, in order, that a checkpoint of the one file `whole` would be split into; empty if none are."""
+    stem, _, ending = whole.rpartition(".")
+    stem, _, variant = stem.partition(".")
+    pattern = re.compile(rf"{stem}-(\d+)-of-(\d+){re.escape(f'.{variant}' if variant else '')}\.{ending}")
+    sets: dict[int, dict[int, str]] = {}
+    for name in sorted(names):
+        found = pattern.fullmatch(name)
+        if found is not None:
+            sets.setdefault(int(found[2]), {})[int(found[1])] = name
+    complete = [shards for count, shards in sets.items() if shards.keys() == set(range(1, count + 1))]
+    if complete:
+        return tuple(complete[0].values())
+    for count, shards in sets.items():
+        known = {"found": len(shards), "count": count, "name": next(iter(shards.values()))}
+        raise CheckpointError(text("error", "loose_shards", folder=folder, **known), text("hint", "incomplete"))
+    return ()
+
+
 def _with_variant(name: str, variant: str | None) -> str:
     stem, _, ending = name.rpartition(".")
     return name if variant is None else f"{stem}.{variant}.{ending}"
 
 
-def read_weight_map(path: Path) -> dict[str, str]:
-    """Return an index's map from tensor to shard file.
+def read_index(path: Path) -> Index:
+    """Return what an index says.
 
     Raises
     ------
     CheckpointError
-        Where the index is broken, or names a file outside its folder.
+        Where the index is broken, lacks what transformers asks of it, or names a file outside its folder.
     """
-    weight_map = read_json(path).get("weight_map")
+    content = read_json(path)
+    weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(text("error", "no_weight_map", path=path), text("hint", "again"))
     shards = {str(name): name for name in weight_map.values()}  # as many as files, not as tensors
     for name in shards.values():
         _inside(path, name)
-    return {str(key): str(name) for key, name in weight_map.items()}
+    if not isinstance(metadata, dict):
+        raise CheckpointError(text("error", "no_index_metadata", path=path), text("hint", "add_metadata"))
+    return Index({str(key): str(name) for key, name in weight_map.items()}, tuple(sorted(shards)), metadata)
 
 
-def _read_index(folder: Path, entry: str) -> dict[str, str]:
-    weight_map = read_weight_map(folder / entry)
-    missing = sorted({name for name in set(weight_map.values()) if not (folder / name).is_file()})
+def _check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:
+    missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             text("error", "index_lacks", index=folder / entry, count=len(missing), names=some(missing)),
             text("hint", "incomplete"),
         )
-    return weight_map
 
 
 def _inside(index: Path, name: object) -> str:
@@ -297,17 +402,56 @@ def _shard_file(folder: Path, name: str, entry: str) -> ShardFile:
     return ShardFile(name, path, os.path.getsize(path))
 
 
-def _check_start(shard: ShardFile, start: bytes) -> None:
-    """Refuse what is no weight file at all: what an interrupted copy has left, or git without its LFS."""
+def _check_start(kind: str, shard: ShardFile, start: bytes) -> None:
+    """Refuse what is not a weight file: what an interrupted copy has left, git without its LFS, or another format."""
     if not start:
         raise CheckpointError(text("error", "empty", path=shard.path), text("hint", "again"))
-    if _LFS.startswith(start):
-        raise CheckpointError(text("error", "lfs", path=shard.path), text("hint", "lfs_pull"))
+    check_pointer(shard.path, start)
+    content = next((name for name, is_it in _CONTENTS if is_it(start)), kind)
+    if content != kind:
+        raise _wrong_content(shard.path, content)
+
+
+def check_pointer(path: Path, start: bytes) -> None:
+    """Refuse a file that begins as a pointer of Git LFS does.
+
+    Raises
+    ------
+    CheckpointError
+        Saying how to get the file itself.
+    """
+    if start.startswith(_LFS):
+        raise CheckpointError(text("error", "lfs", path=path), text("hint", "lfs_pull"))
+
+
+def _wrong_content(path: Path, content: str) -> CheckpointError:
+    return CheckpointError(
+        text("error", "wrong_content", path=path, content=text("content", content)), text("content_hint", content)
+    )
+
+
+def _is_page(start: bytes) -> bool:
+    return start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
+_START = 64  # bytes that tell one format from another
+_CONTENTS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    # First, as the length that it begins with may look like anything.
+    ("safetensors", lambda start: start[8:9] == b"{" and start[4:8] == b"\0\0\0\0"),
+    ("html", _is_page),
+    ("gzip", lambda start: start.startswith(b"\x1f\x8b")),
+    ("bin", lambda start: start.startswith((b"PK\3\4", b"\x80\2"))),
+    ("gguf", lambda start: start.startswith(b"GGUF")),
+    ("json", lambda start: start.lstrip().startswith((b'{"', b'{ "', b"[{"))),
+)
+"""(what a file may hold, whether it begins so)"""
 
 
 def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
-    prefix = file.read(8)
-    _check_start(shard, prefix)
+    start = file.read(_START)
+    _check_start("safetensors", shard, start)
+    prefix = start[:8]
+    file.seek(len(prefix))
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > shard.bytes - 8:
         raise CheckpointError(
@@ -377,13 +521,15 @@ def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], st
 
 
 def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
-    start = file.read(4)
-    _check_start(shard, start)
-    if start != b"PK\3\4":
+    start = file.read(_START)
+    _check_start("bin", shard, start)
+    if not start.startswith(b"PK\3\4"):
         return {}  # a pickle from before torch 1.6, which says how large it is only as it is loaded
     try:
         with zipfile.ZipFile(BoundedFile(file)) as archive:
-            entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            names = archive.namelist()
+            entry = next(name for name in names if name.endswith("data.pkl"))
+            is_program = any("/code/" in name for name in names)
             with archive.open(entry) as pickled:
                 content = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
             storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
@@ -393,7 +539,7 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
         ) from None
     except (StopIteration, OSError) as error:
         raise CheckpointError(
-            text("error", "no_torch_save", path=shard.path, error=str(error)), text("hint", "again")
+            text("error", "no_torch_save", path=shard.path, error=str(error) or "data.pkl"), text("hint", "again")
         ) from None
     except TooLargeError:
         raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
@@ -401,7 +547,9 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
         raise CheckpointError(
             text("error", "bad_pickle", path=shard.path, error=repr(error)), text("hint", "again")
         ) from None
-    return _stubs_of(index, content, storages, shard.bytes)
+    if is_program:
+        raise _wrong_content(shard.path, "zip_script")
+    return _stubs_of(index, shard, content, storages)
 
 
 def _storage_ranges(archive: zipfile.ZipFile, prefix: str, size: int) -> dict[str, tuple[int, int]]:
@@ -414,13 +562,18 @@ def _storage_ranges(archive: zipfile.ZipFile, prefix: str, size: int) -> dict[st
     }
 
 
-def _stubs_of(index: int, content: Any, storages: Mapping[str, tuple[int, int]], size: int) -> dict[str, Tensor]:
-    nested = content.get("state_dict") if isinstance(content, dict) else None
-    content = nested if isinstance(nested, dict) else content
+def _stubs_of(index: int, shard: ShardFile, content: Any, storages: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
     if not isinstance(content, dict):
-        return {}
+        kind = type(content).__name__ if isinstance(content, (list, str, int, float)) else "Python object"
+        kind = "Tensor" if isinstance(content, TensorStub) else kind
+        raise CheckpointError(text("error", "no_named_tensors", path=shard.path, type=kind), text("hint", "state_dict"))
+    nested = next((key for key, value in content.items() if isinstance(value, dict)), None)
+    if nested is not None:
+        raise CheckpointError(
+            text("error", "nested", path=shard.path, key=repr(nested)), text("hint", "unnest", key=repr(nested))
+        )
     return {
-        str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes, *storages.get(stub.storage, (0, size)))
+        str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes, *storages.get(stub.storage, (0, shard.bytes)))
         for key, stub in content.items()
         if isinstance(stub, TensorStub)
     }

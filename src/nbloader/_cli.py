@@ -161,6 +161,7 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
         "merge_adapter": _IS_SET,
         "trust_remote_code": {"nargs": "?", "const": True, "metavar": "COMMIT"},
         "auto_class": {},
+        "tokenizer": {"action": argparse.BooleanOptionalAction},
     }
     _add(command, settings)
     _add_places(command)

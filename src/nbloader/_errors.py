@@ -84,8 +84,9 @@ def os_failure(error: OSError, name: str, details: str = "") -> CheckpointError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says; empty where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "")
+    """Return the first line of what an exception says, and the next where it only announces that; empty without any."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "")
 
 
 class RemoteCodeError(CheckpointError):

@@ -19,7 +19,8 @@ from nbloader._options import (
     merge_options,
     parse_option,
 )
-from nbloader._quantization import METHODS, has_cuda, why_not
+from nbloader._quantization import METHODS, why_not
+from nbloader._stored import has_cuda
 
 _GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "weights": (("dtype", "choice"), ("quantization", "choice"), ("attn_implementation", "choice")),
@@ -35,6 +36,7 @@ _GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "loading": (
         ("auto_class", "text"),
+        ("tokenizer", "choice"),
         ("readahead", "choice"),
         ("readers", "number"),
         ("keep", "choice"),
@@ -47,6 +49,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "attn_implementation": ("", "sdpa", "eager", "flash_attention_2"),
     "placement": ("", "cuda", "mps", "auto", "balanced"),
     "use_safetensors": ("", "true", "false"),
+    "tokenizer": ("auto", "true", "false"),
     "readahead": ("auto", "true", "false"),
     "keep": KEEPS,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 _NAMES_A_TYPE = {"float", "double", "half", "bfloat16", "type", "type_as"}
@@ -27,7 +27,7 @@ def here_only(
     """
     thread = threading.get_ident()
     original = vars(owner)[name]
-    plain = original.__func__ if isinstance(original, classmethod) else original
+    plain = original.__func__ if isinstance(original, (classmethod, staticmethod)) else original
     is_on = True
 
     @functools.wraps(plain)
@@ -38,7 +38,7 @@ def here_only(
             on_other()
         return plain(*args, **kwargs)
 
-    ours = classmethod(dispatch) if isinstance(original, classmethod) else dispatch
+    ours = type(original)(dispatch) if isinstance(original, (classmethod, staticmethod)) else dispatch
     setattr(owner, name, ours)
     try:
         yield
@@ -50,24 +50,48 @@ def here_only(
 
 @contextlib.contextmanager
 def default_dtype(dtype: Any) -> Iterator[None]:
-    """Have tensors and parameters that this thread makes without naming a type be of `dtype`."""
+    """Have tensors that this thread makes without naming a type be of `dtype`."""
     import torch
-
-    usual = torch.get_default_dtype()
-    register = torch.nn.Module.register_parameter
-
-    def register_typed(module: Any, name: str, parameter: Any) -> None:
-        # torch.Tensor(n), the old way to make one, asks nobody.
-        if parameter is not None and parameter.dtype == usual and parameter.device.type == "cpu":
-            parameter.data = parameter.data.to(dtype)
-        register(module, name, parameter)
 
     with (
         here_only(torch, "get_default_dtype", lambda: dtype),
-        here_only(torch.nn.Module, "register_parameter", register_typed),
+        _typed_by_hand(dtype),
         _mode(lambda call: _typed(call, dtype)),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _typed_by_hand(dtype: Any) -> Iterator[None]:
+    """Have ``torch.Tensor(...)`` of this thread give tensors of `dtype`.
+
+    The old constructor asks no mode. Its ``__init__`` runs after each call, and is that of object, which does nothing;
+    ``torch.FloatTensor(...)`` and what else names its type does not call it.
+    """
+    import torch
+
+    thread = threading.get_ident()
+
+    def init(tensor: Any, *args: Any, **kwargs: Any) -> None:
+        if threading.get_ident() != thread or type(tensor) is not torch.Tensor or not tensor.dtype.is_floating_point:
+            return
+        given = args[0] if len(args) == 1 else None
+        is_shape = isinstance(given, (torch.Size, torch.Tensor))
+        if not is_shape and (isinstance(given, (list, tuple)) or hasattr(given, "__array__")):
+            # From the numbers themselves, so that they are rounded once.
+            tensor.data = torch.tensor(given, dtype=dtype, device=tensor.device)
+        else:
+            tensor.data = tensor.data.to(dtype)
+
+    outer = vars(torch.Tensor).get("__init__")
+    torch.Tensor.__init__ = init
+    try:
+        yield
+    finally:
+        if outer is None:
+            del torch.Tensor.__init__
+        else:
+            torch.Tensor.__init__ = outer
 
 
 @contextlib.contextmanager
@@ -85,17 +109,11 @@ def linspace_on_cpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loaded_stay() -> Iterator[None]:
-    """Have what this thread does in place to parameters that have been loaded do nothing."""
-
-    def run(call: _Call) -> Any:
-        name = getattr(call.function, "__name__", "")
-        is_in_place = name.endswith("_") and not name.endswith("__")
-        if is_in_place and call.args and getattr(call.args[0], "_is_hf_initialized", False):
-            return call.args[0]
-        return call()
-
-    with _mode(run):
+def replaced_here(replacements: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
+    """Have calls of each (owner, name, replacement) go to the replacement, as `here_only` does for one."""
+    with contextlib.ExitStack() as stack:
+        for owner, name, replacement in replacements:
+            stack.enter_context(here_only(owner, name, replacement))
         yield
 
 

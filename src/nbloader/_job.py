@@ -11,20 +11,24 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _resident, stages
-from nbloader._errors import LoadCancelled, LoadError, os_failure
+from nbloader._errors import LoadCancelled, LoadError, OptionError, os_failure
 from nbloader._heartbeat import Heartbeat, Killed, find_killed
+from nbloader._imports import import_failure
 from nbloader._locale import size_text, speak, text
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
+from nbloader._output import captured, uncaptured
 from nbloader._plan import said
 from nbloader._reporter import Reporter
 from nbloader._stall import StallWatch, find_doing
 from nbloader._state import FINAL, LoadState, fold, stages_of
 from nbloader._threads import make_thread, weakly
+from nbloader._transformers import ambient_device
 from nbloader.stages.resolve import resolve
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ class LoadJob:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
-        self.options = options
+        self.options = _on_ambient_device(options)
         self.number = next(_numbers)
         self.comes_next = False
         self.reload = reload
@@ -302,7 +306,8 @@ class LoadJob:
             subscribers = list(self._subscribers)
         for function in subscribers:
             try:
-                function(event)
+                with uncaptured():
+                    function(event)
             except BaseException as error:  # noqa: BLE001, PERF203 - whatever a user's callback raises
                 self._unsubscribe(function)
                 self._reporter.log("warning", "callback_failed", error=repr(error))
@@ -367,7 +372,8 @@ class LoadJob:
             reporter.tell(_events.MemorySampled, sample_memory())
             outcome = stages.find(source, reporter, residence)
             if outcome is None:
-                outcome = stages.run(self.model, source, self.options, reporter, self._keep_plan, residence)
+                with captured(lambda level, line: reporter.log(level, "library_says", text=line)):
+                    outcome = stages.run(self.model, source, self.options, reporter, self._keep_plan, residence)
                 if not self._cancelled.is_set():
                     residence.add(outcome, source.commit)
             return outcome
@@ -402,6 +408,10 @@ class LoadJob:
         if isinstance(error, LoadError):
             error.details = error.details or details
             return error.fresh()
+        broken = import_failure(error)
+        if broken is not None:
+            broken.details = details
+            return broken
         if isinstance(error, OSError):
             return os_failure(error, self._state.name, details)
         return LoadError(
@@ -470,6 +480,22 @@ class LoadJob:
             reason = text("stall", stall.reason, **stall.arguments)
             self._reporter.log("info", "stalled", seconds=f"{state.now - stall.since:.0f}", reason=reason)
         self._reporter.tell(_events.Stalled, stall)
+
+
+def _on_ambient_device(options: LoadOptions) -> LoadOptions:
+    """Return the options with the caller's default device of torch, where nothing else is chosen, as plain loads have.
+
+    Raises
+    ------
+    OptionError
+        Where that is the meta device, which has no memory.
+    """
+    device = ambient_device() if options.placement is None else None
+    if device is None:
+        return options
+    if device == "meta":
+        raise OptionError(text("error", "meta_device"), text("hint", "meta_device"))
+    return replace(options, device=device)
 
 
 def _stopwatch(clock: Callable[[], float]) -> Callable[[], float]:

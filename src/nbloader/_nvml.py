@@ -23,8 +23,7 @@ def free_bytes() -> list[int | None]:
         return []
     try:
         every = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = every if chosen is None else _chosen(nvml, every, chosen)
+        devices = _visible(nvml, every)
         free = [_free(nvml, device) for device in devices]
         totals = {nvml.nvmlDeviceGetMemoryInfo(device).total for device in every}
     except nvml.NVMLError:
@@ -32,6 +31,24 @@ def free_bytes() -> list[int | None]:
     if len(totals) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         return [None] * len(free)  # CUDA counts the fastest first then, NVML by the slot
     return free
+
+
+def capability() -> tuple[int, int] | None:
+    """Return the compute capability of the first device that CUDA sees; None where there is none."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        every = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+        found = [tuple(nvml.nvmlDeviceGetCudaComputeCapability(device)) for device in _visible(nvml, every)]
+    except nvml.NVMLError:
+        return None
+    return found[0] if found else None
+
+
+def _visible(nvml: Any, every: list[Any]) -> list[Any]:
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return every if chosen is None else _chosen(nvml, every, chosen)
 
 
 def _chosen(nvml: Any, every: list[Any], chosen: str) -> list[Any]:

@@ -97,6 +97,9 @@ class LoadOptions:
         ``"eager"``, ``"sdpa"``, ``"flash_attention_2"``, or another that transformers knows.
     auto_class
         The class that loads the model, by name (``"AutoModelForCausalLM"``) or itself; None takes it from the config.
+    tokenizer
+        Whether to make the tokenizer (or processor): ``"auto"`` goes on without one that cannot be made, and says why;
+        True makes that an error; False leaves it out.
     adapter
         A LoRA adapter to attach by peft: a folder, or the id of a repository.
     merge_adapter
@@ -149,6 +152,7 @@ class LoadOptions:
     quantization: Any = None
     attn_implementation: str | None = None
     auto_class: str | type | None = None
+    tokenizer: bool | str = "auto"
     adapter: str | None = None
     merge_adapter: bool = False
     trust_remote_code: bool | str = False
@@ -233,6 +237,10 @@ class LoadOptions:
             raise OptionError(
                 text("error", "leaves", subfolder=repr(self.subfolder)),
                 text("hint", "inside"),
+            )
+        if self.tokenizer not in ("auto", True, False):
+            raise OptionError(
+                text("error", "no_tokenizer_choice", value=repr(self.tokenizer)), text("hint", "readahead")
             )
         if self.merge_adapter and self.adapter is None:
             raise OptionError(text("error", "merge_nothing"), text("hint", "name_adapter"))
@@ -431,6 +439,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "offload_folder": (str, type(None)),
     "attn_implementation": (str, type(None)),
     "auto_class": (str, type, type(None)),
+    "tokenizer": (bool, str),
     "adapter": (str, type(None)),
     "merge_adapter": (bool,),
     "trust_remote_code": (bool, str),

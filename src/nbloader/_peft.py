@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nbloader._errors import CheckpointError, DependencyError, LoadCancelled, LoadError
+from nbloader._imports import import_failure
 from nbloader._isolation import here_only
 from nbloader._locale import text
 from nbloader._memory import trim_heap
@@ -61,7 +62,8 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
             text("error", "adapter_lacks", name=repr(name), count=len(lacking), names=", ".join(lacking[:2])),
             text("hint", "adapter_again"),
         )
-    if loaded.unexpected_keys:
+    # Of a prompt peft takes the one tensor that it reports as unexpected.
+    if loaded.unexpected_keys and not config.is_prompt_learning:
         keys = ", ".join(sorted(loaded.unexpected_keys)[:2])
         on_warning(f"{len(loaded.unexpected_keys)} tensors of the adapter are not used: {keys}")
     made.eval()
@@ -110,6 +112,9 @@ def _told(name: str) -> Iterator[None]:
     except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - peft raises what it likes
+        broken = import_failure(error)
+        if broken is not None:
+            raise broken from None
         reason = f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:2])}"
         raise CheckpointError(
             text("error", "not_attached", name=repr(name), reason=reason),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nbloader._adapter import Adapter
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
-from nbloader._errors import DependencyError, OptionError, WontFitError
+from nbloader._errors import CheckpointError, DependencyError, OptionError, WontFitError
 from nbloader._locale import sentences, size_text, text
 from nbloader._memory import Free
 from nbloader._options import LoadOptions
@@ -25,14 +25,16 @@ from nbloader._quantization import (
     device_staging_bytes,
     is_quantized,
     method_of,
-    quantized_by,
     quantized_bytes,
     staging_bytes,
 )
+from nbloader._stored import find_stored, staging_size, stored_size
 from nbloader._transformers import placing_order
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
+_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}  # other names that torch has for them
+_DTYPE = re.compile(r"u?int\d+|short|int|long|bool|c(half|float|double)|complex\d+|float\d+_\w+|float4\w*")
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
 """What is tried, in this order, where a load will not fit."""
@@ -102,12 +104,12 @@ class LoadPlan:
     copies
         Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
     adapter_bytes
-        Size of the adapter's weight file, 0 without one.
+        Sizes of the weight files of adapters: the chosen one, and one that lies beside the model; 0 without any.
     host_memory
         What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
         placed, and are the first to go where memory gets short, ``"quantization"`` is what making one weight smaller
-        takes, ``"joining"`` what joining a layer's experts does, ``"adapter"`` what an adapter adds, ``"merge"`` what
-        merging it takes.
+        takes, ``"dequantization"`` what making one larger does, ``"joining"`` what joining a layer's experts does,
+        ``"adapter"`` what an adapter adds, ``"merge"`` what merging it takes.
     device_memory
         What the load adds to each device at most, by the device's name and by part, as on the host; empty where all
         is on the host, None where a device map decides it only when the libraries are there.
@@ -122,8 +124,11 @@ class LoadPlan:
         What generating takes beside the weights; None where the config does not tell.
     quantization
         How the weights are quantized: by the option's name for it, or by transformers' for a checkpoint that is so
-        already; ``"custom"`` for a config whose sizes are not known before the load (they are counted as if it were
-        none); None where they are not.
+        already and stays so; ``"custom"`` for a config whose sizes are not known before the load (they are counted as
+        if it were none); None where they are not.
+    dequantized
+        The method by which the checkpoint is quantized and that the load turns into `dtype`, as transformers does on a
+        machine without the hardware for it; None where it does not.
     seconds
         The least and the most that the load should take, by earlier loads of its kind on this machine; None where
         there are none.
@@ -146,6 +151,7 @@ class LoadPlan:
     device_available: Mapping[str, int | None] = field(default_factory=dict)
     kv_cache: KVCache | None = None
     quantization: str | None = None
+    dequantized: str | None = None
     seconds: tuple[float, float] | None = None
 
     @property
@@ -192,8 +198,8 @@ def make_plan(
 
     `free` is what is free now; None where nobody looked.
     """
-    dtype = target_dtype(checkpoint.config, options)
     check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
+    dtype, stored = target_dtype(checkpoint, options), find_stored(checkpoint.config, options.quantization)
     sizes = placed_sizes(checkpoint, options)
     to_place = [0] * len(checkpoint.shards)
     by_dtype: Counter[str] = Counter()
@@ -201,18 +207,25 @@ def make_plan(
     for key, tensor in checkpoint.tensors.items():
         to_place[tensor.shard] += sizes[key]
         by_dtype[_FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
-        is_copied = sizes[key] != tensor.bytes or _is_cast(tensor, dtype) or _FUSED.search(key)
+        is_cast = stored is None and _is_cast(tensor, dtype)
+        is_copied = sizes[key] != tensor.bytes or is_cast or _FUSED.search(key)
         copied += tensor.bytes if is_copied else 0
-    method = method_of(options.quantization)
+    method = None if stored is not None else method_of(options.quantization)
+    is_kept = stored is not None and not stored.is_dequantized
     limit = options.max_memory.get(CPU) if isinstance(options.max_memory, Mapping) else options.max_memory
     available = None if free is None else min(free.host, limit) if isinstance(limit, int) else free.host
     placed = place_bytes({key: sizes[key] for key in placing_order(sizes)}, options, free)
     stays = placed.devices is not None and not placed.devices
     if stays:
         host_memory = _host_memory(checkpoint, sizes, copied, dtype, method)
+        dequantizing = 0 if stored is None else staging_size(checkpoint, stored, FLOATS[dtype or "float32"][1])
+        if dequantizing:
+            host_memory["dequantization"] = dequantizing
         host_memory["weights"] -= placed.disk
     else:
         host_memory = {"weights": placed.cpu, "files": checkpoint.bytes}
+    adapter_bytes = 0 if adapter is None else adapter.weights.bytes
+    adapter_bytes += 0 if checkpoint.beside is None else checkpoint.beside.file.bytes
     return LoadPlan(
         format=checkpoint.format,
         tensors=len(checkpoint.tensors),
@@ -221,11 +234,12 @@ def make_plan(
         bytes_to_download=bytes_to_download,
         bytes_to_read=tuple(shard.bytes for shard in checkpoint.shards),
         bytes_to_place=tuple(to_place),
-        dtype=dtype,
+        dtype=None if is_kept else dtype,
         copies=copied > 0 or not stays,
-        adapter_bytes=0 if adapter is None else adapter.weights.bytes,
-        host_memory=host_memory | _adapter_memory(adapter, sizes, options),
-        quantization=method or quantized_by(checkpoint.config),
+        adapter_bytes=adapter_bytes,
+        host_memory=host_memory | _adapter_memory(adapter, adapter_bytes, sizes, options),
+        quantization=stored.name if stored is not None and is_kept else method,
+        dequantized=stored.name if stored is not None and not is_kept else None,
         device_memory=_device_memory(placed.devices, device_staging_bytes(checkpoint, method)),
         bytes_to_offload=placed.disk,
         available=available,
@@ -325,12 +339,12 @@ def _host_memory(
     return {**parts, "quantization": staging_bytes(checkpoint, method)}
 
 
-def _adapter_memory(adapter: Adapter | None, sizes: Mapping[str, int], options: LoadOptions) -> dict[str, int]:
+def _adapter_memory(
+    adapter: Adapter | None, size: int, sizes: Mapping[str, int], options: LoadOptions
+) -> dict[str, int]:
     """Return what attaching and merging take: merging makes four of the largest weight, for a while."""
-    if adapter is None:
-        return {}
-    parts = {"adapter": adapter.weights.bytes}
-    if options.merge_adapter:
+    parts = {"adapter": size} if size else {}
+    if adapter is not None and options.merge_adapter:
         taken = [sizes[f"{module}.weight"] for module in adapter.modules if f"{module}.weight" in sizes]
         parts["merge"] = 4 * max(taken, default=0)
     return parts
@@ -372,25 +386,56 @@ def _kv_cache(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
     )
 
 
-def target_dtype(config: Mapping[str, Any], options: LoadOptions) -> str | None:
-    """Return the type that floating-point weights will get; None where they keep the one they have."""
-    if quantized_by(config) is not None:
-        return None  # scales among them, which keep theirs
-    if options.dtype != "auto":
+def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
+    """Return the type that floating-point weights will get; None where no header tells what they have.
+
+    Without a choice it is what transformers takes: the config's type, what the index says, the first floating type in
+    the first shard. Those of a config's parts do not count.
+
+    Raises
+    ------
+    CheckpointError
+        For a type that torch does not have, or cannot make models of.
+    """
+    config, index = checkpoint.config, checkpoint.index or {}
+    named = next((value for value in (config.get("dtype"), config.get("torch_dtype")) if value is not None), None)
+    if isinstance(named, Mapping):
+        named = named.get("", "float32")
+    is_chosen = options.dtype != "auto"
+    if named is None and not is_chosen:
+        named = index.get("dtype")
+    if named is not None:
+        dtype = _DTYPE_NAMES.get(named, named) if isinstance(named, str) else ""
+        # Another type that torch has is no harm where one is chosen.
+        if dtype not in FLOATS and not (is_chosen and _DTYPE.fullmatch(dtype)):
+            raise CheckpointError(
+                text("error", "config_dtype", folder=checkpoint.folder, dtype=repr(named)), text("hint", "config_dtype")
+            )
+        if not is_chosen:
+            return dtype
+    if is_chosen:
         return options.dtype
-    named = config.get("dtype") or config.get("torch_dtype")
-    return named if isinstance(named, str) and named in FLOATS else None
+    first = [(key, tensor) for key, tensor in checkpoint.tensors.items() if tensor.shard == 0]
+    if checkpoint.format == "safetensors":
+        first.sort(key=lambda each: each[0])
+    return next((_FLOAT_NAMES[tensor.dtype] for _, tensor in first if tensor.dtype in _FLOAT_CODES), None)
 
 
 def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]:
-    """Return what each tensor takes in the model, in bytes, by its name: cast, quantized, or as it is."""
-    config, dtype = checkpoint.config, target_dtype(checkpoint.config, options)
-    method = method_of(options.quantization)
+    """Return what each tensor takes in the model, in bytes, by its name: cast, quantized, dequantized, or as it is."""
+    config, dtype = checkpoint.config, target_dtype(checkpoint, options)
+    stored = find_stored(config, options.quantization)
+    method = None if stored is not None else method_of(options.quantization)
+    width = FLOATS[dtype][1] if dtype is not None else 0
 
     def size(key: str, tensor: Tensor) -> int:
+        if stored is not None and dtype is not None:
+            return stored_size(key, tensor, checkpoint.tensors, stored, width)
         if method is not None and method in METHODS and is_quantized(key, tensor, config, method):
             return quantized_bytes(tensor, config, method)
-        return tensor.elements * FLOATS[dtype][1] if dtype is not None and _is_cast(tensor, dtype) else tensor.bytes
+        # A weight that is no float is cast like one: nothing says that it is quantized.
+        is_cast = _is_cast(tensor, dtype) or (key.endswith(".weight") and tensor.dtype not in _FLOAT_CODES)
+        return tensor.elements * width if is_cast and width else tensor.bytes
 
     return {key: size(key, tensor) for key, tensor in checkpoint.tensors.items()}
 

@@ -19,25 +19,26 @@ from typing import Any, NamedTuple
 from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
 from nbloader._errors import DependencyError, OptionError
 from nbloader._locale import text
-from nbloader._memory import free_devices
+from nbloader._stored import KINDS, find_stored, has_cuda
 
 
 class Method(NamedTuple):
-    """A way to quantize: the package that does it, and what it needs beside the weight while it does.
+    """A way to quantize: the package that does it, transformers' class for it, and what it needs beside the weight.
 
     `staging` is that in bytes for each element of the weight, measured on the CPU.
     """
 
     package: str
+    config_class: str
     staging: int
     needs_cuda: bool = False
 
 
 METHODS: Mapping[str, Method] = {
-    "8bit": Method("bitsandbytes", 10),
-    "4bit": Method("bitsandbytes", 15),
-    "int8": Method("torchao", 8),
-    "int4": Method("torchao", 8, needs_cuda=True),
+    "8bit": Method("bitsandbytes", "BitsAndBytesConfig", 10),
+    "4bit": Method("bitsandbytes", "BitsAndBytesConfig", 15),
+    "int8": Method("torchao", "TorchAoConfig", 8),
+    "int4": Method("torchao", "TorchAoConfig", 8, needs_cuda=True),
 }
 CUSTOM = "custom"
 """Stands for a configuration whose sizes are not known here."""
@@ -66,17 +67,12 @@ def method_of(quantization: Any) -> str | None:
     return CUSTOM
 
 
-def quantized_by(config: Mapping[str, Any]) -> str | None:
-    """Return the method by which a checkpoint is quantized already, by transformers' name; None where it is not."""
-    settings = config.get("quantization_config")
-    return str(settings.get("quant_method", "?")) if isinstance(settings, Mapping) else None
-
-
 def why_not(name: str, config: Mapping[str, Any]) -> str:
     """Return why a method cannot be had here, for a checkpoint with this config; empty where it can."""
     method = METHODS[name]
-    if quantized_by(config) is not None:
-        return text("why_not", "quantized", method=quantized_by(config))
+    stored = find_stored(config)
+    if stored is not None and KINDS[stored.method].config_class != METHODS[name].config_class:
+        return text("why_not", "quantized", method=stored.name)
     if find_spec(method.package) is None:
         return text("why_not", "missing", package=method.package)
     return text("why_not", "cuda") if method.needs_cuda and not has_cuda() else ""
@@ -95,11 +91,14 @@ def check_quantization(where: str, config: Mapping[str, Any], quantization: Any)
     if quantization is None:
         return
     name = method_of(quantization)
-    done = quantized_by(config)
-    if done is not None:
-        raise OptionError(
-            text("error", "quantized_already", where=where, done=done), text("hint", "leave_quantization")
-        )
+    stored = find_stored(config)
+    if stored is not None:
+        given = METHODS[name].config_class if name is not None and name in METHODS else type(quantization).__name__
+        if given != KINDS[stored.method].config_class or isinstance(quantization, Mapping):
+            raise OptionError(
+                text("error", "quantized_already", where=where, done=stored.name), text("hint", "leave_quantization")
+            )
+        return
     if name is None or name == CUSTOM:
         return
     package = METHODS[name].package
@@ -160,8 +159,3 @@ def device_staging_bytes(checkpoint: Checkpoint, name: str | None) -> int:
     if name is None or name == CUSTOM:
         return 0
     return _DEVICE_STAGING * _largest(checkpoint, name)
-
-
-def has_cuda() -> bool:
-    """Tell whether there is a CUDA device, as far as that is known without torch."""
-    return any(name.startswith("cuda") for name in free_devices())

@@ -21,6 +21,7 @@ from nbloader._errors import LoadError
 from nbloader._holders import Holder, find_holders
 from nbloader._locale import sentences, size_text, text
 from nbloader._memory import Free, Memory, find_free, release_memory, sample_memory
+from nbloader._model_state import ModelState, first_change, state_of_model
 from nbloader._options import LoadOptions
 from nbloader._source import DEMO, state_of
 from nbloader._threads import wait_for_threads
@@ -87,6 +88,7 @@ class Resident:
     plan: LoadPlan | None = field(repr=False)
     tokenizer: Any = field(repr=False)
     _model: weakref.ref[Any] = field(repr=False)
+    _loaded_as: ModelState = field(repr=False)
     _jobs: weakref.WeakSet[LoadJob] = field(repr=False, default_factory=weakref.WeakSet)
     state: LoadState | None = field(repr=False, default=None)
     """How its load went; None until that has ended."""
@@ -95,6 +97,12 @@ class Resident:
     def model(self) -> Any:
         """The model itself."""
         return self._model()
+
+    @property
+    def change(self) -> str:
+        """What of the model is not as it was loaded: the name of a module or tensor; empty where all is."""
+        model = self.model
+        return "" if model is None else first_change(self._loaded_as, model)
 
     @property
     def place(self) -> str:
@@ -255,14 +263,23 @@ class Residence:
         self._identity: Any = None
 
     def find(self, source: Source) -> Resident | None:
-        """Return the model from `source`, if it is loaded with these options and its files have not changed since."""
+        """Return the model from `source`, if it is loaded with these options, and it and its files are as they were.
+
+        One that somebody has changed is forgotten here, and stays with whoever holds it.
+        """
         self._identity = _identity_of(source, self._job.options)
         if self._job.reload:
             return None
         for resident in loaded():
-            if _same(resident.identity, self._identity):
+            if not _same(resident.identity, self._identity):
+                continue
+            change = resident.change
+            if not change:
                 resident._jobs.add(self._job)
                 return resident
+            self._job.log("warning", "changed_since", name=resident.name, change=change)
+            with _registry.changed:
+                _registry.residents.remove(resident)
         return None
 
     def add(self, outcome: Outcome, commit: str | None) -> None:
@@ -277,6 +294,7 @@ class Residence:
             plan=job.plan,
             tokenizer=outcome.tokenizer,
             _model=weakref.ref(outcome.model),
+            _loaded_as=state_of_model(outcome.model),
         )
         made._jobs.add(job)
         job.subscribe(_keeping_state(weakref.ref(made), weakref.ref(job)))

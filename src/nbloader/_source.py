@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbloader import _hub
+from nbloader._checkpoint import CONFIG
 from nbloader._demo import demo_checkpoint
 from nbloader._errors import SourceError
 from nbloader._locale import text
+from nbloader._recognise import names_in, not_a_checkpoint
 
 if TYPE_CHECKING:
     from nbloader._options import LoadOptions
@@ -123,6 +126,7 @@ def find_source(
             text("error", "no_path", path=repr(name[:200]), error=str(error)), text("hint", "spelling")
         ) from None
     if is_folder:
+        _check_shadow(name, path, options)
         return Source(path.name or str(path.resolve()), "folder", path)
     if is_file:
         raise SourceError(
@@ -137,6 +141,17 @@ def find_source(
         )
     repository = _hub.find_repository(name, options)
     return Source(name, "cache" if repository.files is None else "hub", repository=repository)
+
+
+def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:
+    """Refuse a folder in which nothing is known, under the name that a repository may have."""
+    is_one = (path / options.subfolder / CONFIG).is_file()
+    if is_one or not _hub.is_repo_id(name) or _looks_like_path(name):
+        return
+    names = names_in(path)
+    if not_a_checkpoint(name, names, lambda file: {}, has_config=False) is None:
+        known = {"where": json.dumps(name), "folder": path.resolve()}
+        raise SourceError(text("found", "shadow", **known), text("try", "shadow", **known))
 
 
 def _looks_like_path(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -34,13 +35,13 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
 
     Where the output is no terminal there is one for each stage, and one now and then. Below it come the log's warnings.
     """
-    file = file or sys.stderr
-    is_seen = file.isatty()
+    steady = _Steady(file or sys.stderr)
+    is_seen = steady.isatty()
     bar: tqdm[Any] = tqdm(
         total=0,
         unit="B",
         unit_scale=True,
-        file=file,
+        file=steady,
         desc=text("status", "running"),
         leave=True,
         dynamic_ncols=True,
@@ -69,8 +70,44 @@ def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
     """Write what the log of a load warns of."""
     spoken = job.options.locale or locale()
     for line in job.state.log:
-        if line.level == "warning":
-            print(f"⚠ {in_locale(text('log', line.code, **line.arguments), spoken)}", file=file or sys.stderr)
+        if line.level == "warning" and line.code != "library_says":
+            said = in_locale(text("log", line.code, **line.arguments), spoken)
+            print(f"⚠ {said}", file=_Steady(file or sys.stderr))
+
+
+class _Steady(io.TextIOBase):
+    """A stream that ends no load: one that is not there, is closed or cannot show a letter."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, said: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        with suppress(OSError, ValueError, AttributeError):
+            try:
+                self._stream.write(said)
+            except UnicodeEncodeError:
+                self._stream.write(said.encode(encoding, "backslashreplace").decode(encoding))
+        return len(said)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(self._stream.isatty())
+        return False
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    def close(self) -> None:
+        """Nothing: the stream is somebody else's."""
+
+    @property
+    def encoding(self) -> Any:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None)
 
 
 def _wait(job: LoadJob) -> None:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbloader import _isolation
+from nbloader._checkpoint import ADAPTER_CONFIG, check_pointer
 from nbloader._errors import (
     CheckpointError,
     DependencyError,
@@ -30,7 +34,9 @@ from nbloader._errors import (
     did_you_mean,
     first_line,
 )
+from nbloader._imports import import_failure
 from nbloader._locale import text
+from nbloader._output import records_to
 from nbloader._page_cache import map_pages
 
 if TYPE_CHECKING:
@@ -136,9 +142,9 @@ def watched(watcher: Watcher, on_other: Callable[[], None] = lambda: None) -> It
     """
     from transformers.utils import logging as transformers_logging
 
-    handlers = list(logging.getLogger("transformers").handlers)
     thread = threading.get_ident()
-    previous = transformers_logging.set_tqdm_hook(None)
+    set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: hook)
+    previous = set_hook(None)
 
     def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         watching = _watchers.get(threading.get_ident())
@@ -149,31 +155,55 @@ def watched(watcher: Watcher, on_other: Callable[[], None] = lambda: None) -> It
         return factory(*args, **kwargs) if previous is None else previous(factory, args, kwargs)
 
     def keep(record: logging.LogRecord) -> bool:
-        if threading.get_ident() != thread:
-            return True
-        watcher.on_warning(record.getMessage())
-        return False
+        is_theirs = record.name.partition(".")[0] == "transformers"
+        if is_theirs:
+            watcher.on_warning(record.getMessage())
+        return is_theirs
 
-    transformers_logging.set_tqdm_hook(hook)
-    for handler in handlers:
-        handler.addFilter(keep)
+    set_hook(hook)
     _watchers[thread] = watcher
     try:
-        yield
+        with records_to(keep):
+            yield
     finally:
         del _watchers[thread]
-        for handler in handlers:
-            handler.removeFilter(keep)
-        replaced = transformers_logging.set_tqdm_hook(previous)
+        replaced = set_hook(previous)
         if replaced is not hook:  # somebody set a hook of their own meanwhile
-            transformers_logging.set_tqdm_hook(replaced)
+            set_hook(replaced)
+
+
+_HOOKS: Mapping[str, tuple[str, ...]] = {
+    "progress": ("utils.logging:set_tqdm_hook",),
+    "waiting": ("modeling_utils:safe_open", "modeling_utils:load_state_dict"),
+    "isolation": (
+        "modeling_utils:local_torch_dtype",
+        "modeling_utils:PreTrainedModel.get_init_context",
+        "modeling_utils:PreTrainedModel.initialize_weights",
+        "modeling_utils:PreTrainedModel.tie_weights",
+        "initialization:TORCH_MODULES_TO_PATCH",
+        "initialization:TORCH_INIT_FUNCTIONS",
+    ),
+    "account": ("modeling_utils:log_state_dict_report",),
+}
+"""What is used of transformers that is not documented for it, by what it serves."""
+
+
+def missing_hooks(*purposes: str) -> list[str]:
+    """Return what this transformers lacks of what is used for some purposes, or all; a load goes on without it."""
+    return [name for purpose in purposes or _HOOKS for name in _HOOKS[purpose] if not _has(name)]
+
+
+def _has(name: str) -> bool:
+    module, _, rest = name.partition(":")
+    found: Any = importlib.import_module(f"transformers.{module}")
+    for part in rest.split("."):
+        found = getattr(found, part, None)
+    return found is not None
 
 
 def can_wait() -> bool:
     """Tell whether this transformers opens weight files through the functions that `waiting` stands in for."""
-    from transformers import modeling_utils
-
-    return hasattr(modeling_utils, "safe_open") and hasattr(modeling_utils, "load_state_dict")
+    return not missing_hooks("waiting")
 
 
 @contextlib.contextmanager
@@ -227,10 +257,14 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
     contexts = vars(PreTrainedModel).get("get_init_context")
     initialize = vars(PreTrainedModel).get("initialize_weights")
     local_dtype = getattr(modeling_utils, "local_torch_dtype", None)
-    if not isinstance(contexts, classmethod) or initialize is None or local_dtype is None:  # another transformers
+    if missing_hooks("isolation"):
         yield
         return
+    assert contexts is not None
+    assert initialize is not None
+    assert local_dtype is not None
     bare = inspect.unwrap(initialize)
+    guards = _initializer_guards()
 
     def get_init_context(cls: Any, *args: Any, **kwargs: Any) -> list[Any]:
         return [_kept_here(context) for context in contexts.__func__(cls, *args, **kwargs)]
@@ -238,7 +272,7 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
     def initialize_weights(model: Any) -> None:
         import torch
 
-        with torch.no_grad(), _isolation.loaded_stay():
+        with torch.no_grad(), _isolation.replaced_here(guards):
             bare(model)
         if not any("tie_weights" in vars(kind) for kind in type(model).__mro__ if kind is not PreTrainedModel):
             # Another thread may have replaced it for a while, and this model is tied next.
@@ -254,6 +288,20 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
         _isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights),
     ):
         yield
+
+
+def _initializer_guards() -> list[tuple[Any, str, Callable[..., Any]]]:
+    """Return what transformers replaces, and by what, while it initializes weights, so that loaded ones stay.
+
+    These are its own functions, by its own tables.
+    """
+    from transformers import initialization
+
+    modules = [sys.modules[name] for name in initialization.TORCH_MODULES_TO_PATCH if name in sys.modules]
+    names = initialization.TORCH_INIT_FUNCTIONS
+    return [
+        (module, name, getattr(initialization, name)) for module in modules for name in names if hasattr(module, name)
+    ]
 
 
 @functools.cache
@@ -311,7 +359,13 @@ class _WaitingFile:
         return self._file.get_tensor(name)
 
     def __getattr__(self, name: str) -> Any:
+        if name not in _OF_HEADERS:
+            # Another way to the elements than those above: it has all of the file.
+            self._gate.wait_for(self._path, "")
         return getattr(self._file, name)
+
+
+_OF_HEADERS = {"keys", "metadata", "offset_keys"}
 
 
 def placing_order(names: Iterable[str]) -> list[str]:
@@ -383,8 +437,12 @@ def _bytes_of(tensors: Iterable[Any]) -> int | None:
     return total
 
 
-def check_architecture(folder: Path, config: Mapping[str, Any], allows_code: bool) -> None:
-    """Refuse a checkpoint whose architecture this transformers does not know.
+def check_architecture(
+    folder: Path, config: Mapping[str, Any], auto_class: str | type | None, allows_code: bool
+) -> None:
+    """Refuse a checkpoint whose architecture the auto classes of this process do not know.
+
+    A model class that is named knows its own config.
 
     Raises
     ------
@@ -394,10 +452,12 @@ def check_architecture(folder: Path, config: Mapping[str, Any], allows_code: boo
         Where the model type is missing or unknown.
     """
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    if auto_class is not None and _is_model_class(_named_class(auto_class)):
+        return
     model_type = config.get("model_type")
-    is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES
+    is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
     if is_known and not allows_code:
         return
     known = {"config": folder / "config.json", "type": repr(model_type)}
@@ -411,13 +471,21 @@ def check_architecture(folder: Path, config: Mapping[str, Any], allows_code: boo
         return
     if _code_names(config):
         raise RemoteCodeError(text("error", "code_inside", **known))
+    try:
+        transformers.AutoConfig.from_pretrained(str(folder))
+    except ImportError as error:  # such as that of timm, whose configs name no type
+        raise explain(error, folder) from None
+    except Exception:  # noqa: BLE001, S110 - told below
+        pass
+    else:
+        return
     if model_type is None:
         raise CheckpointError(
             text("error", "no_model_type", config=folder / "config.json"), text("hint", "add_model_type")
         )
     raise CheckpointError(
         text("error", "unknown_model_type", **known, version=transformers.__version__),
-        text("hint", "newer_transformers", guess=did_you_mean(str(model_type), CONFIG_MAPPING_NAMES)),
+        text("hint", "newer_transformers", guess=did_you_mean(str(model_type), CONFIG_MAPPING)),
     )
 
 
@@ -456,14 +524,23 @@ def _code_names(config: Mapping[str, Any]) -> list[str]:
     return [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
 
 
-def load_config(folder: Path, extra: Mapping[str, Any], allows_code: bool) -> tuple[Any, dict[str, Any]]:
-    """Return the checkpoint's config, as ``AutoConfig`` gives it, and what of `extra` is not the config's."""
+def load_config(
+    folder: Path, extra: Mapping[str, Any], auto_class: str | type | None, allows_code: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Return the checkpoint's config, and what of `extra` is not the config's.
+
+    It is of the class that a named model class has for it, else of the one that ``AutoConfig`` chooses.
+    """
     from transformers import AutoConfig
 
+    named: Any = None if auto_class is None else _named_class(auto_class)
     with _told(folder):
-        config, rest = AutoConfig.from_pretrained(
-            str(folder), trust_remote_code=allows_code, return_unused_kwargs=True, **extra
-        )
+        if _is_model_class(named) and named.config_class is not None:
+            config, rest = named.config_class.from_pretrained(str(folder), return_unused_kwargs=True, **extra)
+        else:
+            config, rest = AutoConfig.from_pretrained(
+                str(folder), trust_remote_code=allows_code, return_unused_kwargs=True, **extra
+            )
     return config, {name: value for name, value in rest.items() if name in extra}
 
 
@@ -490,7 +567,7 @@ def find_model_class(config: Any, auto_class: str | type | None, allows_code: bo
         built = (auto for auto, name in own.items() if str(name).rpartition(".")[2] in named)
         return getattr(transformers, next(built, min(own))), config
     for name in named:
-        found: Any = getattr(transformers, str(name), None)
+        found: Any = getattr(transformers, str(name), None) or _registered_class(str(name), config)
         if _is_model_class(found):
             text = config.sub_configs.get("text_config")
             # A text-only class of a model with several parts wants its own part of the config.
@@ -499,17 +576,39 @@ def find_model_class(config: Any, auto_class: str | type | None, allows_code: bo
     return _guessed_class(config), config
 
 
-def _guessed_class(config: Any) -> Any:
+def _registered_class(name: str, config: Any) -> Any:
+    """Return the class of this name that somebody registered with an auto class for such a config; None if none is."""
     import transformers
-    from transformers.models.auto import modeling_auto as auto
 
-    kind = config.model_type
+    autos = (getattr(transformers, auto) for auto in dir(transformers) if auto.startswith("AutoModel"))
+    found = (auto._model_mapping[type(config)] for auto in autos if _knows(auto, config))
+    return next((kind for kind in found if getattr(kind, "__name__", "") == name), None)
+
+
+def _knows(auto: Any, config: Any) -> bool:
+    """Tell whether an auto class has a class for such a config."""
+    return type(config) in getattr(auto, "_model_mapping", ())
+
+
+def _guessed_class(config: Any) -> Any:
+    import transformers as library
+
     if config.is_encoder_decoder:
-        has_class = kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-        return transformers.AutoModelForSeq2SeqLM if has_class else transformers.AutoModel
-    is_encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    has_class = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder
-    return transformers.AutoModelForCausalLM if has_class else transformers.AutoModel
+        has_class = _knows(library.AutoModelForSeq2SeqLM, config)
+        return library.AutoModelForSeq2SeqLM if has_class else library.AutoModel
+    is_encoder = _knows(library.AutoModelForMaskedLM, config) and not getattr(config, "is_decoder", False)
+    has_class = _knows(library.AutoModelForCausalLM, config) and not is_encoder
+    return library.AutoModelForCausalLM if has_class else library.AutoModel
+
+
+def ambient_device() -> str | None:
+    """Return the device that this thread makes tensors on without naming one, if it is another than the CPU.
+
+    ``torch.set_default_device`` and ``with torch.device(...)`` hold for one thread.
+    """
+    torch: Any = sys.modules.get("torch")
+    device = None if torch is None or not hasattr(torch, "get_default_device") else str(torch.get_default_device())
+    return None if device in (None, "cpu") else device
 
 
 def check_device(device: str | None) -> None:
@@ -565,7 +664,9 @@ def model_arguments(options: LoadOptions, allows_code: bool) -> dict[str, Any]:
     if isinstance(limits, int):
         import torch
 
-        limits = {**dict.fromkeys(range(torch.accelerator.device_count()), limits), "cpu": limits}
+        # Older torch counts only where there is a driver.
+        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        limits = {**dict.fromkeys(range(count), limits), "cpu": limits}
     chosen = {
         "device_map": dict(placement) if isinstance(placement, Mapping) else placement,
         "max_memory": dict(limits) if isinstance(limits, Mapping) else None,
@@ -597,16 +698,22 @@ def _quantization_config(options: LoadOptions) -> Any:
     if name in ("int8", "int4"):
         from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
-        return transformers.TorchAoConfig(Int8WeightOnlyConfig() if name == "int8" else Int4WeightOnlyConfig())
+        return transformers.TorchAoConfig(Int8WeightOnlyConfig(version=2) if name == "int8" else Int4WeightOnlyConfig())
     return dict(name) if isinstance(name, Mapping) else name
 
 
 def load_model(
-    folder: Path, model_class: Any, config: Any, arguments: Mapping[str, Any], watcher: Watcher
+    folder: Path,
+    model_class: Any,
+    config: Any,
+    arguments: Mapping[str, Any],
+    watcher: Watcher,
+    shards: Sequence[str] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the model, placed, and transformers' account of it (missing, unexpected, mismatched keys).
 
-    `arguments` are those of ``from_pretrained`` beside the ones that are ours.
+    `arguments` are those of ``from_pretrained`` beside the ones that are ours; `shards` are the paths of those that no
+    index names.
 
     Raises
     ------
@@ -616,13 +723,16 @@ def load_model(
     warnings: list[str] = []
     strangers = _Strangers(watcher.on_stranger)
     noting = replace(watcher, on_warning=warnings.append)
-    with _told(folder, warnings), watched(noting, strangers.note), waiting(watcher), isolated(strangers.note):
-        model, info = model_class.from_pretrained(
-            str(folder),
-            config=config,
-            output_loading_info=True,
-            **arguments,
-        )
+    info: dict[str, Any] = {}
+    with (
+        _told(folder, info),
+        watched(noting, strangers.note),
+        waiting(watcher),
+        isolated(strangers.note),
+        _accounting(info),
+        _shards_given(shards),
+    ):
+        model = model_class.from_pretrained(str(folder), config=config, **arguments)
     vars(model).pop("tie_weights", None)
     _check_whole(model, folder, strangers.seen)
     for warning in warnings:
@@ -630,6 +740,51 @@ def load_model(
         if "LOAD REPORT" not in warning:
             watcher.on_warning(warning)
     return model, info
+
+
+@contextlib.contextmanager
+def _shards_given(shards: Sequence[str] | None) -> Iterator[None]:
+    """Have transformers load these files instead of looking for an index; None to have it look.
+
+    Raises
+    ------
+    CheckpointError
+        Where this transformers looks for them in another way.
+    """
+    if shards is None:
+        yield
+        return
+    from transformers import modeling_utils
+
+    if not hasattr(modeling_utils, "_get_resolved_checkpoint_files"):
+        raise CheckpointError(text("error", "no_index", name=Path(shards[0]).name), text("hint", "make_index"))
+    given: tuple[list[str], dict[str, Any]] = list(shards), {"weight_map": {}}
+    with _isolation.here_only(modeling_utils, "_get_resolved_checkpoint_files", lambda *args, **kwargs: given):
+        yield
+
+
+@contextlib.contextmanager
+def _accounting(info: dict[str, Any]) -> Iterator[None]:
+    """Put into `info` what transformers notes of the keys that were missing, unexpected or of another shape.
+
+    Not all model classes take ``output_loading_info``, which asks for it.
+    """
+    from transformers import modeling_utils
+    from transformers.integrations import peft
+
+    def noting(report: Callable[..., Any]) -> Callable[..., Any]:
+        def report_noting(*args: Any, **kwargs: Any) -> Any:
+            for name, found in vars(kwargs.get("loading_info", object)).items():
+                info[name] = type(found)([*info.get(name, ()), *found]) if isinstance(found, set) else found
+            return report(*args, **kwargs)
+
+        return report_noting
+
+    # The second one is asked for an adapter that lies beside the model.
+    reports = [(module, "log_state_dict_report") for module in (modeling_utils, peft)]
+    found = [(module, name, noting(getattr(module, name))) for module, name in reports if hasattr(module, name)]
+    with _isolation.replaced_here(found):
+        yield
 
 
 def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
@@ -679,10 +834,20 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
         return None
     import transformers
 
+    for name in (*_TOKENIZER_FILES, *_PROCESSOR_FILES):
+        if (folder / name).is_file():
+            with open(folder / name, "rb") as file:
+                check_pointer(folder / name, file.read(64))
     errors: list[Exception] = []
+    said: list[str] = []
+
+    def listen(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
     for kind in kinds:
         try:
-            with _told(folder):
+            with _told(folder), records_to(listen):
                 made = getattr(transformers, kind).from_pretrained(str(folder), trust_remote_code=allows_code)
         except RemoteCodeError:
             raise
@@ -692,7 +857,19 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
         if errors:
             on_warning(f"{kinds[0]}: {errors[0]}")
         return made
+    # Of a model of sentencepiece transformers tries to read tiktoken's format then, and fails with what that lacks.
+    lacking = next(filter(None, (re.search(r"requires the (\w+) library", each) for each in said)), None)
+    if lacking is not None and _has_sentencepiece(folder):
+        first = lacking[0]
+        hint = text("hint", "pip", package=lacking[1])
+        raise DependencyError(text("error", "package_missing", folder=folder, first=first), hint)
     raise errors[0]
+
+
+def _has_sentencepiece(folder: Path) -> bool:
+    """Tell whether there is a model of sentencepiece: a protobuf message, where tiktoken's files are of text."""
+    paths = [folder / name for name in _TOKENIZER_FILES if name.endswith(".model")]
+    return any(path.is_file() and path.read_bytes()[:1] == b"\n" for path in paths)
 
 
 def _tokenizer_kinds(folder: Path) -> tuple[str, ...]:
@@ -706,25 +883,35 @@ def _tokenizer_kinds(folder: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _told(folder: Path, warnings: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what transformers raises into a LoadError that says what, where and what to do."""
+def _told(folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Turn what transformers raises into a LoadError that says what, where and what to do.
+
+    `account` is transformers' own of the keys that it placed.
+    """
     try:
         yield
     except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - the libraries raise what they like
-        raise explain(error, folder, warnings) from None
+        raise explain(error, folder, account) from None
 
 
-def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> LoadError:
+def explain(error: Exception, folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> LoadError:
     """Return what an exception of the libraries means for the user."""
+    broken = import_failure(error)
+    if broken is not None:
+        return broken
     import torch
     from safetensors import SafetensorError
 
     said = str(error).strip()
     first = first_line(error) or type(error).__name__
-    if isinstance(error, ImportError):
-        return DependencyError(text("error", "package_missing", folder=folder, first=first), text("hint", "with_pip"))
+    package = re.search(r"pip install (?:-U |--upgrade )?['\"]?([\w.\[\]<>=,-]+)", said)
+    if isinstance(error, ImportError) or package is not None:
+        hint = text("hint", "with_pip") if package is None else text("hint", "pip", package=package[1].rstrip(".,"))
+        polite = r"[.:]? (?:Please note|You can install|Install it|Please install|You need to install)"
+        reason = re.split(polite, first)[0]
+        return DependencyError(text("error", "package_missing", folder=folder, first=reason or first), hint)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return LoadError(text("error", "out_of_memory", folder=folder, first=first), text("hint", "free_or_smaller"))
     if isinstance(error, SafetensorError):
@@ -746,12 +933,30 @@ def explain(error: Exception, folder: Path, warnings: Sequence[str] = ()) -> Loa
             text("hint", "ask_safetensors"),
             details=said,
         )
-    if "ignore_mismatched_sizes" in said or "size mismatch" in said:
-        report = re.sub(r"\x1b\[\d*m", "", next((warning for warning in warnings if "MISMATCH" in warning), said))
+    empty = [key for key, stored, _ in account.get("mismatched_keys", ()) if tuple(stored) == (0,)]
+    if empty:
         return CheckpointError(
-            text("error", "other_shape", folder=folder, mismatch=_mismatch(report)),
-            text("hint", "same_checkpoint"),
-            details=report,
+            text("error", "zero3", folder=folder, count=len(empty), name=min(empty)), text("hint", "zero3")
+        )
+    if account.get("mismatched_keys") and ("ignore_mismatched_sizes" in said or "size mismatch" in said):
+        is_beside = any("lora_" in key for key, *_ in account["mismatched_keys"])
+        return CheckpointError(
+            text(
+                "error",
+                "beside_misfit" if is_beside else "other_shape",
+                folder=folder,
+                mismatch=_mismatch(account["mismatched_keys"]),
+            ),
+            text("hint", "beside_lacks", config=ADAPTER_CONFIG) if is_beside else text("hint", "same_checkpoint"),
+            details=said,
+        )
+    if account.get("conversion_errors"):
+        name, reason = min(account["conversion_errors"].items())
+        last = str(reason).strip().splitlines()[-1]
+        return CheckpointError(
+            text("error", "not_converted_here", folder=folder, name=name, reason=last),
+            text("hint", "other_repository"),
+            details="\n".join(f"{key}: {each}" for key, each in account["conversion_errors"].items()),
         )
     return CheckpointError(
         text("error", "not_by_transformers", folder=folder, kind=type(error).__name__, first=first),
@@ -764,13 +969,7 @@ def _refused(said: str, first: str) -> str:
     return next(named, first)
 
 
-_MISMATCH = re.compile(r"^(\S.*?)\s*\|.*MISMATCH.*?ckpt:\s*torch\.Size\((.*?)\).*?model:\s*torch\.Size\((.*?)\)", re.M)
-
-
-def _mismatch(report: str) -> str:
-    found = _MISMATCH.findall(report)
-    if not found:
-        return report.splitlines()[0]
-    key, stored, wanted = found[0]
-    more = len(found) - 1
-    return text("reason", "mismatches" if more else "mismatch", key=key, stored=stored, wanted=wanted, more=more)
+def _mismatch(keys: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> str:
+    (key, stored, wanted), *others = sorted(keys)
+    shapes = {"stored": ", ".join(map(str, stored)), "wanted": ", ".join(map(str, wanted))}
+    return text("reason", "mismatches" if others else "mismatch", key=key, **shapes, more=len(others))

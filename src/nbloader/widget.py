@@ -297,12 +297,14 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._outputs.add(shell.display_pub, view, metadata, stays=stays)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        if not self._is_panel and self._job is None and self._workbench is None:
-            self._open_workbench()
+        self._open_workbench()
         bundle: tuple[dict[str, Any], dict[str, Any]] | None = super()._repr_mimebundle_(**kwargs)
         return bundle
 
     def _open_workbench(self) -> None:
+        """Be a workbench, where no load was asked for: as a cell's last line, or in a box, a tab or an output."""
+        if self._is_panel or self._job is not None or self._workbench is not None:
+            return
         self._workbench = Workbench(self._source, lambda form: self._tell({"_form": form}))
         self._tell({"_runs": self._workbench.runs()})
         self._workbench.change(self._options)
@@ -362,6 +364,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """Do what was clicked."""
         if message.kind == "drawn":
             self._is_drawn.set()
+            self._open_workbench()
             if message.language and self._options.locale is None:
                 self._speak(nearest(message.language))
         elif message.kind == "adopts":

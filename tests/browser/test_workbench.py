@@ -132,3 +132,25 @@ def test_nobody_is_left_out(server: Server, page: Page, demo_small: Path, width:
     panel.get_by_role("button", name="Load", exact=True).click()
     expect(panel.locator(".nbl-status")).to_contain_text("Failed")
     assert (violations(page), is_too_wide(panel)) == ([], False)
+
+
+PLACES = {
+    "VBox": "VBox([w])",
+    "HBox": "HBox([w])",
+    "Tab": "Tab([w])",
+    "Output": "out = Output()\nwith out:\n    display(w)\nout",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_is_the_same_workbench_inside_of_other_widgets(
+    server: Server, page: Page, demo_small: Path, place: str
+) -> None:
+    made = f"unload()\nw = LoaderWidget({str(demo_small)!r})"
+    code = f"from ipywidgets import *\nfrom nbloader import *\n{made}\n{PLACES[place]}"
+    open_notebook(page, server, server.write("inside.ipynb", [code]))
+    run(page, 0)
+    panel = page.locator(".nbl-panel")
+    expect(panel.locator(".nbl-verdict")).to_contain_text("it fits")
+    panel.get_by_role("button", name="Load", exact=True).click()
+    expect(panel.locator(".nbl-status")).to_contain_text("Ready")

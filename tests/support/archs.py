@@ -146,19 +146,6 @@ def save_bin(model: Any, folder: Path, shards: int = 1, legacy: bool = False) ->
     return folder
 
 
-def differences(one: Any, other: Any) -> list[str]:
-    """Return the names of tensors that differ, in value, shape or type; buffers that are in no file too."""
-    import torch
-
-    mine, theirs = ({**model.state_dict(), **dict(model.named_buffers())} for model in (one, other))
-    names = [name for name in {**mine, **theirs} if name not in mine or name not in theirs]
-    return names + [
-        name
-        for name in mine
-        if name in theirs and (mine[name].dtype != theirs[name].dtype or not torch.equal(mine[name], theirs[name]))
-    ]
-
-
 def make_adapter(base: Path, folder: Path, name: str = "", rank: int = 4, **settings: Any) -> Path:
     """Make a LoRA adapter for the model in `base`, with weights that change something, and save it."""
     import peft

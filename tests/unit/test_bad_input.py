@@ -97,7 +97,7 @@ def many_dimensions(folder: Path) -> None:
 
 def surrogate_index(folder: Path) -> None:
     path = folder / "model.safetensors.index.json"
-    path.write_text('{"weight_map": {"a": "x\\ud800.safetensors"}}')
+    path.write_text('{"metadata": {}, "weight_map": {"a": "x\\ud800.safetensors"}}')
 
 
 def broken_header(folder: Path) -> None:
@@ -187,7 +187,7 @@ CASES = [
     (no_model_type, "names no model type", "model_type"),
     (odd_model_type, "model type", "transformers"),
     (other_shape, "another shape", "same checkpoint"),
-    (adapter, "an adapter, not a model", "base model"),
+    (adapter, "an adapter, not a model", "Name the base model"),
     (broken_tokenizer, "transformers could not load", "whole"),
 ]
 
@@ -195,7 +195,7 @@ CASES = [
 @pytest.mark.parametrize(("damage", "what", "to_do"), CASES, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_bad_checkpoint(damage: Callable[[Path], None], what: str, to_do: str, folder: Path) -> None:
     damage(folder)
-    job = nbloader.start(folder)
+    job = nbloader.start(folder, tokenizer=True if damage is broken_tokenizer else "auto")
     with pytest.raises(CheckpointError, match=what) as info:
         job.result(60)
     assert str(folder) in info.value.message
@@ -248,7 +248,8 @@ def test_a_tokenizer_s_settings_lead_nowhere_else(demo_small: Path, tmp_path: Pa
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_file": str(outside)}))
     with pytest.raises(CheckpointError):
-        nbloader.load(folder, progress=False)
+        nbloader.load(folder, progress=False, tokenizer=True)
+    assert nbloader.load(folder, progress=False).tokenizer is None
 
 
 def test_a_small_pickle_takes_little_memory(tmp_path: Path) -> None:

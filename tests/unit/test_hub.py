@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from huggingface_hub.utils import WeakFileLock
 from support import archs
+from support.compare import tensor_differences
 from support.hub import Hub, Repo, sha256
 
 import nbloader
@@ -34,7 +35,7 @@ def test_a_repository_is_downloaded_and_loaded(hub: Hub, folder: Path, tmp_path:
     job = nbloader.start("us/llama", cache_dir=tmp_path)
     model, tokenizer = job.result()
     plain = type(model).from_pretrained(folder)
-    assert archs.differences(model, plain) == []
+    assert tensor_differences(model, plain) == []
     state = job.state
     needed = sum(len(content) for name, content in hub.repos["us/llama"].files.items() if name not in junk)
     assert state.bytes_downloaded == state.bytes_to_download == needed
@@ -241,7 +242,7 @@ def load_demo(cache: Path, **choices: Any) -> nbloader.LoadJob:
 
 def assert_whole(job: nbloader.LoadJob, demo_small: Path) -> None:
     plain = nbloader.load(demo_small, progress=False, keep="all").model
-    assert archs.differences(job.result().model, plain) == []
+    assert tensor_differences(job.result().model, plain) == []
     assert job.state.bytes_downloaded == job.state.bytes_to_download
 
 
@@ -424,7 +425,7 @@ def test_an_interrupted_snapshot_is_never_taken_for_whole(demo: Repo, demo_small
         load_demo(tmp_path)
     job = load_demo(tmp_path, local_files_only=True)
     assert job.state.commit == whole
-    assert archs.differences(job.result().model, nbloader.load(demo_small, progress=False, keep="all").model) == []
+    assert tensor_differences(job.result().model, nbloader.load(demo_small, progress=False, keep="all").model) == []
 
 
 def test_cancel_stops_the_traffic_and_the_next_load_goes_on(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import archs
+from support.compare import differences
 
 import nbloader
 from nbloader import CheckpointError, LoadOptions, OptionError
@@ -47,6 +48,8 @@ def test_without_choices_and_environment_it_is_what_from_pretrained_does() -> No
         ("variant", "fp16", "fp16"),
         ("use_safetensors", "no", False),
         ("local_files_only", "1", True),
+        ("tokenizer", "auto", "auto"),
+        ("tokenizer", "off", False),
         ("readahead", "auto", "auto"),
         ("readahead", "off", False),
         ("readers", "4", 4),
@@ -211,7 +214,7 @@ def test_which_weights_are_loaded(mixed: Path, choices: dict[str, Any], named: s
     job = nbloader.start(mixed, **choices)
     loaded = job.result().model
     assert [shard.name for shard in job.state.shards] == sorted(path.name for path in mixed.glob(named))
-    assert archs.differences(loaded, type(loaded).from_pretrained(mixed, **choices)) == []
+    assert differences(loaded, type(loaded).from_pretrained(mixed, **choices)) == []
 
 
 @pytest.mark.parametrize("choices", [{"variant": "int8"}, {"use_safetensors": False}])

@@ -184,3 +184,22 @@ def test_nothing_is_held_back_that_one_thread_tells_while_another_does(demo_smal
     other.join(30)
     updates = [data["state"] for _, kind, data in widget.comm.messages if kind == "comm_msg"]
     assert {"runs": [], "note": "new"} in [update.get("_runs") for update in updates]
+
+
+def test_a_page_that_draws_an_unshown_widget_opens_its_workbench(demo_small: Path) -> None:
+    """In a box or a tab the page makes the view, and nobody asks the widget for its own."""
+    watched = Watched.__new__(Watched)
+    watched.widget, watched.changed = LoaderWidget(demo_small), threading.Condition()
+    watched.widget.observe(watched._notice, ["_form", "_state", "_runs"])
+    assert watched.widget._form is None
+    watched.widget._handle_custom_msg({"kind": "drawn", "language": "en"}, [])
+    assert watched.planned()["plan"] is not None
+    watched.widget._handle_custom_msg({"kind": "load", "choices": {}}, [])
+    watched.state(lambda state: state["status"] == "ready")
+
+
+def test_a_page_that_draws_a_panel_opens_none(demo_small: Path) -> None:
+    widget = LoaderWidget(demo_small).load()
+    widget._handle_custom_msg({"kind": "drawn", "language": "en"}, [])
+    widget.result()
+    assert widget._form is None

@@ -92,7 +92,9 @@ def run(
         settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     if fetched.adapter is not None:
         with reporter.spending("adapter"):
-            loaded = attach_adapter(loaded, fetched.adapter, plan, options, reporter)
+            loaded = attach_adapter(
+                loaded, fetched.adapter, plan, options, reporter, 0 if checkpoint.beside is None else 1
+            )
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
 

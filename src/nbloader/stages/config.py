@@ -23,7 +23,7 @@ def choose_class(fetched: Fetched, options: LoadOptions, reporter: Reporter, *, 
     """Return the class that loads the model, from the config or from ``auto_class``."""
     with reporter.stage("config") as note:
         _transformers.check_device(options.placement if isinstance(options.placement, str) else None)
-        config, rest = _transformers.load_config(fetched.folder, options.extra, allows_code)
+        config, rest = _transformers.load_config(fetched.folder, options.extra, options.auto_class, allows_code)
         model_class, config = _transformers.find_model_class(config, options.auto_class, allows_code)
         chosen = Chosen(model_class, config, {**_transformers.model_arguments(options, allows_code), **rest})
         if options.auto_class is None and not allows_code and chosen.model_class.__name__.startswith("Auto"):

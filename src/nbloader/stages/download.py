@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,30 +15,43 @@ from nbloader import _events as events
 from nbloader import _hub
 from nbloader._adapter import Adapter, adapter_options, bring, check_adapter, find_adapter, missing_bytes
 from nbloader._checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
     CONFIG,
     OTHER_FORMATS,
+    Beside,
     Checkpoint,
+    Index,
     ShardFile,
     choose_weights,
     read_checkpoint,
     read_config,
+    read_index,
+    read_json,
     read_tensors,
-    read_weight_map,
 )
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
+from nbloader._imports import check_packages
 from nbloader._locale import size_text, some, text
 from nbloader._memory import Free
 from nbloader._options import LoadOptions
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
 from nbloader._plan import LoadPlan, check_fit, make_plan, smaller
+from nbloader._recognise import not_a_checkpoint
 from nbloader._reporter import Reporter
 from nbloader._source import CODE, Source
+from nbloader._stored import check_stored
 from nbloader._threads import make_thread
 from nbloader._transfer import Expected
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
-_NOT_NEEDED = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".mp4", ".wav", CODE, ".gitattributes")
+_READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".codes", ".bpe", ".vocab", ".tokenizer")
+"""Endings of what configs, tokenizers and processors read."""
+
+_ALSO_READ = ("spk_dict.pt",)  # by a model's own from_pretrained
+_NOT_READ = (".index.json", "trainer_state.json")
+_OF_TOKENIZERS = ("tokeniz", "vocab", "merges", "token", "chat_template", "processor")
 _TEMPLATES = "additional_chat_templates"
 _LOOKERS = 8  # headers that are fetched at once
 _TOKENIZER = "tokenizer_config.json"
@@ -101,7 +115,9 @@ def fetching(
         adapter = find_adapter(options, check)
         if adapter is not None:
             check_peft()
-        fetched = Fetched(folder, read_config(folder), Future(), adapter)
+        config = read_config(folder)
+        _check_config(source.name, config, options)
+        fetched = Fetched(folder, config, Future(), adapter)
 
         def make_known(checkpoint: Checkpoint, bytes_to_download: int = 0) -> LoadPlan:
             free = find_free()
@@ -110,6 +126,9 @@ def fetching(
             check_fit(source.name, checkpoint, plan, options, adapter)
             sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
             shards = [(shard.name, shard.bytes, to_place) for shard, to_place in sizes]
+            if checkpoint.beside is not None:
+                beside = checkpoint.beside.file
+                shards.append((beside.name, beside.bytes, beside.bytes))
             if adapter is not None:
                 shards.append((adapter.weights.name, adapter.weights.bytes, adapter.weights.bytes))
             reporter.tell(events.ShardsFound, tuple(shards), plan.copies)
@@ -172,10 +191,16 @@ def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
     repository = source.repository
     if repository is None or repository.files is None:
         folder = source.root(options) / options.subfolder
+        _check_config(source.name, read_config(folder), options)
         return read_checkpoint(folder, options.variant, options.use_safetensors), 0
     reporter = Reporter(lambda event: None, lambda: 0.0, threading.Event())
     download = _Download(repository, repository.files, options, reporter, lambda: None)
     return download.look()
+
+
+def _check_config(where: str, config: Mapping[str, Any], options: LoadOptions) -> None:
+    check_packages(where, config)
+    check_stored(where, config, options.quantization, options.placement)
 
 
 def _bring_adapter(
@@ -232,6 +257,8 @@ class _Download:
         self._waited = _teller_of_waits(reporter)
         self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
         self._lock = threading.Lock()
+        self._index: Index | None = None
+        self._beside: str | None = None
         self.detail: str = ""
         self.planned = 0
 
@@ -243,6 +270,7 @@ class _Download:
     def look(self) -> tuple[Checkpoint, int]:
         """Return what the checkpoint holds, and the bytes of it that are not on this machine."""
         config = self._bring_config()
+        _check_config(self._repository.repo_id, config, self._options)
         wanted = self._choose(config)
         left = self._bytes(wanted) - sum(self._kept(wanted).values())
         return self._read_headers(config), left
@@ -264,7 +292,12 @@ class _Download:
             files = [stack.enter_context(file) for file in pool.map(self._open, self._shards)]
             opened = dict(zip(shards, files, strict=True))
             tensors = read_tensors(self._kind, shards, opened.__getitem__)
-        return Checkpoint(top / self._prefix, self._kind, config, shards, tensors)
+        index = None if self._index is None else self._index.metadata
+        beside = None
+        if self._beside is not None:
+            name = self._beside
+            beside = Beside(ShardFile(name, top / self._prefix / name, self._files[self._prefix + name].bytes), {})
+        return Checkpoint(top / self._prefix, self._kind, config, shards, tensors, index, self._lacks_index, beside)
 
     def _open(self, name: str) -> BinaryIO:
         path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
@@ -315,32 +348,36 @@ class _Download:
 
     def _choose(self, config: Mapping[str, Any]) -> list[str]:
         """Return the names of all files that are wanted; from then on the weights' format and shards are known."""
-        self._kind, entry, self._shards = self._find_weights(config)
-        support = [self._prefix + name for name in _support_files(self._here)]
+        entry = self._find_weights(config)
+        support = [self._prefix + name for name in _support_files(self._here, self._options)]
+        self._beside = None
+        if ADAPTER_CONFIG in self._here and find_spec("peft") is not None:
+            self._beside = next((name for _, name in ADAPTER_FILES if name in self._here), None)
+            support += [] if self._beside is None else [self._prefix + self._beside]
         if self._prefix:
-            support += [name for name in _support_files(set(self._files)) if name not in support]
+            support += [name for name in _support_files(set(self._files), self._options) if name not in support]
         if self._options.allows_code(self._repository.commit):
             support += sorted(name for name in self._files if name.endswith(CODE))
         return list(dict.fromkeys([*support, entry, *self._shards]))
 
-    def _find_weights(self, config: Mapping[str, Any]) -> tuple[str, str, list[str]]:
-        """Return the format, the file that names the weights (an index, or the one itself), and the shards."""
+    def _find_weights(self, config: Mapping[str, Any]) -> str:
+        """Return the file that names the weights: an index, or the one itself. Their format and shards are kept."""
         prefix, repo_id = self._prefix, self._repository.repo_id
         self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
         options = self._options
         weights = choose_weights(self._here, config, Path(repo_id), options.variant, options.use_safetensors)
         if weights is None:
-            raise CheckpointError(
+            raise self._recognised(has_config=True) or CheckpointError(
                 text("error", "nothing_to_load", where=f"{repo_id}/{prefix}" if prefix else repo_id),
                 text("hint", "other_repository"),
             )
-        entry = prefix + weights[1]
-        if not entry.endswith(".json"):
-            shards = [weights[1]]
-        else:
+        entry, shards = prefix + weights.entry, weights.shards
+        self._index = None
+        if weights.is_indexed:
             self._bring_untold(entry)
-            index = _hub.cached_file(repo_id, self._repository.commit, entry, self._options)
-            shards = sorted(set(read_weight_map(index).values())) if index is not None else []
+            path = _hub.cached_file(repo_id, self._repository.commit, entry, self._options)
+            self._index = None if path is None else read_index(path)
+            shards = () if self._index is None else self._index.shards
         absent = [name for name in shards if name not in self._here]
         if absent:
             raise CheckpointError(
@@ -349,14 +386,31 @@ class _Download:
                 ),
                 text("hint", "tell_authors"),
             )
-        return weights[0], entry, [prefix + name for name in shards]
+        self._kind, self._lacks_index = weights.format, weights.lacks_index
+        self._shards = [prefix + name for name in shards]
+        return entry
 
     def _bring_config(self) -> Mapping[str, Any]:
         """Return the config."""
         if self._prefix + CONFIG in self._files:
             self._bring_untold(self._prefix + CONFIG)
+        else:
+            known = self._recognised(has_config=False)
+            if known is not None:
+                raise known
         root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options)
         return read_config(root / self._prefix)
+
+    def _recognised(self, *, has_config: bool) -> CheckpointError | None:
+        """Return what is told of a repository that is not a checkpoint; None where nothing in it is known."""
+        names = [name.removeprefix(self._prefix) for name in self._files if name.startswith(self._prefix)]
+
+        def read(name: str) -> Mapping[str, Any]:
+            self._bring_untold(self._prefix + name)
+            root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, name)
+            return read_json(root / self._prefix / name)
+
+        return not_a_checkpoint(self._repository.repo_id, names, read, has_config)
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         repo_id, commit = self._repository.repo_id, self._repository.commit
@@ -401,8 +455,8 @@ class _Download:
             self._reporter.log("info", "skipped", count=len(skipped), size=size, names=names)
 
 
-def _support_files(names: Collection[str]) -> list[str]:
-    """Return the names that are neither weights nor pictures nor pages: config, tokenizer, processor, templates."""
+def _support_files(names: Collection[str], options: LoadOptions) -> list[str]:
+    """Return the names of what is read beside weights: configs, tokenizer, processor, templates."""
     # Some processors keep a second tokenizer in a folder of its own.
     folders = {".", _TEMPLATES} | {str(PurePosixPath(name).parent) for name in names if name.endswith(_TOKENIZER)}
     return sorted(
@@ -410,5 +464,11 @@ def _support_files(names: Collection[str]) -> list[str]:
         for name in names
         if str(PurePosixPath(name).parent) in folders
         and len(PurePosixPath(name).parts) <= 2
-        and not name.lower().endswith((*_WEIGHT_ENDINGS, *_NOT_NEEDED))
+        and (name.lower().endswith(_READ) or name in _ALSO_READ)
+        and not name.lower().endswith(_NOT_READ)
+        and (options.tokenizer is not False or _is_of_model(name))
     )
+
+
+def _is_of_model(name: str) -> bool:
+    return name.endswith(".json") and not any(part in name for part in _OF_TOKENIZERS)

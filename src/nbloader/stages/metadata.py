@@ -53,7 +53,9 @@ def _is_packed(tensor: Any) -> bool:
 
 def stored_bytes(tensor: Any) -> int:
     """Return what a tensor takes in memory, with the scales that a quantization keeps beside it."""
-    state = getattr(tensor, "quant_state", None)  # bitsandbytes' 4-bit
-    scales = (getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(state, "code", None))
+    state = getattr(tensor, "quant_state", None)  # bitsandbytes' 4-bit, whose scales may be quantized themselves
+    states = [state, getattr(state, "state2", None)]
+    kept = (getattr(each, name, None) for each in states for name in ("absmax", "code"))
+    scales = (getattr(tensor, "SCB", None), getattr(state, "offset", None), *kept)
     parts = [*parts_of(tensor), *(scale for scale in scales if scale is not None)]
     return sum(int(part.nbytes) for part in parts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from nbloader import _events as events
 from nbloader import _peft, _transformers
-from nbloader._locale import text
+from nbloader._errors import CheckpointError, LoadError, RemoteCodeError
+from nbloader._locale import sentences, text
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
 from nbloader._source import Source
@@ -35,19 +37,50 @@ def make_tokenizer(
         reporter.check_cancelled()
         if options.attn_implementation is None:
             _transformers.check_kernels(fetched.folder, fetched.config)
-        _transformers.check_architecture(fetched.folder, fetched.config, allows_code)
+        _transformers.check_architecture(fetched.folder, fetched.config, options.auto_class, allows_code)
 
-        def warn(warning: str) -> None:
-            reporter.log("warning", "transformers_says", text=warning)
-
-        tokenizer = _transformers.load_tokenizer(fetched.folder, warn, allows_code)
-        if tokenizer is None and options.subfolder:
-            tokenizer = _transformers.load_tokenizer(source.root(options), warn, allows_code)
-        if tokenizer is None:
-            reporter.log("info", "no_tokenizer")
-        elif source.repository is not None:
+        tokenizer, detail = _make(fetched.folder, source, options, reporter, allows_code=allows_code)
+        if tokenizer is not None and source.repository is not None:
             _transformers.name_tokenizer(tokenizer, source.name)
-        note.detail = type(tokenizer).__name__ if tokenizer is not None else text("detail", "none")
+        note.detail = detail
         if imports >= _WORTH_SAYING:
             note.detail = text("detail", "imports", name=note.detail, seconds=f"{imports:.1f}")
     return tokenizer
+
+
+def _make(
+    folder: Path, source: Source, options: LoadOptions, reporter: Reporter, *, allows_code: bool
+) -> tuple[Any, str]:
+    """Return the processor or tokenizer, and what the stage says of it.
+
+    It is None where the checkpoint has none, where none is wanted, and where it cannot be made.
+
+    Raises
+    ------
+    LoadError
+        Where one is asked for and there is none, or it cannot be made.
+    """
+    if options.tokenizer is False:
+        reporter.log("info", "tokenizer_left_out")
+        return None, text("detail", "none")
+
+    def warn(warning: str) -> None:
+        reporter.log("warning", "transformers_says", text=warning)
+
+    try:
+        tokenizer = _transformers.load_tokenizer(folder, warn, allows_code)
+        if tokenizer is None and options.subfolder:
+            tokenizer = _transformers.load_tokenizer(source.root(options), warn, allows_code)
+    except RemoteCodeError:
+        raise
+    except LoadError as error:
+        if options.tokenizer is True:
+            raise
+        reporter.log("warning", "tokenizer_failed", reason=sentences(error.message, error.hint))
+        return None, text("detail", "not_made", reason=error.hint or error.message)
+    if tokenizer is not None:
+        return tokenizer, type(tokenizer).__name__
+    if options.tokenizer is True:
+        raise CheckpointError(text("error", "no_tokenizer", folder=folder), text("hint", "leave_tokenizer"))
+    reporter.log("info", "no_tokenizer")
+    return None, text("detail", "none")

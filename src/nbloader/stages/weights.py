@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from nbloader import _events as events
@@ -23,10 +24,11 @@ from nbloader._plan import LoadPlan, placed_sizes
 from nbloader._quantization import METHODS
 from nbloader._readahead import Readahead, make_parts
 from nbloader._reporter import Reporter
+from nbloader._stored import find_stored, unheeded
 from nbloader._threads import make_thread
 from nbloader._transformers import PlacedItem
 from nbloader.stages.config import Chosen
-from nbloader.stages.device import tell_reads
+from nbloader.stages.device import read_missing, tell_reads
 
 _ROOM = 0.8
 """Share of the available memory up to which what is read ahead is safe from being evicted."""
@@ -269,16 +271,30 @@ def place(
         reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory)
         if not _transformers.can_wait():
             supply.wait()
+        lacking = _transformers.missing_hooks()
+        if lacking:
+            reporter.log("warning", "hooks_missing", names=", ".join(lacking))
         tracker = _PlaceTracker(checkpoint, plan, options, reporter)
+        if plan.dequantized is not None:
+            sizes = {"size": size_text(sum(plan.bytes_to_place)), "files": size_text(checkpoint.bytes)}
+            reporter.log("warning", "dequantized", method=plan.dequantized, dtype=plan.dtype or "", **sizes)
+        if checkpoint.beside is not None:
+            beside, number = checkpoint.beside.file, len(checkpoint.shards)
+            reporter.log("info", "adapter_beside", name=beside.name, size=size_text(beside.bytes))
+            read_missing([beside.path], reporter, number)
+            reporter.tell(events.ReadEnded, number, beside.bytes)
+        if unheeded(checkpoint.config):
+            reporter.log("warning", "quantization_unheeded", method=unheeded(checkpoint.config))
         model, info = _transformers.load_model(
             checkpoint.folder,
             chosen.model_class,
             chosen.config,
             chosen.arguments,
             tracker.watcher(supply),
+            [os.fspath(shard.path) for shard in checkpoint.shards] if checkpoint.lacks_index else None,
         )
         tracker.finish()
-        if plan.quantization in METHODS:
+        if plan.quantization in METHODS or plan.dequantized is not None:
             trim_heap()
         supply.wait()
         _log_account(info, reporter)
@@ -297,15 +313,25 @@ class _PlaceTracker:
     """Turns transformers' steps into bytes placed, shard by shard."""
 
     def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
-        self._tensors = checkpoint.tensors
-        self._shards = len(checkpoint.shards)
-        self._sizes = placed_sizes(checkpoint, options)
+        beside = {} if checkpoint.beside is None else checkpoint.beside.tensors
+        self._shards = len(checkpoint.shards) + (checkpoint.beside is not None)
+        self._tensors = {
+            **{key: replace(tensor, shard=len(checkpoint.shards)) for key, tensor in beside.items()},
+            **checkpoint.tensors,
+        }
+        self._sizes = {
+            **{key: tensor.bytes for key, tensor in beside.items()},
+            **placed_sizes(checkpoint, options),
+        }
+        self._opened: set[str] = set()
+        self._planned = plan.bytes_to_place
+        self._is_stored = find_stored(checkpoint.config, options.quantization) is not None
         is_elsewhere = options.placement not in (None, CPU)
         # Without a header the types in the file are not known: a type that was asked for may be another.
         copies = plan.copies or (not checkpoint.tensors and options.dtype != "auto")
         self._copying = "device" if is_elsewhere else "cast" if copies else "other"
         self._working = self._copying if options.quantization is None else "quantization"
-        self._trims = plan.quantization in METHODS
+        self._trims = plan.quantization in METHODS or plan.dequantized is not None
         self._untrimmed = 0
         self._reporter = reporter
         self._tally = reporter.tally(events.Placed, sum(plan.bytes_to_place))
@@ -324,6 +350,9 @@ class _PlaceTracker:
 
     def finish(self) -> None:
         self._tally.flush()
+        if not self._opened and self._tensors:  # this transformers tells of no step: all is placed now
+            for shard, size in enumerate(self._planned):
+                self._reporter.tell(events.Placed, shard, size, size)
 
     @contextmanager
     def _step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> Iterator[None]:
@@ -337,8 +366,10 @@ class _PlaceTracker:
     def _open(self, keys: Sequence[str]) -> None:
         if not self._tensors:
             return  # no header told of tensors: what is placed will say
+        # An adapter beside the model is opened once that is placed.
+        self._opened.update(keys)
         planned = [0] * self._shards
-        for key in set(keys):
+        for key in self._opened:
             shard, size = self._plan_of(key)
             planned[shard] += size
         self._reporter.tell(events.PlacePlanned, tuple(planned))
@@ -355,7 +386,8 @@ class _PlaceTracker:
                 trim_heap()
         plans = [self._plan_of(key) for key in item.sources]
         planned = sum(size for _, size in plans)
-        actual = planned if item.bytes is None else item.bytes
+        # What a quantized tensor becomes is made inside the step.
+        actual = planned if item.bytes is None or self._is_stored else item.bytes
         if not planned:
             self._tally.add(plans[0][0] if plans else 0, actual, 0)
             return
