@@ -418,7 +418,8 @@ def _bytes_of(limit: Any, whole: Any) -> int:
 
 
 def _path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _check_extra(extra: Mapping[str, Any]) -> None:

@@ -28,6 +28,10 @@ CODE = ".py"
 """Ending of the files whose code a checkpoint may bring."""
 
 _SHORT = 80  # characters of what is no name that are worth repeating
+_ADDRESS = re.compile(
+    r"(?:https?://)?[\w.-]+\.[a-z]+(?::\d+)?/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
+)
+_WITH_REVISION = re.compile(r"(?P<id>[^@\s]+)@(?P<revision>[^@\s]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -132,6 +136,7 @@ def find_source(
         raise SourceError(
             text("error", "is_file", path=path), text("hint", "give_folder", parent=repr(str(path.parent)))
         )
+    _check_address(name)
     if not isinstance(model, str) or _looks_like_path(name):
         raise SourceError(text("error", "no_folder", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
     if not _hub.is_repo_id(name):
@@ -141,6 +146,16 @@ def find_source(
         )
     repository = _hub.find_repository(name, options)
     return Source(name, "cache" if repository.files is None else "hub", repository=repository)
+
+
+def _check_address(name: str) -> None:
+    """Refuse the address of a repository's page, and an id with a revision behind it; name the call that works."""
+    found = _ADDRESS.fullmatch(name) or _WITH_REVISION.fullmatch(name)
+    if found is None or not _hub.is_repo_id(found["id"]):
+        return
+    revision = found["revision"] or ""
+    arguments = json.dumps(found["id"]) + (f", revision={json.dumps(revision)}" if revision else "")
+    raise SourceError(text("error", "not_an_id", name=repr(name)), text("hint", "give_id", arguments=arguments))
 
 
 def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:

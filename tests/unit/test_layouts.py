@@ -176,6 +176,30 @@ def test_a_folder_that_hides_a_repository_is_told(tmp_path: Path, monkeypatch: p
             nbloader.plan(model)
 
 
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [
+        ("https://huggingface.co/owner/name", 'LoaderWidget("owner/name")'),
+        ("https://huggingface.co/owner/name/", 'LoaderWidget("owner/name")'),
+        ("huggingface.co/owner/name", 'LoaderWidget("owner/name")'),
+        ("https://huggingface.co/owner/name/tree/main", 'LoaderWidget("owner/name", revision="main")'),
+        ("http://hub.local:8080/owner/name/blob/v2/config.json", 'LoaderWidget("owner/name", revision="v2")'),
+        ("owner/name@v2", 'LoaderWidget("owner/name", revision="v2")'),
+        ("name@0123abc", 'LoaderWidget("name", revision="0123abc")'),
+    ],
+)
+def test_an_address_or_an_id_with_a_revision_is_told_as_what_it_is(model: str, call: str) -> None:
+    with pytest.raises(SourceError, match="is not the id of a repository") as raised:
+        nbloader.plan(model)
+    assert call in raised.value.hint
+
+
+def test_a_cache_in_the_home_folder_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = nbloader.LoadOptions(cache_dir="~/cache", offload_folder="~/off")
+    assert (options.cache_dir, options.offload_folder) == (f"{tmp_path}/cache", f"{tmp_path}/off")
+
+
 def test_empty_weights_of_zero_3_are_told_without_a_report(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
