@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.model_types import check_classes
+from support.model_types import check_classes, model_types
 
 # What loaded wrongly once: initializers called by keyword, values made by old constructors, configs of other classes.
 EVER_WRONG = (
@@ -27,6 +27,6 @@ MECHANISMS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", sorted({*EVER_WRONG, *MECHANISMS}))
+@pytest.mark.parametrize("model_type", sorted({*EVER_WRONG, *MECHANISMS} & {*model_types()}))
 def test_the_model_equals_plain_from_pretrained(model_type: str, tmp_path: Path) -> None:
     check_classes(model_type, tmp_path, dtypes=("bfloat16",))

@@ -101,7 +101,8 @@ def test_what_transformers_does_not_heed_can_be_quantized(tmp_path: Path) -> Non
 
 def test_every_method_of_transformers_is_known() -> None:
     theirs = {name: kind.__name__ for name, kind in AUTO_QUANTIZATION_CONFIG_MAPPING.items()}
-    assert {name: kind.config_class for name, kind in KINDS.items()} == theirs
+    ours = {name: kind.config_class for name, kind in KINDS.items()}
+    assert theirs.items() <= ours.items()  # an older transformers has fewer
 
 
 @pytest.mark.parametrize("method", sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))
