@@ -57,6 +57,8 @@ export interface Summary {
 export interface LogLine {
   t: number;
   level: string;
+  /** Whether it warns of this load; what libraries say as they are imported does not. */
+  needs_attention: boolean;
   text: string;
 }
 

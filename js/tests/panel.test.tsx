@@ -299,9 +299,15 @@ describe("the panel", () => {
 
   it("opens the log for a warning", () => {
     expect(el.querySelector("details")?.open).toBe(false);
-    model.set({ log: [{ t: 1, level: "warning", text: "careful" }] });
+    model.set({ log: [{ t: 1, level: "warning", needs_attention: true, text: "careful" }] });
     expect(el.querySelector("details")?.open).toBe(true);
     expect(text(".nbl-log-warning")).toContain("⚠ careful");
+  });
+
+  it("keeps the log folded for what libraries say", () => {
+    model.set({ log: [{ t: 1, level: "warning", needs_attention: false, text: "no triton" }] });
+    expect(el.querySelector("details")?.open).toBe(false);
+    expect(text(".nbl-log-warning")).toContain("⚠ no triton");
   });
 
   it("lets go of everything when it is closed", () => {

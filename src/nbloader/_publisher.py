@@ -121,7 +121,12 @@ def view_of(state: LoadState, number: int = 0) -> dict[str, Any]:
             "predicted_peak": state.predicted_peak,
             "observed_peak": state.observed_peak,
             "log": [
-                {"t": line.t, "level": line.level, "text": text("log", line.code, **line.arguments)}
+                {
+                    "t": line.t,
+                    "level": line.level,
+                    "needs_attention": line.needs_attention,
+                    "text": text("log", line.code, **line.arguments),
+                }
                 for line in state.log
             ],
             "question": None if state.question is None else _with_labels(asdict(state.question)),

@@ -81,6 +81,11 @@ class LogLine:
     code: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def needs_attention(self) -> bool:
+        """Whether it is a warning that is about this load; what libraries say as they are imported is not."""
+        return self.level == "warning" and self.code != "library_says"
+
 
 @dataclass(frozen=True)
 class ErrorInfo:

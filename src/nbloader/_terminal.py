@@ -70,7 +70,7 @@ def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
     """Write what the log of a load warns of."""
     spoken = job.options.locale or locale()
     for line in job.state.log:
-        if line.level == "warning" and line.code != "library_says":
+        if line.needs_attention:
             said = in_locale(text("log", line.code, **line.arguments), spoken)
             print(f"⚠ {said}", file=_Steady(file or sys.stderr))
 

@@ -2,9 +2,9 @@ import { clock } from "../format";
 import type { PanelState } from "../state";
 import { texts } from "../texts";
 
-/** What there was to say, folded away until somebody wants it; warnings open it. */
+/** What there was to say, folded away until somebody wants it; warnings of the load open it. */
 export function Log({ state }: { state: PanelState }) {
-  const warned = state.log.some((line) => line.level === "warning");
+  const warned = state.log.some((line) => line.needs_attention);
   return (
     <details class="nbl-log" open={warned}>
       <summary>
