@@ -111,6 +111,11 @@ class Checkpoint:
     beside: Beside | None = None
 
     @property
+    def files(self) -> tuple[ShardFile, ...]:
+        """The shards, and behind them the weights of the adapter beside the model."""
+        return self.shards if self.beside is None else (*self.shards, self.beside.file)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all weight files."""
         return sum(shard.bytes for shard in self.shards)
@@ -200,12 +205,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if path.is_file():
         return read_json(path)
-    known = not_a_checkpoint(
-        os.fspath(folder), names_in(folder), lambda name: read_json(folder / name), has_config=False
-    )
-    raise known or CheckpointError(
+    raise _recognised(folder, has_config=False) or CheckpointError(
         text("error", "no_config", folder=folder, config=CONFIG),
         text("hint", "saved_folder"),
+    )
+
+
+def _recognised(folder: Path, *, has_config: bool) -> CheckpointError | None:
+    return not_a_checkpoint(
+        os.fspath(folder), names_in(folder), lambda name: read_json(folder / name), has_config=has_config
     )
 
 
@@ -257,9 +265,8 @@ class Weights(NamedTuple):
 
 
 class Index(NamedTuple):
-    """An index: the shard of each tensor, the shards in order, and what it says beside that."""
+    """An index: the shards that it names, in order, and what it says beside that."""
 
-    weight_map: Mapping[str, str]
     shards: tuple[str, ...]
     metadata: Mapping[str, Any]
 
@@ -278,10 +285,7 @@ def find_weights(
     chosen = choose_weights(names, config, folder, variant, use_safetensors)
     if chosen is not None:
         return chosen
-    known = not_a_checkpoint(
-        os.fspath(folder), names_in(folder), lambda name: read_json(folder / name), has_config=True
-    )
-    raise known or CheckpointError(
+    raise _recognised(folder, has_config=True) or CheckpointError(
         text("error", "no_weights", folder=folder),
         text("hint", "interrupted"),
     )
@@ -373,7 +377,7 @@ def read_index(path: Path) -> Index:
         _inside(path, name)
     if not isinstance(metadata, dict):
         raise CheckpointError(text("error", "no_index_metadata", path=path), text("hint", "add_metadata"))
-    return Index({str(key): str(name) for key, name in weight_map.items()}, tuple(sorted(shards)), metadata)
+    return Index(tuple(sorted(shards)), metadata)
 
 
 def _check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """(key of the texts, endings), in the order in which they are looked for."""
 
+_VARIANT = re.compile(r"(?:model|pytorch_model)(?:-\d+-of-\d+)?\.([a-z]\w*)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
 _CACHED = re.compile("models--([^/]+)/")
 _MOST_NAMES = 10_000
 
@@ -76,8 +77,9 @@ def _find(
             return found
     if "zero_to_fp32.py" in names or any(name.startswith("global_step") for name in names):
         return "zero", {}
-    if any(name.endswith(".distcp") for name in names):
-        name = next(name for name in sorted(names) if name.endswith(".distcp"))
+    distributed = sorted(name for name in names if name.endswith(".distcp"))
+    if distributed:
+        name = distributed[0]
         folder = os.path.join(where, os.path.dirname(name))
         return "dcp", {"name": name, "folder": json.dumps(folder), "to": json.dumps(os.path.join(where, _BIN))}
     original = [name for name in top if name.startswith("consolidated.")]
@@ -99,9 +101,6 @@ def _find(
             usual = "pytorch_model.bin" if is_bin else "model.safetensors"
             return key, {"name": files[0], "names": some(files), "usual": usual}
     return None
-
-
-_VARIANT = re.compile(r"(?:model|pytorch_model)(?:-\d+-of-\d+)?\.([a-z]\w*)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
 
 
 def _without_config(

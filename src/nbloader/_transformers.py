@@ -834,10 +834,6 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
         return None
     import transformers
 
-    for name in (*_TOKENIZER_FILES, *_PROCESSOR_FILES):
-        if (folder / name).is_file():
-            with open(folder / name, "rb") as file:
-                check_pointer(folder / name, file.read(64))
     errors: list[Exception] = []
     said: list[str] = []
 
@@ -857,6 +853,10 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
         if errors:
             on_warning(f"{kinds[0]}: {errors[0]}")
         return made
+    for name in (*_TOKENIZER_FILES, *_PROCESSOR_FILES):
+        if (folder / name).is_file():
+            with open(folder / name, "rb") as file:
+                check_pointer(folder / name, file.read(64))
     # Of a model of sentencepiece transformers tries to read tiktoken's format then, and fails with what that lacks.
     lacking = next(filter(None, (re.search(r"requires the (\w+) library", each) for each in said)), None)
     if lacking is not None and _has_sentencepiece(folder):

@@ -204,7 +204,7 @@ def save_random(kind: Any, config: Any, folder: Path) -> Path:
     return folder
 
 
-def check_classes(model_type: str, folder: Path, dtypes: Sequence[str] = DTYPES, heads: bool = True) -> list[str]:
+def check_classes(model_type: str, folder: Path, dtypes: Sequence[str] = DTYPES) -> list[str]:
     """Hold what nbloader loads of a type against plain ``from_pretrained``; return why classes were left out.
 
     Raises
@@ -217,7 +217,7 @@ def check_classes(model_type: str, folder: Path, dtypes: Sequence[str] = DTYPES,
     config = small_config(model_type)
     kinds = model_classes(model_type)
     left_out, wrong = [], []
-    for number, kind in enumerate(kinds if heads else kinds[:1]):
+    for number, kind in enumerate(kinds):
         place = folder / str(number)
         try:
             save_random(kind, config, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_a_tokenizer_that_cannot_be_made_does_not_keep_the_model(name: str, tmp_
     with pytest.raises(LoadError) as raised:
         nbloader.load(folder, progress=False, tokenizer=True, reload=True)
     assert str(raised.value.message) in str(told[0].arguments["reason"])
+
+
+def test_a_processor_that_cannot_be_made_leaves_the_tokenizer(demo_small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(demo_small, folder)
+    (folder / "preprocessor_config.json").write_bytes(POINTER)
+    job = nbloader.start(folder)
+    assert job.result().tokenizer is not None
+    assert [line.level for line in job.state.log if line.code == "transformers_says"] == ["warning"]
 
 
 def test_a_tokenizer_can_be_left_out(demo_small: Path) -> None:

@@ -92,9 +92,7 @@ def run(
         settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     if fetched.adapter is not None:
         with reporter.spending("adapter"):
-            loaded = attach_adapter(
-                loaded, fetched.adapter, plan, options, reporter, 0 if checkpoint.beside is None else 1
-            )
+            loaded = attach_adapter(loaded, fetched.adapter, len(checkpoint.files), options, reporter)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
 

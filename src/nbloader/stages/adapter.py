@@ -9,24 +9,18 @@ from nbloader import _peft
 from nbloader._adapter import Adapter
 from nbloader._locale import size_text, text
 from nbloader._options import LoadOptions
-from nbloader._plan import LoadPlan
 from nbloader._reporter import Reporter
 from nbloader.stages.device import read_missing, tell_held
 
 
-def attach_adapter(
-    model: Any, adapter: Adapter, plan: LoadPlan, options: LoadOptions, reporter: Reporter, lanes_beside: int
-) -> Any:
-    """Return the model with the adapter, whose bytes are told as those of one more shard.
-
-    `lanes_beside` is how many come between it and the checkpoint's own shards.
+def attach_adapter(model: Any, adapter: Adapter, shard: int, options: LoadOptions, reporter: Reporter) -> Any:
+    """Return the model with the adapter, whose bytes are told as those of one more shard, by the number `shard`.
 
     Raises
     ------
     CheckpointError
         Where it has no place in the model.
     """
-    shard = len(plan.bytes_to_read) + lanes_beside
     with reporter.stage("adapter") as note:
         read_missing([adapter.weights.path], reporter, shard)
         reporter.tell(events.ReadEnded, shard, adapter.weights.bytes)

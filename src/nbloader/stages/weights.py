@@ -283,8 +283,9 @@ def place(
             reporter.log("info", "adapter_beside", name=beside.name, size=size_text(beside.bytes))
             read_missing([beside.path], reporter, number)
             reporter.tell(events.ReadEnded, number, beside.bytes)
-        if unheeded(checkpoint.config):
-            reporter.log("warning", "quantization_unheeded", method=unheeded(checkpoint.config))
+        method = unheeded(checkpoint.config)
+        if method:
+            reporter.log("warning", "quantization_unheeded", method=method)
         model, info = _transformers.load_model(
             checkpoint.folder,
             chosen.model_class,
@@ -294,8 +295,6 @@ def place(
             [os.fspath(shard.path) for shard in checkpoint.shards] if checkpoint.lacks_index else None,
         )
         tracker.finish()
-        if plan.quantization in METHODS or plan.dequantized is not None:
-            trim_heap()
         supply.wait()
         _log_account(info, reporter)
         note.detail = text("detail", "tensors", count=plan.tensors, format=plan.format)
@@ -314,7 +313,7 @@ class _PlaceTracker:
 
     def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
         beside = {} if checkpoint.beside is None else checkpoint.beside.tensors
-        self._shards = len(checkpoint.shards) + (checkpoint.beside is not None)
+        self._shards = len(checkpoint.files)
         self._tensors = {
             **{key: replace(tensor, shard=len(checkpoint.shards)) for key, tensor in beside.items()},
             **checkpoint.tensors,
@@ -350,6 +349,8 @@ class _PlaceTracker:
 
     def finish(self) -> None:
         self._tally.flush()
+        if self._trims:
+            trim_heap()
         if not self._opened and self._tensors:  # this transformers tells of no step: all is placed now
             for shard, size in enumerate(self._planned):
                 self._reporter.tell(events.Placed, shard, size, size)
