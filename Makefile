@@ -31,13 +31,13 @@ test-oldest: $(READY) $(BUNDLE)
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-oldest
 	$(UV) pip compile --quiet --resolution lowest-direct --python .venv-oldest --extra quantization --extra adapter \
 		--output-file .venv-oldest/lowest.txt pyproject.toml
-	$(UV) pip install --python .venv-oldest --constraint .venv-oldest/lowest.txt --editable '.[quantization,adapter]' --group test
+	$(UV) pip install --compile-bytecode --python .venv-oldest --constraint .venv-oldest/lowest.txt --editable '.[quantization,adapter]' --group test
 	.venv-oldest/bin/python -m pytest $(OTHER_TESTS)
 
 ## test-newest: the same with the newest of everything, pre-releases of safetensors and transformers too
 test-newest: $(READY) $(BUNDLE)
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
-	$(UV) pip install --python .venv-newest --upgrade --editable '.[quantization,adapter]' --group test \
+	$(UV) pip install --compile-bytecode --python .venv-newest --upgrade --editable '.[quantization,adapter]' --group test \
 		'safetensors>=0.0.0a0' 'transformers>=0.0.0a0'
 	.venv-newest/bin/python -m pytest $(OTHER_TESTS)
 

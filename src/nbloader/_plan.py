@@ -28,7 +28,7 @@ from nbloader._quantization import (
     quantized_bytes,
     staging_bytes,
 )
-from nbloader._stored import find_stored, staging_size, stored_size
+from nbloader._stored import dequantized_dtype, find_stored, staging_size, stored_size
 from nbloader._transformers import placing_order
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
@@ -234,7 +234,7 @@ def make_plan(
         bytes_to_download=bytes_to_download,
         bytes_to_read=tuple(shard.bytes for shard in checkpoint.shards),
         bytes_to_place=tuple(to_place),
-        dtype=None if is_kept else dtype,
+        dtype=dtype if stored is None else None if is_kept else dequantized_dtype(checkpoint.tensors, stored, dtype),
         copies=copied > 0 or not stays,
         adapter_bytes=adapter_bytes,
         host_memory=host_memory | _adapter_memory(adapter, adapter_bytes, sizes, options),

@@ -66,6 +66,7 @@ KINDS: Mapping[str, Kind] = {
 
 _NO_FLOATS = "nvfp4"  # which transformers quantizes to, and does not load
 _FP8 = ("fp8", "mxfp8")
+_OTHER_GPUS_NOT = re.compile(r"[\d.]+(\+cpu|\+cu\d+)?")  # versions of torch that are built for CUDA at most
 _PARTS = ("decoder", "generator", "text_config")  # of which transformers takes the config of the text model
 _DROPPED: Mapping[str, re.Pattern[str]] = {
     "fp8": re.compile(r"\.(weight_scale_inv|activation_scale|qscale_weight|scale)$"),
@@ -78,12 +79,20 @@ _DROPPED: Mapping[str, re.Pattern[str]] = {
 """Tensors that end with the load: scales that are multiplied in, records of how something was packed."""
 
 _OWN: Mapping[str, re.Pattern[str]] = {
-    "bitsandbytes_4bit": re.compile(r"\.weight($|\.)"),
-    "bitsandbytes_8bit": re.compile(r"\.weight($|\.)|\.SCB$"),
+    "bitsandbytes_4bit": re.compile(r"\.weight\."),
+    "bitsandbytes_8bit": re.compile(r"\.SCB$"),
     "torchao": re.compile(r"\._weight_\w+$"),
     "gemma": re.compile(r"\.(weight_scale|(input|output)_activation_scale|embedding_scale)$"),
 }
 """Floats that keep their own type."""
+
+_OWN_WEIGHTS: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
+    "bitsandbytes_4bit": ((5, 21), (99, 0)),
+    "bitsandbytes_8bit": ((5, 21), (99, 0)),
+    "metal": ((5, 21), (99, 0)),
+    "fp8": ((5, 21), (5, 24)),
+}
+"""Releases of transformers, from the first on and before the second, in which weights stored as floats do, too."""
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _STAGING: Mapping[str, tuple[float, float]] = {"fp8": (8, 4), "mxfp4": (14.25, 16.25), "metal": (10.56, 10.56)}
@@ -194,7 +203,7 @@ def check_stored(where: str, config: Mapping[str, Any], quantization: Any, place
         raise DependencyError(text("error", "stored_needs", **known, package=names), text("hint", "pip", package=names))
     if stored.method == _NO_FLOATS:
         raise CheckpointError(text("error", "stored_never", **known), text("hint", "other_repository"))
-    if (kind.device == "cuda" and not has_cuda()) or (kind.device == "gpu" and "+cpu" in version("torch")):
+    if kind.device and not has_cuda() and (kind.device == "cuda" or _OTHER_GPUS_NOT.fullmatch(version("torch"))):
         raise CheckpointError(text("error", "stored_cuda", **known), text("hint", "unquantized"))
     if stored.method == "metal" and stored.is_dequantized and placement is None:
         raise OptionError(text("error", "stored_metal", **known), text("hint", "on_cpu"))
@@ -212,6 +221,11 @@ def has_cuda() -> bool:
     return any(name.startswith("cuda") for name in free_devices())
 
 
+def _transformers() -> tuple[int, int]:
+    major, minor = version("transformers").split(".")[:2]
+    return int(major), int(minor)
+
+
 def stored_size(key: str, tensor: Tensor, tensors: Mapping[str, Tensor], stored: Stored, width: int) -> int:
     """Return what a tensor of a quantized checkpoint takes in the model; `width` is that of a float there, in bytes."""
     method = "fp8" if stored.method in _FP8 else stored.method
@@ -220,21 +234,34 @@ def stored_size(key: str, tensor: Tensor, tensors: Mapping[str, Tensor], stored:
     as_float = tensor.elements * width
     if key.endswith(".nested_absmax"):
         return tensor.bytes + 4  # with an offset, of bitsandbytes' double quantization
+    first, end = _OWN_WEIGHTS.get(method, ((99, 0), (99, 0)))
+    is_own = is_float and key.endswith(".weight") and first <= _transformers() < end
     is_kept = not stored.is_dequantized and method in _STAGING
     if dropped is not None and dropped.search(key) and not is_kept:
         return 0
+    if is_own:
+        return tensor.bytes
     if not stored.is_dequantized:
         return as_float if is_float and not (own is not None and own.search(key)) else tensor.bytes
     if method == "fp8":
         return as_float * (2 if tensor.dtype == "I8" else 1)  # two numbers of 4 bits in each
     if method == "mxfp4":
-        return as_float * (2 if key.endswith("_blocks") else 1)
+        if not key.endswith("_blocks"):
+            return as_float
+        return 2 * tensor.elements * (width if _transformers() >= (5, 23) else 2)
     if method == "bitnet" and tensor.dtype == "U8":
         return 4 * as_float
     scales = tensors.get(f"{key.rpartition('.')[0]}.scales")  # of metal, whose other weights stay as they are
     if scales is None:
-        return as_float if is_float and not key.endswith(".weight") else tensor.bytes
+        return as_float if is_float else tensor.bytes
     return tensor.elements * 32 // int(stored.settings.get("bits", 4)) * (scales.bytes // max(1, scales.elements))
+
+
+def dequantized_dtype(tensors: Mapping[str, Tensor], stored: Stored, dtype: str | None) -> str | None:
+    """Return the type that dequantized weights get where `dtype` is asked for: metal's keep that of their scales."""
+    scales = (tensor.dtype for key, tensor in tensors.items() if key.endswith(".scales"))
+    names = {code: name for name, (code, _) in FLOATS.items()}
+    return names.get(next(scales, ""), dtype) if stored.method == "metal" else dtype
 
 
 def staging_size(checkpoint: Checkpoint, stored: Stored, width: int) -> int:

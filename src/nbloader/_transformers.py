@@ -607,8 +607,10 @@ def ambient_device() -> str | None:
     ``torch.set_default_device`` and ``with torch.device(...)`` hold for one thread.
     """
     torch: Any = sys.modules.get("torch")
-    device = None if torch is None or not hasattr(torch, "get_default_device") else str(torch.get_default_device())
-    return None if device in (None, "cpu") else device
+    if torch is None or not hasattr(torch, "get_default_device"):  # not imported, or not yet to its end
+        return None
+    device = str(torch.empty(0).device)  # torch 2.7's get_default_device() does not see the ``with``
+    return None if device == "cpu" else device
 
 
 def check_device(device: str | None) -> None:
