@@ -100,7 +100,9 @@ function Load(props: {
         state={state}
         silent={silent}
         onCancel={() => cancel(model, state.number)}
-        onAnswer={(choice) => model.send({ kind: "answer", choice })}
+        onAnswer={(question, choice) =>
+          model.send({ kind: "answer", number: state.number, question, choice })
+        }
         onCancelOther={(number) => cancel(model, number)}
       />
       <div class="nbl-columns">

@@ -95,7 +95,7 @@ export interface PanelState {
   observed_peak: number | null;
   log: readonly LogLine[];
   /** What the load waits for somebody to choose. */
-  question: Asked | null;
+  question: (Asked & { number: number }) | null;
   error: (Asked & { hint: string }) | null;
   summary: Summary | null;
 }

@@ -268,7 +268,7 @@ describe("the panel", () => {
   });
 
   it("asks, and sends the choice", () => {
-    model.set({ question: ASKED });
+    model.set({ question: { ...ASKED, number: 3 } });
     expect(text("[role=alert] p")).toBe(ASKED.message);
     const buttons = [...el.querySelectorAll<HTMLButtonElement>(".nbl-choices button")];
     expect(buttons.map((button) => button.textContent)).toEqual([
@@ -276,12 +276,12 @@ describe("the panel", () => {
       "Load anyway",
     ]);
     buttons[1]?.click();
-    expect(model.sent.at(-1)).toEqual({ kind: "answer", choice: 1 });
+    expect(model.sent.at(-1)).toEqual({ kind: "answer", number: 7, question: 3, choice: 1 });
   });
 
   it("links the files that a consent is for, and no other address", () => {
     const files = ["https://hub.example/us/model/blob/0/modeling.py", "javascript:alert(1)//.py"];
-    model.set({ question: { ...ASKED, files } });
+    model.set({ question: { ...ASKED, number: 1, files } });
     expect([...el.querySelectorAll("a")].map((link) => link.getAttribute("href"))).toEqual([files[0]]);
     expect(text(".nbl-files code")).toBe(files[1]);
   });

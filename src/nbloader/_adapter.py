@@ -17,6 +17,7 @@ from nbloader import _hub
 from nbloader._checkpoint import ADAPTER_CONFIG as CONFIG
 from nbloader._checkpoint import ADAPTER_FILES, Checkpoint, ShardFile, Tensor, read_json, read_tensors
 from nbloader._errors import CheckpointError, SourceError
+from nbloader._files import open_regular
 from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._source import state_of
@@ -134,7 +135,7 @@ def bring(
 
 def open_local(shard: ShardFile) -> BinaryIO:
     """Return a weight file on this machine, to read."""
-    return open(shard.path, "rb")
+    return open_regular(shard.path)
 
 
 def _read(

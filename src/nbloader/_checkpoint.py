@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from nbloader._errors import CheckpointError
+from nbloader._files import open_regular
 from nbloader._locale import some, text
 from nbloader._recognise import names_in, not_a_checkpoint
 from nbloader._untrusted import (
@@ -159,6 +160,31 @@ def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(text("error", "zero3", **known), text("hint", "zero3"))
 
 
+_COUNTS = re.compile(r"(?:^|_)(?:layers?|blocks?|experts?|depths?|stages?)$")
+_FEW = 1000  # of anything that a config counts: so many do no harm, whatever the weights hold
+
+
+def check_depth(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a config that asks for far more layers, or parts of them, than the weights have tensors.
+
+    Building such a model takes hours and all memory, and nothing of it would be loaded.
+
+    Raises
+    ------
+    CheckpointError
+        Naming what the config asks for.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_depth(where, value, tensors)
+        counts = value if isinstance(value, list) else [value]
+        if not tensors or _COUNTS.search(key) is None or not all(map(is_size, counts)):
+            continue
+        if sum(counts) > max(_FEW, len(tensors)):
+            known = {"where": where, "key": key, "value": sum(counts), "count": len(tensors)}
+            raise CheckpointError(text("error", "too_deep", **known), text("hint", "too_deep"))
+
+
 def _read_beside(folder: Path) -> Beside | None:
     if not (folder / ADAPTER_CONFIG).is_file() or find_spec("peft") is None:
         return None
@@ -175,7 +201,7 @@ def _read_beside(folder: Path) -> Beside | None:
 def read_tensors(
     kind: str,
     shards: Sequence[ShardFile],
-    open_shard: Callable[[ShardFile], BinaryIO] = lambda shard: open(shard.path, "rb"),  # noqa: SIM115
+    open_shard: Callable[[ShardFile], BinaryIO] = lambda shard: open_regular(shard.path),
 ) -> dict[str, Tensor]:
     """Return the tensors that the headers of shards describe, by name.
 
@@ -226,12 +252,12 @@ def read_json(path: Path) -> dict[str, Any]:
         Where the file cannot be read or is no JSON object.
     """
     try:
-        with open(path, "rb") as file:
-            content = parse_json(file, os.path.getsize(path))
+        with open_regular(path) as file:
+            content = parse_json(file, os.fstat(file.fileno()).st_size)
     except TooLargeError:
         raise CheckpointError(text("error", "too_large", path=path), text("hint", "suspicious")) from None
     except (ValueError, RecursionError) as error:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(_START)
         check_pointer(path, start)
         if _is_page(start):
@@ -554,6 +580,15 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
     if is_program:
         raise _wrong_content(shard.path, "zip_script")
     return _stubs_of(index, shard, content, storages)
+
+
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a ``.bin`` is a zip with compressed entries: its bytes are not those of its tensors."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(BoundedFile(file)) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (OSError, TooLargeError, zipfile.BadZipFile):
+        return False
 
 
 def _storage_ranges(archive: zipfile.ZipFile, prefix: str, size: int) -> dict[str, tuple[int, int]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import threading
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,16 +18,18 @@ from typing import Any, NamedTuple
 import psutil
 
 from nbloader import _hub, _transformers
-from nbloader._checkpoint import Checkpoint
+from nbloader._checkpoint import Checkpoint, is_packed
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
 from nbloader._locale import size_text, text
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions
 from nbloader._reporter import Reporter
 from nbloader._source import find_source
+from nbloader._untrusted import TensorStub, read_pickle
 from nbloader.stages.download import fetching
 
 _DRAFT = ".nbloader-convert-"
+_PORTION = 1 << 24  # bytes
 _ROOM = 1.02  # of what the files take: headers and indices
 
 
@@ -147,7 +151,8 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
     for number, shard in enumerate(checkpoint.shards):
         tell(shard.name)
         try:
-            content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=number in with_header)
+            is_mapped = number in with_header and not is_packed(shard.path)
+            content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
             raise _transformers.explain(error, shard.path) from None
         if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
@@ -167,6 +172,8 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
                 ),
                 text("hint", "state_dict"),
             )
+        if number in with_header:
+            _check_read(shard.path, content)
         tensors.update(content)
     if not tensors:
         raise CheckpointError(text("error", "no_tensors", folder=checkpoint.folder), text("hint", "state_dict"))
@@ -179,6 +186,33 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
         seen.add(storage.data_ptr())
     return tensors
+
+
+def _check_read(path: Path, content: Mapping[str, Any]) -> None:
+    """Compare what torch has read of a file with what its zip holds, bit by bit."""
+    with zipfile.ZipFile(path) as archive:
+        entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        top = entry.removesuffix("data.pkl")
+        with suppress(KeyError):
+            if archive.read(f"{top}byteorder").decode() != sys.byteorder:
+                return  # torch turns those around
+        with archive.open(entry) as pickled:
+            stubs = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
+        storages = {stub.storage: name for name, stub in stubs.items() if isinstance(stub, TensorStub)}
+        for storage, name in storages.items():
+            packed = archive.getinfo(f"{top}data/{storage}")
+            packed.CRC = None  # type: ignore[assignment] # torch can leave it out, and every bit is compared
+            read = memoryview(_bits_of_storage(content[name]).numpy())
+            with archive.open(packed) as file:
+                is_same = all(file.read(_PORTION) == read[at : at + _PORTION] for at in range(0, len(read), _PORTION))
+                if not is_same or file.read(1):
+                    raise CheckpointError(text("error", "read_twice", path=path, name=name), text("hint", "as_it_was"))
+
+
+def _bits_of_storage(tensor: Any) -> Any:
+    import torch
+
+    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
 
 
 def _check_equal(tensors: Mapping[str, Any], folder: Path) -> None:

@@ -244,13 +244,15 @@ class Logged(Event):
 class Asked(Event):
     """The load waits for somebody to choose how it goes on: an index into `choices`.
 
-    Each of `choices` is (options as keyword arguments, bytes that the weights take with them or None).
+    Each of `choices` is (options as keyword arguments, bytes that the weights take with them or None). `number` tells
+    it from the load's other questions.
     """
 
     kind: str
     message: str
     choices: tuple[tuple[Mapping[str, Any], int | None], ...]
     files: tuple[str, ...] = ()
+    number: int = 1
 
 
 @dataclass(frozen=True)

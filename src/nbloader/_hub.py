@@ -58,6 +58,25 @@ class Repository:
         assert self.files is not None
         return self.files[name]
 
+    def has(self, name: str, content: bytes, snapshot: Path) -> bool:
+        """Tell whether a file of the cache's snapshot has the content that the Hub lists.
+
+        Where the Hub was not asked, the name of what the snapshot links to is its hash.
+        """
+        if self.files is None:
+            key = os.path.basename(os.path.realpath(snapshot / name))
+            is_hash = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", key) is not None
+            expected = Expected(len(content), *((key,) if len(key) == 64 else (None, key))) if is_hash else None
+        elif name in self.files:
+            expected = self.files[name]
+        else:
+            return False
+        if expected is None or expected.key is None:
+            return True
+        hasher = expected.hasher()
+        hasher.update(content)
+        return len(content) == expected.bytes and bool(hasher.hexdigest() == expected.key)
+
 
 @dataclass(frozen=True)
 class DownloadWatcher:

@@ -71,9 +71,15 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
     import torch
 
     thread = threading.get_ident()
+    is_on = True
+    outer = vars(torch.Tensor).get("__init__")  # another load's, which was left behind
 
     def init(tensor: Any, *args: Any, **kwargs: Any) -> None:
-        if threading.get_ident() != thread or type(tensor) is not torch.Tensor or not tensor.dtype.is_floating_point:
+        if not is_on or threading.get_ident() != thread:
+            if outer is not None:
+                outer(tensor, *args, **kwargs)
+            return
+        if type(tensor) is not torch.Tensor or not tensor.dtype.is_floating_point:
             return
         given = args[0] if len(args) == 1 else None
         is_shape = isinstance(given, (torch.Size, torch.Tensor))
@@ -83,14 +89,15 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
         else:
             tensor.data = tensor.data.to(dtype)
 
-    outer = vars(torch.Tensor).get("__init__")
     torch.Tensor.__init__ = init
     try:
         yield
     finally:
-        if outer is None:
+        is_on = False
+        is_last = vars(torch.Tensor).get("__init__") is init  # else a load that came after goes through this
+        if is_last and outer is None:
             del torch.Tensor.__init__
-        else:
+        elif is_last:
             torch.Tensor.__init__ = outer
 
 

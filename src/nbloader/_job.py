@@ -83,7 +83,8 @@ class LoadJob:
         self.comes_next = False
         self.reload = reload
         self._askers = [can_ask]
-        self._answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Mapping[str, Any]]] = queue.SimpleQueue()
+        self._questions = itertools.count(1)
         self._now = _stopwatch(clock)
         self._lock = threading.RLock()
         name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model)
@@ -94,6 +95,7 @@ class LoadJob:
         self._done = threading.Event()
         self._loaded: Loaded | None = None
         self._is_gone = False
+        self._thread: threading.Thread | None = None
         self._heartbeat: Heartbeat | None = None
         self._had_no_memory = False
         self._successor = ""
@@ -107,11 +109,20 @@ class LoadJob:
             self._reporter.log("info", notice.code, name=notice.name, value=notice.value)
 
     def start(self) -> LoadJob:
-        """Start the load; returns at once, with the job itself."""
-        self._heartbeat = Heartbeat(self.number)
-        make_thread(self._run, "nbloader-load").start()
-        make_thread(self._watch, "nbloader-watch").start()
+        """Start the load; returns at once, with the job itself.
+
+        Raises
+        ------
+        LoadError
+            Where the system has no thread left for it.
+        """
+        self._thread = make_thread(self._run, "nbloader-load")
+        self._thread.start()
         return self
+
+    def is_alive(self) -> bool:
+        """Tell whether a thread works for the load, and it has not ended: one that is left behind has."""
+        return self._thread is not None and self._thread.is_alive() and not self.done()
 
     @property
     def state(self) -> LoadState:
@@ -143,8 +154,15 @@ class LoadJob:
             self._cancelled.set()
             self._reporter.tell(_events.CancelRequested)
 
-    def answer(self, changes: Mapping[str, Any]) -> None:
+    def answer(self, changes: Mapping[str, Any], question: int | None = None) -> None:
         """Answer the question in `state`, if there is one: the load goes on with these options changed.
+
+        Parameters
+        ----------
+        changes
+            Options, by name.
+        question
+            The number of the question that is meant; one that is not asked now is left alone. None for any.
 
         Raises
         ------
@@ -152,8 +170,9 @@ class LoadJob:
             For an option that does not exist or a value it cannot take.
         """
         merge_options(self.options, changes)
-        if self.state.question is not None:
-            self._answer.put(changes)
+        asked = self.state.question
+        if asked is not None and question in (None, asked.number):
+            self._answers.put((asked.number, changes))
 
     def result(self, timeout: float | None = None) -> Loaded:
         """Wait for the load and return what it made.
@@ -313,12 +332,21 @@ class LoadJob:
                 self._reporter.log("warning", "callback_failed", error=repr(error))
 
     def _run(self) -> None:
+        _resident.entered(self)
+        try:
+            self._load_to_the_end()
+        finally:
+            _resident.left(self)
+
+    def _load_to_the_end(self) -> None:
         reporter = self._reporter
         speak(self.options.locale)
         outcome: stages.Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
         self._stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_doing)
         try:
+            self._heartbeat = Heartbeat(self.number)
+            make_thread(self._watch, "nbloader-watch").start()
             for killed in find_killed():
                 self._tell_killed(killed)
             while outcome is None:
@@ -330,7 +358,6 @@ class LoadJob:
             release_memory()
         reporter.tell(_events.MemorySampled, sample_memory())
         self._finish(outcome, failure)
-        _resident.left(self)
 
     def _tell_killed(self, killed: Killed) -> None:
         sizes = (killed.process, killed.available, killed.total)
@@ -383,12 +410,14 @@ class LoadJob:
         if not error.suggestions or self._cancelled.is_set() or not any(can_ask() for can_ask in list(self._askers)):
             raise error
         reporter = self._reporter
-        self._answer = queue.SimpleQueue()  # a second click on the last question is no answer to this one
-        reporter.tell(_events.Asked, type(error).__name__, error.message, _choices(error), _files(error))
+        question = next(self._questions)
+        reporter.tell(_events.Asked, type(error).__name__, error.message, _choices(error), _files(error), question)
         while True:
             reporter.check_cancelled()
             with suppress(queue.Empty):
-                return self._answer.get(timeout=_TICK)
+                answered, changes = self._answers.get(timeout=_TICK)
+                if answered == question:  # and not one that was asked before
+                    return changes
 
     def _keep_plan(self, plan: LoadPlan, smaller: Callable[[], Sequence[tuple[Mapping[str, Any], int]]]) -> None:
         self._plan = plan

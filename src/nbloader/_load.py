@@ -71,13 +71,16 @@ def begin(
     replace: bool = False,
 ) -> LoadJob:
     """Start a load, or join one that does the same already; return the one that does it."""
-    job = _resident.submit(made, replace=replace)
-    job.join(can_ask)
+    # Before it starts, so that nothing is left to do for it once it has.
+    _history.follow(made)
+    made.join(can_ask)
     if progress_callback is not None:
-        follow(job, progress_callback)
-    if job is made:
-        _history.follow(job)
-        job.start()
+        follow(made, progress_callback)
+    job = _resident.submit(made, replace=replace)
+    if job is not made:
+        job.join(can_ask)
+        if progress_callback is not None:
+            follow(job, progress_callback)
     return job
 
 

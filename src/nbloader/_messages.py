@@ -20,7 +20,7 @@ _KINDS: Mapping[str, Mapping[str, type]] = {
     "adopts": {},
     "cancel": {"number": int},
     "unload": {},
-    "answer": {"choice": int},
+    "answer": {"number": int, "question": int, "choice": int},
     "plan": {"choices": dict},
     "load": {"choices": dict},
     "clear_history": {},
@@ -29,10 +29,14 @@ _MAY_LACK = {"drawn": "language"}
 
 
 class Message(NamedTuple):
-    """What was said; of `number`, `choice`, `choices` and `language` what its kind has."""
+    """What was said; of the parts what its kind has.
+
+    `number` is a load's, `question` that of what it asks, 0 for the error that it ended with.
+    """
 
     kind: str
     number: int | None = None
+    question: int = 0
     choice: int = -1
     choices: Mapping[str, str] = {}
     language: str = ""

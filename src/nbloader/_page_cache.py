@@ -8,6 +8,7 @@ quick.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from nbloader._locale import text
 
 _CHUNK = 8 << 20  # bytes asked about at once
 _SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
@@ -131,16 +134,19 @@ def kernel_readahead(path: Path) -> int:
         return 0
     device = os.stat(path).st_dev
     try:
-        text = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()
+        told = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()
     except OSError:
         return 0
-    return int(text) << 10
+    return int(told) << 10
 
 
-def map_pages(address: int, length: int) -> None:
-    """Map a range of this process's memory at once, which reading it would do page by page; a hint."""
+def map_pages(address: int, length: int) -> bool:
+    """Map a range of this process's memory at once, which reading it would do page by page.
+
+    Returns whether it can be read: of a mapped file that was cut short since it cannot, and who does is killed.
+    """
     start = address - address % mmap.PAGESIZE
-    _populate(start, address + length - start)
+    return _populate(start, address + length - start) != errno.EFAULT
 
 
 def untouched_bytes(ranges: Sequence[tuple[int, int]]) -> int:
@@ -164,20 +170,29 @@ def make_resident(address: int, length: int, check_cancelled: Callable[[], None]
     """Fault a mapped range of this process's memory in, window by window, without changing it.
 
     Where the system cannot be asked to (MADV_POPULATE_READ, Linux 5.14 and later), one byte of each page is read.
+
+    Raises
+    ------
+    OSError
+        Where the file was cut short, so that reading it would kill this process.
     """
     window = 64 << 20
     start = address - address % mmap.PAGESIZE
     for begin in range(start, address + length, window):
         check_cancelled()
         extent = min(window, address + length - begin)
-        if not _populate(begin, extent):
+        failed = _populate(begin, extent)
+        if failed == errno.EFAULT:
+            raise OSError(errno.EFAULT, text("reason", "shortened"))
+        if failed:
             for page in range(max(begin, address), begin + extent, mmap.PAGESIZE):
                 ctypes.c_ubyte.from_address(page).value  # noqa: B018 - reading it is the point
 
 
-def _populate(address: int, length: int) -> bool:
+def _populate(address: int, length: int) -> int:
+    """Fault a range in; return 0, or the number of the error (madvise(2))."""
     madv_populate_read = 22
-    return (
-        _libc is not None
-        and _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(madv_populate_read)) == 0
-    )
+    if _libc is None:
+        return errno.ENOSYS
+    done = _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(madv_populate_read))
+    return 0 if done == 0 else ctypes.get_errno()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbloader._adapter import Adapter
-from nbloader._checkpoint import FLOATS, Checkpoint, Tensor
+from nbloader._checkpoint import FLOATS, Checkpoint, Tensor, check_depth
 from nbloader._errors import CheckpointError, DependencyError, OptionError, WontFitError
 from nbloader._locale import sentences, size_text, text
 from nbloader._memory import Free
@@ -199,6 +199,7 @@ def make_plan(
     `free` is what is free now; None where nobody looked.
     """
     check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
+    check_depth(str(checkpoint.folder), checkpoint.config, checkpoint.tensors)
     dtype, stored = target_dtype(checkpoint, options), find_stored(checkpoint.config, options.quantization)
     sizes = placed_sizes(checkpoint, options)
     to_place = [0] * len(checkpoint.shards)

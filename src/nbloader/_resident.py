@@ -122,13 +122,59 @@ class Resident:
 
 
 class _Registry:
+    """What is loaded and being loaded. Who is in line, or has the turn, counts only as long as it is alive."""
+
     def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.active: list[LoadJob] = []  # from the request to the end, those that wait included
-        self.line: list[LoadJob] = []
-        self.running: LoadJob | None = None
+        # Taken as it is, not by the condition: an interrupt inside of Condition.__enter__ would keep it for ever.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self._active: list[LoadJob] = []
+        self._line: list[LoadJob] = []
+        self._running: LoadJob | None = None
         self.residents: list[Resident] = []
         self.preloaded: list[LoadJob] = []
+
+    @property
+    def active(self) -> list[LoadJob]:
+        """From the request to the end, those that wait included."""
+        self._active = [job for job in self._active if job.is_alive()]
+        return self._active
+
+    @property
+    def line(self) -> list[LoadJob]:
+        """Those that wait for their turn, the next one first."""
+        self._line = [job for job in self._line if job.is_alive()]
+        return self._line
+
+    @property
+    def running(self) -> LoadJob | None:
+        """The one that has the turn."""
+        return self._running if self._running is not None and self._running.is_alive() else None
+
+    def enter(self, job: LoadJob) -> None:
+        """Note a job that has been started, and put it in the line: in the order of requests, behind what is next."""
+        if job not in self.active:
+            self._active.append(job)
+            self.line_up(job)
+
+    def line_up(self, job: LoadJob) -> None:
+        """Put a job in the line, where it is not."""
+        if job not in self.line:
+            self._line.append(job)
+            self._line.sort(key=lambda other: (not other.comes_next, other.number))
+
+    def take_turn(self, job: LoadJob) -> None:
+        """Have the turn be this job's, and nobody's once it is left."""
+        self._running = job
+        self._line = [other for other in self._line if other is not job]
+
+    def leave(self, job: LoadJob, *, turn_only: bool = False) -> None:
+        """Note that a job has ended or, with `turn_only`, has had its turn."""
+        if self._running is job:
+            self._running = None
+        self._line = [other for other in self._line if other is not job]
+        self._active = [other for other in self._active if other is not job or turn_only]
+        self.changed.notify_all()
 
 
 _registry = _Registry()
@@ -138,7 +184,7 @@ def _begin_anew() -> None:
     """In a child, forget what its parent loads: only the thread that forked is there."""
     global _registry
     former, _registry = _registry, _Registry()
-    for job in former.active:
+    for job in former._active:
         job.abandon()
     _registry.residents, _registry.preloaded = former.residents, former.preloaded
 
@@ -150,7 +196,7 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _end_all() -> None:
     """Cancel what loads, and wait a moment: a thread inside of torch when Python goes takes the process down."""
-    with _registry.changed:
+    with _registry.lock:
         jobs = list(_registry.active)
     for job in jobs:
         job.cancel()
@@ -158,31 +204,26 @@ def _end_all() -> None:
 
 
 def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:
-    """Return the job that does what `job` was made for: itself, to be started, or one that is doing it already.
+    """Return the job that does what `job` was made for: itself, started, or one that is doing it already.
 
     With `replace`, what is being loaded now is cancelled, and the job comes next.
     """
     wanted = _request_of(job)
-    with _registry.changed:
+    with _registry.lock:
         for other in _registry.active:
-            is_open = not other.done() and not other.state.cancelling
-            if is_open and not job.reload and _same(_request_of(other), wanted):
+            if not other.state.cancelling and not job.reload and _same(_request_of(other), wanted):
                 return other
         running = _registry.running
-        _registry.active.append(job)
         job.comes_next = replace
-        _line_up(job)
+        try:
+            job.start()
+        except BaseException:  # where the thread began all the same, it ends at once
+            job.cancel()
+            raise
+        _registry.enter(job)
     if replace and running is not None:
         running.cancel()
     return job
-
-
-def _line_up(job: LoadJob) -> None:
-    """Put a job in the line, where it is not: in the order of the requests, behind what comes next."""
-    line = _registry.line
-    if job not in line:
-        line.append(job)
-        line.sort(key=lambda other: (not other.comes_next, other.number))
 
 
 def are_alike(one: LoadJob, other: LoadJob) -> bool:
@@ -190,13 +231,16 @@ def are_alike(one: LoadJob, other: LoadJob) -> bool:
     return _same(_request_of(one), _request_of(other))
 
 
+def entered(job: LoadJob) -> None:
+    """Note that a job has begun; called by its own thread, which no interrupt keeps from it."""
+    with _registry.lock:
+        _registry.enter(job)
+
+
 def left(job: LoadJob) -> None:
     """Note that a job has ended."""
-    with _registry.changed:
-        for jobs in (_registry.active, _registry.line):
-            if job in jobs:
-                jobs.remove(job)
-        _registry.changed.notify_all()
+    with _registry.lock:
+        _registry.leave(job)
 
 
 @contextmanager
@@ -209,41 +253,37 @@ def turn(
     (https://github.com/huggingface/transformers/issues/41782). `on_wait` is told who is ahead, each time that changes.
     """
     registry, told = _registry, None
-    with registry.changed:
-        _line_up(job)
+    with registry.lock:
+        registry.line_up(job)
     try:
         while True:
-            with registry.changed:
+            check_cancelled()
+            with registry.lock:
                 ahead = _ahead_of(job)
                 if not ahead:
-                    registry.running = job
+                    registry.take_turn(job)
                     break
                 if ahead == told:
                     registry.changed.wait(_TICK)
             if ahead != told:
                 told = ahead
                 on_wait(ahead)
-            check_cancelled()
-    finally:
-        with registry.changed:
-            registry.line.remove(job)
-    try:
         yield
     finally:
-        with registry.changed:
-            registry.running = None
-            registry.changed.notify_all()
+        with registry.lock:
+            registry.leave(job, turn_only=True)
 
 
 def _ahead_of(job: LoadJob) -> tuple[Waiting, ...]:
     line = _registry.line
-    ahead = [_registry.running, *line[: line.index(job)]]
+    before = line[: line.index(job)] if job in line else line
+    ahead = [_registry.running, *before]
     return tuple(Waiting(other.number, other.state.name) for other in ahead if other is not None)
 
 
 def cancel_waiting(number: int) -> None:
     """Cancel the load of this number, if it is under way or in line."""
-    with _registry.changed:
+    with _registry.lock:
         found = [job for job in _registry.active if job.number == number]
     for job in found:
         job.cancel()
@@ -278,7 +318,7 @@ class Residence:
                 resident._jobs.add(self._job)
                 return resident
             self._job.log("warning", "changed_since", name=resident.name, change=change)
-            with _registry.changed:
+            with _registry.lock:
                 _registry.residents.remove(resident)
         return None
 
@@ -298,7 +338,7 @@ class Residence:
         )
         made._jobs.add(job)
         job.subscribe(_keeping_state(weakref.ref(made), weakref.ref(job)))
-        with _registry.changed:
+        with _registry.lock:
             _registry.residents.append(made)
 
     def free(self) -> Free:
@@ -343,7 +383,7 @@ def find_resident(model: Any) -> Resident | None:
 
 def loaded() -> list[Resident]:
     """Return the models that are loaded, the oldest first."""
-    with _registry.changed:
+    with _registry.lock:
         _registry.residents = [resident for resident in _registry.residents if resident.model is not None]
         return list(_registry.residents)
 
@@ -374,7 +414,7 @@ def unload(model: Any = None) -> Freed:
 
 def keep(job: LoadJob) -> None:
     """Keep what a load makes alive, although nobody may refer to it yet."""
-    with _registry.changed:
+    with _registry.lock:
         _registry.preloaded.append(job)
 
 
@@ -382,7 +422,7 @@ def _unload(residents: list[Resident], successor: str) -> Freed:
     before = sample_memory()
     watched = [weakref.ref(part) for resident in residents for part in _parts_of(resident.model)]
     jobs = {job for resident in residents for job in resident._jobs}
-    with _registry.changed:
+    with _registry.lock:
         _registry.residents = [resident for resident in _registry.residents if resident not in residents]
         _registry.preloaded = [job for job in _registry.preloaded if job not in jobs]
     for job in jobs:

@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbloader import _hub
-from nbloader._checkpoint import CONFIG
+from nbloader._checkpoint import CONFIG, read_index
+from nbloader._code import CODE, Code, read_code
 from nbloader._demo import demo_checkpoint
-from nbloader._errors import SourceError
+from nbloader._errors import CheckpointError, SourceError
+from nbloader._files import open_regular
 from nbloader._locale import text
 from nbloader._recognise import names_in, not_a_checkpoint
 
@@ -24,9 +27,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 """The name that stands for the demo checkpoint. A folder of that name is ``./demo``."""
 
-CODE = ".py"
-"""Ending of the files whose code a checkpoint may bring."""
-
+_SMALL = 65_536  # bytes of a file up to which its content belongs to its state
 _SHORT = 80  # characters of what is no name that are worth repeating
 _ADDRESS = re.compile(
     r"(?:https?://)?[\w.-]+\.[a-z]+(?::\d+)?/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
@@ -65,19 +66,30 @@ class Source:
         if repository is not None and repository.files is not None:
             names = sorted(name for name in repository.files if name.endswith(CODE))
             return tuple(_hub.address(repository, name) for name in names), repository.commit
-        paths = sorted(self.root(options).rglob(f"*{CODE}"))
-        if repository is not None:
-            return tuple(map(str, paths)), repository.commit
-        digest = hashlib.sha256()
-        for path in paths:
-            content = path.read_bytes()
-            digest.update(f"{path.relative_to(self.root(options))} {len(content)}\n".encode() + content)
-        return tuple(map(str, paths)), digest.hexdigest()[:40]
+        code = read_code(self.root(options))
+        return code.files, code.digest if repository is None else repository.commit
 
-    def allows_code(self, options: LoadOptions) -> bool:
-        """Tell whether the options allow the checkpoint's own Python code to run."""
-        consent = options.trust_remote_code
-        return consent is True or (consent is not False and options.allows_code(self.code(options)[1]))
+    def allowed_code(self, options: LoadOptions) -> Code | None:
+        """Return the checkpoint's own Python code, where the options allow it to run; else None.
+
+        Raises
+        ------
+        CheckpointError
+            Where it is allowed and cannot be read, or is not what the repository lists.
+        """
+        if options.trust_remote_code is False:
+            return None
+        if self.repository is None:
+            code = read_code(self.root(options))
+            return code if options.allows_code(code.digest) else None
+        if not options.allows_code(self.repository.commit):
+            return None
+        code = read_code(self.root(options))
+        for name, content in code.content.items():
+            if not self.repository.has(name, content, code.folder):
+                path = code.folder / name
+                raise CheckpointError(text("error", "code_changed", path=path), text("hint", "code_changed"))
+        return code
 
     def root(self, options: LoadOptions) -> Path:
         """Return the checkpoint's top folder on this machine.
@@ -93,16 +105,38 @@ class Source:
         return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options)
 
 
-def state_of(folder: Path, subfolder: str = "") -> tuple[tuple[str, int, int], ...]:
-    """Return (name, bytes, time of the last change in ns) of each file of a checkpoint's folder."""
-    found = []
-    for top in {"", subfolder}:
+def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]:
+    """Return what tells the state of each file of a checkpoint's folder, and of those below that an index names.
+
+    That is what the system notes of a change, the one of which programs that copy cannot set the time included, and
+    of small files the content.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    tops = ["", subfolder]
+    for top in tops:  # which grows
         with os.scandir(folder / top) as entries:
             for entry in entries:
-                if entry.is_file():
-                    status = entry.stat()
-                    found.append((os.path.join(top, entry.name), status.st_size, status.st_mtime_ns))
-    return tuple(sorted(found))
+                name = os.path.join(top, entry.name)
+                if name in found or not entry.is_file():
+                    continue
+                status = os.stat(entry.path)
+                content = b""
+                with suppress(OSError):
+                    content = _small(entry.path, status.st_size)
+                times = status.st_mtime_ns, status.st_ctime_ns
+                found[name] = status.st_size, *times, status.st_dev, status.st_ino, content
+                if entry.name.endswith(".index.json"):
+                    with suppress(CheckpointError):  # which the load tells
+                        below = {os.path.dirname(shard) for shard in read_index(Path(entry.path)).shards}
+                        tops += [os.path.join(top, each) for each in sorted(below) if (folder / top / each).is_dir()]
+    return found
+
+
+def _small(path: str, size: int) -> bytes:
+    if size > _SMALL:
+        return b""
+    with open_regular(path) as file:
+        return hashlib.sha256(file.read(_SMALL)).digest()
 
 
 def find_source(

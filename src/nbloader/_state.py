@@ -103,12 +103,14 @@ class Question:
     """What a load waits for: one of `choices`, each (options, bytes that the weights take with them or None).
 
     `kind` is the name of the error that it would be if nobody could be asked; `files` are what a consent is for.
+    `number` tells it from the load's other questions.
     """
 
     kind: str
     message: str
     choices: tuple[tuple[Mapping[str, Any], int | None], ...]
     files: tuple[str, ...] = ()
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -492,7 +494,7 @@ def _(event: events.Logged, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Asked, state: LoadState) -> LoadState:
-    return replace(state, question=Question(event.kind, event.message, event.choices, event.files))
+    return replace(state, question=Question(event.kind, event.message, event.choices, event.files, event.number))
 
 
 @_apply.register

@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from nbloader._errors import LoadError
+from nbloader._locale import text
+
 _PREFIX = "nbloader-"
 _TICK = 0.005  # seconds between two looks at whether threads have ended
 
@@ -19,13 +22,24 @@ _begun: deque[int] = deque(maxlen=256)
 """What the system calls the threads that began last."""
 
 
+class _Thread(threading.Thread):
+    def start(self) -> None:
+        try:
+            super().start()
+        except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # one inside of threading itself, which hides it
+                raise error.__context__ from None
+            raise LoadError(text("error", "no_thread", error=str(error)), text("hint", "no_thread")) from None
+
+
 def make_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
     """Return a thread that calls `target`, not started, and that Python does not wait for when it ends.
 
-    A copy of the context pins what the thread prints to the cell that made it.
+    A copy of the context pins what the thread prints to the cell that made it. Where the system has no thread left,
+    starting it raises a LoadError.
     """
     context = contextvars.copy_context()
-    return threading.Thread(target=_run, args=(context, target, *args), name=name, daemon=True)
+    return _Thread(target=_run, args=(context, target, *args), name=name, daemon=True)
 
 
 def _run(context: contextvars.Context, target: Callable[..., None], *args: Any) -> None:

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbloader import _isolation
-from nbloader._checkpoint import ADAPTER_CONFIG, check_pointer
+from nbloader._checkpoint import ADAPTER_CONFIG, check_pointer, is_packed
 from nbloader._errors import (
     CheckpointError,
     DependencyError,
@@ -34,6 +34,7 @@ from nbloader._errors import (
     did_you_mean,
     first_line,
 )
+from nbloader._files import open_regular
 from nbloader._imports import import_failure
 from nbloader._locale import text
 from nbloader._output import records_to
@@ -184,6 +185,7 @@ _HOOKS: Mapping[str, tuple[str, ...]] = {
         "initialization:TORCH_INIT_FUNCTIONS",
     ),
     "account": ("modeling_utils:log_state_dict_report",),
+    "code": ("dynamic_module_utils:get_cached_module_file",),
 }
 """What is used of transformers that is not documented for it, by what it serves."""
 
@@ -217,6 +219,7 @@ def waiting(watcher: Watcher) -> Iterator[None]:
     if not can_wait():
         yield
         return
+    import torch
     from transformers import modeling_utils as module
 
     safe_open: Any = module.safe_open
@@ -233,7 +236,10 @@ def waiting(watcher: Watcher) -> Iterator[None]:
             return load_state_dict(checkpoint_file, *args, **kwargs)
         path = checkpoint_file if gate is None else gate.path_of(name)
         with watcher.spending("unpickle"):
-            tensors = load_state_dict(path, *args, **kwargs)
+            if is_packed(path):  # of which torch, and so transformers, would map the compressed bytes
+                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            else:
+                tensors = load_state_dict(path, *args, **kwargs)
         if gate is None:
             return tensors
         return {key: _WaitingTensor(tensor, name, key, gate) for key, tensor in tensors.items()}
@@ -331,7 +337,8 @@ class _WaitingTensor:
     def __getitem__(self, index: Any) -> Any:
         self._gate.wait_for(self._path, self._key)
         tensor = self._tensor[index]
-        map_pages(tensor.data_ptr(), tensor.nbytes)
+        if not map_pages(tensor.data_ptr(), tensor.nbytes):
+            raise CheckpointError(text("error", "shortened", path=self._path), text("hint", "again"))
         return tensor
 
     def __getattr__(self, name: str) -> Any:
@@ -733,6 +740,7 @@ def load_model(
         isolated(strangers.note),
         _accounting(info),
         _shards_given(shards),
+        _interruptible(watcher.check_cancelled),
     ):
         model = model_class.from_pretrained(str(folder), config=config, **arguments)
     vars(model).pop("tie_weights", None)
@@ -742,6 +750,21 @@ def load_model(
         if "LOAD REPORT" not in warning:
             watcher.on_warning(warning)
     return model, info
+
+
+@contextlib.contextmanager
+def _interruptible(check_cancelled: Callable[[], None]) -> Iterator[None]:
+    """Have a model that this thread builds look, at each of its modules, whether to go on."""
+    from torch.nn import Module
+
+    begin: Any = vars(Module)["__init__"]
+
+    def init(module: Any, *args: Any, **kwargs: Any) -> None:
+        check_cancelled()
+        begin(module, *args, **kwargs)
+
+    with _isolation.here_only(Module, "__init__", init):
+        yield
 
 
 @contextlib.contextmanager
@@ -857,7 +880,7 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
         return made
     for name in (*_TOKENIZER_FILES, *_PROCESSOR_FILES):
         if (folder / name).is_file():
-            with open(folder / name, "rb") as file:
+            with open_regular(folder / name) as file:
                 check_pointer(folder / name, file.read(64))
     # Of a model of sentencepiece transformers tries to read tiktoken's format then, and fails with what that lacks.
     lacking = next(filter(None, (re.search(r"requires the (\w+) library", each) for each in said)), None)
@@ -891,11 +914,62 @@ def _told(folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> It
     `account` is transformers' own of the keys that it placed.
     """
     try:
-        yield
+        with _only_code_that_was_read(folder):
+            yield
     except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - the libraries raise what they like
         raise explain(error, folder, account) from None
+
+
+_code_copies: dict[int, tuple[str, Path]] = {}
+
+
+@contextlib.contextmanager
+def code_of(folder: Path, copy: Path) -> Iterator[None]:
+    """Have what this thread loads take the code that `folder` brings from its copy."""
+    thread = threading.get_ident()
+    _code_copies[thread] = os.path.realpath(folder), copy
+    try:
+        yield
+    finally:
+        del _code_copies[thread]
+
+
+@contextlib.contextmanager
+def _only_code_that_was_read(folder: Path) -> Iterator[None]:
+    """Have transformers import no code on this thread but that of the copy which it may run.
+
+    Raises
+    ------
+    DependencyError
+        Where there is some, and this transformers imports it in another way.
+    """
+    import transformers
+
+    own = _code_copies.get(threading.get_ident())
+    if missing_hooks("code"):
+        if own is not None:
+            known = {"folder": folder, "version": transformers.__version__}
+            raise DependencyError(text("error", "code_unguarded", **known), text("hint", "code_unguarded"))
+        yield
+        return
+    from transformers import dynamic_module_utils
+
+    bring: Any = dynamic_module_utils.get_cached_module_file
+
+    def bring_copy(place: Any, module_file: str, *args: Any, **kwargs: Any) -> Any:
+        if own is None:
+            raise RemoteCodeError(text("error", "brings_code", folder=folder))
+        top, copy = own
+        below = os.path.normpath(copy / os.path.relpath(os.path.realpath(place), top))
+        if not os.path.isdir(place) or not os.path.isfile(os.path.join(below, module_file)):
+            name = os.path.join(place, module_file)
+            raise CheckpointError(text("error", "code_other", folder=folder, name=name), text("hint", "own_code_only"))
+        return bring(below, module_file, *args, **kwargs)
+
+    with _isolation.here_only(dynamic_module_utils, "get_cached_module_file", bring_copy):
+        yield
 
 
 def explain(error: Exception, folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> LoadError:

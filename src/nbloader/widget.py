@@ -374,7 +374,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         elif message.kind == "unload":
             self._unload()
         elif message.kind == "answer":
-            self._answer(message.choice)
+            self._answer(message)
         elif message.kind == "plan":
             self._change(message.choices)
         elif message.kind == "load" and self._change(message.choices):
@@ -394,15 +394,19 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._workbench.change(self._options)
         return True
 
-    def _answer(self, number: int) -> None:
-        """Go on with the choice that was clicked: of a question, or of an error that a load ended with."""
-        state = self.state
-        asked = state.question or state.error
-        if self._job is None or asked is None or not 0 <= number < len(asked.choices):
-            return  # somebody else was quicker
-        changes = asked.choices[number][0]
-        if state.question is not None:
-            self._job.answer(changes)
+    def _answer(self, message: Message) -> None:
+        """Go on with the choice that was clicked: of a question, or of an error that a load ended with.
+
+        A click on what is asked no more does nothing, whatever is asked by then.
+        """
+        job, state = self._job, self.state
+        asked = state.question if message.question else state.error
+        is_meant = job is not None and message.number == job.number
+        if job is None or asked is None or not is_meant or not 0 <= message.choice < len(asked.choices):
+            return
+        changes = asked.choices[message.choice][0]
+        if message.question:
+            job.answer(changes, message.question)
         else:
             self.load(**changes)
 

@@ -162,3 +162,40 @@ def make_adapter(base: Path, folder: Path, name: str = "", rank: int = 4, **sett
     made.peft_config["default"].base_model_name_or_path = name
     made.save_pretrained(folder)
     return folder
+
+
+CONFIGURATION = """
+from transformers import LlamaConfig
+
+class MineConfig(LlamaConfig):
+    model_type = "mine-{name}"
+"""
+MODELING = """
+from transformers import LlamaForCausalLM
+from .configuration_mine import MineConfig
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+    ran = True
+"""
+
+
+def with_code(folder: Path, name: str, auto_map: dict[str, str] | None = None, linked: Path | None = None) -> Path:
+    """Save a model whose classes are code of its own; that lies in `linked`, behind a link, where one is given."""
+    import json
+
+    save(build("llama"), folder)
+    below = "" if linked is None else "code/"
+    own = {
+        "AutoConfig": f"{below}configuration_mine.MineConfig",
+        "AutoModelForCausalLM": f"{below}modeling_mine.MineForCausalLM",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": f"mine-{name}", "architectures": ["MineForCausalLM"], "auto_map": auto_map or own}
+    (folder / "config.json").write_text(json.dumps(config))
+    if linked is not None:
+        linked.mkdir()
+        (folder / "code").symlink_to(linked)
+    (folder / below / "configuration_mine.py").write_text(CONFIGURATION.format(name=name))
+    (folder / below / "modeling_mine.py").write_text(MODELING)
+    return folder

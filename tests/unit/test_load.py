@@ -320,12 +320,12 @@ def test_a_cancelled_import_is_left_behind() -> None:
     code = """
 import nbloader, sys, threading
 from nbloader import _events, _resident
-job = _resident.submit(nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions()))
+job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
 def cancel(event):
     if isinstance(event, _events.StageStarted) and event.stage == "tokenizer":
         job.cancel()
 job.subscribe(cancel)
-job.start()
+_resident.submit(job)
 try:
     job.result()
 except nbloader.LoadCancelled:

@@ -284,7 +284,7 @@ def test_a_choice_that_is_not_there_answers_nothing(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         widget.result()
     for choice in (-1, 0, 10**9):
-        comm_of(widget).click({"kind": "answer", "choice": choice})
+        comm_of(widget).click({"kind": "answer", "number": widget.job.number, "question": 0, "choice": choice})
     assert widget.state.status == "failed"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import comm
 import pytest
+from support import archs
 from support.comm import RecordingComm
 
 from nbloader import LoaderWidget, WontFitError, _history
@@ -141,8 +142,8 @@ def test_what_will_not_fit_is_asked_where_somebody_sees_it(demo_small: Path) -> 
     assert labels[0] == "dtype='bfloat16'"
     assert labels[-1] == "Load anyway"
     for choice in (99, -1, "0", None, True):
-        bench.click("answer", choice=choice)
-    bench.click("answer", choice=0)
+        bench.click("answer", number=state["number"], question=question["number"], choice=choice)
+    bench.click("answer", number=state["number"], question=question["number"], choice=0)
     assert str(bench.widget.model.dtype) == "torch.bfloat16"
     assert bench.widget.state.question is None
     bench.form(lambda form: 'dtype="bfloat16"' in form["code"] and not form["planning"])
@@ -154,8 +155,12 @@ def test_without_anybody_there_it_fails_and_the_choices_stay(demo_small: Path, m
     bench.widget.load()
     with pytest.raises(WontFitError):
         bench.widget.result()
-    error = bench.state(lambda state: state.get("error") is not None)["error"]
-    bench.click("answer", choice=len(error["choices"]) - 1)
+    state = bench.state(lambda state: state.get("error") is not None)
+    last = len(state["error"]["choices"]) - 1
+    for number, question in ((state["number"] + 1, 0), (state["number"], 1)):
+        bench.click("answer", number=number, question=question, choice=last)
+        assert bench.widget.state.status == "failed"
+    bench.click("answer", number=state["number"], question=0, choice=last)
     assert bench.widget.model is not None
 
 
@@ -203,3 +208,24 @@ def test_a_page_that_draws_a_panel_opens_none(demo_small: Path) -> None:
     widget._handle_custom_msg({"kind": "drawn", "language": "en"}, [])
     widget.result()
     assert widget._form is None
+
+
+def test_a_second_click_answers_no_other_question(tmp_path: Path) -> None:
+    """The first question is whether to load what will not fit; the next one, whether the checkpoint's code may run."""
+    folder = archs.with_code(tmp_path / "mine", "clicked")
+    bench = Watched(folder, max_memory="1kB")
+    bench.click("drawn")
+    bench.click("load", choices={})
+    state = bench.state(lambda state: state.get("question") is not None)
+    first = {"number": state["number"], "question": state["question"]["number"]}
+    anyway = len(state["question"]["choices"]) - 1
+    bench.click("answer", **first, choice=anyway)
+    state = bench.state(lambda state: (state.get("question") or {}).get("kind") == "RemoteCodeError")
+    for choice in range(anyway + 1):
+        bench.click("answer", **first, choice=choice)
+    assert bench.widget.state.question is not None
+    assert bench.widget.job is not None
+    bench.widget.job._done.wait(0.3)
+    assert bench.widget.state.question is not None
+    bench.click("answer", number=state["number"], question=state["question"]["number"], choice=0)
+    assert bench.widget.model.ran

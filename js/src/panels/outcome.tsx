@@ -11,11 +11,13 @@ export function Outcome(props: {
   state: PanelState;
   /** Seconds since the kernel was last heard of. */
   silent: number;
-  onAnswer: (choice: number) => void;
+  /** `question` is the number of what is asked, 0 for an error. */
+  onAnswer: (question: number, choice: number) => void;
   onCancel: () => void;
   onCancelOther: (number: number) => void;
 }) {
   const { state, silent, onAnswer, onCancel, onCancelOther } = props;
+  const { question } = state;
   // A load that is under way is told of twice a second: only a kernel that is gone, or very busy, is this silent.
   if (silent >= SILENT_SECONDS && !isOver(state.status) && state.status !== "idle") {
     return (
@@ -30,12 +32,12 @@ export function Outcome(props: {
   if (state.gone !== null) {
     return <Given gone={state.gone} />;
   }
-  if (state.question !== null) {
+  if (question !== null) {
     return (
       <div class="nbl-outcome nbl-question" role="alert">
         <strong>{texts.panel.question}</strong>
-        <p>{state.question.message}</p>
-        <Choices asked={state.question} onAnswer={onAnswer} />
+        <p>{question.message}</p>
+        <Choices asked={question} onAnswer={(choice) => onAnswer(question.number, choice)} />
       </div>
     );
   }
@@ -48,7 +50,7 @@ export function Outcome(props: {
         <strong>{fill(texts.panel.error, { kind: state.error.kind })}</strong>
         <p>{state.error.message}</p>
         <p class="nbl-hint">{state.error.hint}</p>
-        <Choices asked={state.error} onAnswer={onAnswer} />
+        <Choices asked={state.error} onAnswer={(choice) => onAnswer(0, choice)} />
       </div>
     );
   }

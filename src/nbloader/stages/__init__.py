@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nbloader._errors import RemoteCodeError, WontFitError
-from nbloader._locale import sentences, text
+from nbloader import _transformers
+from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
+from nbloader._locale import sentences, some, text
 from nbloader._memory import Free, find_free
 from nbloader._plan import check_fit, make_plan
+from nbloader._source import state_of
 from nbloader.stages.adapter import attach_adapter
 from nbloader.stages.config import choose_class
 from nbloader.stages.device import settle
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from nbloader._options import LoadOptions
     from nbloader._reporter import Reporter
     from nbloader._source import Source
+
+
+_WEIGHTS = (".safetensors", ".bin")
 
 
 class Outcome(NamedTuple):
@@ -76,9 +82,11 @@ def run(
     """
     with ExitStack() as stack:
         with reporter.spending("resolve"):
+            before = _states(source, options)
             fetched = stack.enter_context(fetching(model, source, options, reporter, on_plan, neighbours.free))
             supply = stack.enter_context(reading(fetched.whole, options, reporter))
-        with _consenting(source, options) as allows_code:
+        with _consenting(source, options):
+            allows_code = stack.enter_context(_running_code(source, options))
             with reporter.spending("tokenizer"):
                 tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
             with reporter.spending("imports"):
@@ -93,8 +101,42 @@ def run(
     if fetched.adapter is not None:
         with reporter.spending("adapter"):
             loaded = attach_adapter(loaded, fetched.adapter, len(checkpoint.files), options, reporter)
+    with reporter.spending("other"):
+        _check_unchanged(source, options, checkpoint, before)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
+
+
+def _states(source: Source, options: LoadOptions) -> Mapping[Path, Mapping[str, Any]]:
+    """Return the state of each folder that a load reads, and that somebody may write meanwhile."""
+    found: dict[Path, Mapping[str, Any]] = {}
+    if source.folder is not None and (source.folder / options.subfolder).is_dir():
+        found[source.folder] = state_of(source.folder, options.subfolder)
+    if options.adapter is not None and Path(options.adapter).expanduser().is_dir():
+        adapter = Path(options.adapter).expanduser()
+        found[adapter] = state_of(adapter)
+    return found
+
+
+def _check_unchanged(
+    source: Source, options: LoadOptions, checkpoint: Checkpoint, before: Mapping[Path, Mapping[str, Any]]
+) -> None:
+    """Refuse a model whose files have been of two states while it was loaded.
+
+    Raises
+    ------
+    CheckpointError
+        Naming those that have changed.
+    """
+    weights = {os.path.join(options.subfolder, file.name) for file in checkpoint.files}
+    for folder, after in _states(source, options).items():
+        states = before.get(folder, {})
+        names = [name for name in sorted({*states, *after}) if states.get(name) != after.get(name)]
+        # Of others, such as a log, no tensor comes.
+        names = [name for name in names if name in weights or name.endswith((".json", *_WEIGHTS))]
+        if names:
+            known = {"folder": folder, "names": some(names)}
+            raise CheckpointError(text("error", "changed_meanwhile", **known), text("hint", "changed_meanwhile"))
 
 
 def make_room(
@@ -112,6 +154,7 @@ def make_room(
     WontFitError
         Where that gave back less than the load was promised.
     """
+    reporter.check_cancelled()  # a load that was left behind has nobody make room for it
     made = neighbours.make_room()
     if made is None:
         return
@@ -127,12 +170,25 @@ def make_room(
 
 
 @contextmanager
-def _consenting(source: Source, options: LoadOptions) -> Iterator[bool]:
-    """Give whether the checkpoint's own code may run, and say of code that may not where it is and how to allow it."""
+def _running_code(source: Source, options: LoadOptions) -> Iterator[bool]:
+    """Give whether the checkpoint's own code may run, of which transformers gets a copy then."""
+    code = source.allowed_code(options)
+    if code is None:
+        yield False
+        return
+    with code.copied() as copy, _transformers.code_of(code.folder, copy):
+        yield True
+
+
+@contextmanager
+def _consenting(source: Source, options: LoadOptions) -> Iterator[None]:
+    """Say of code that may not run where it is, and how to allow it."""
     try:
-        yield source.allows_code(options)
+        yield
     except RemoteCodeError as error:
         files, commit = source.code(options)
+        if not files:  # what it asks for is not there, and nobody agrees to nothing
+            raise CheckpointError(error.message, text("hint", "whole_and_fitting")) from None
         message = sentences(
             error.message, text("error", "code_files", names=", ".join(files) or text("detail", "none"))
         )

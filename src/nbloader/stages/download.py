@@ -30,7 +30,9 @@ from nbloader._checkpoint import (
     read_json,
     read_tensors,
 )
+from nbloader._code import CODE
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
+from nbloader._files import open_regular
 from nbloader._imports import check_packages
 from nbloader._locale import size_text, some, text
 from nbloader._memory import Free
@@ -40,7 +42,7 @@ from nbloader._peft import check_peft
 from nbloader._plan import LoadPlan, check_fit, make_plan, smaller
 from nbloader._recognise import not_a_checkpoint
 from nbloader._reporter import Reporter
-from nbloader._source import CODE, Source
+from nbloader._source import Source
 from nbloader._stored import check_stored
 from nbloader._threads import make_thread
 from nbloader._transfer import Expected
@@ -302,7 +304,7 @@ class _Download:
     def _open(self, name: str) -> BinaryIO:
         path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
         if path is not None:
-            return open(path, "rb")
+            return open_regular(path)
         file = _hub.open_file(self._repository, name, self._options, self._check)
         file.read(1)  # fetches the beginning, where headers are, while others do
         file.seek(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -37,6 +38,7 @@ _LEAST_WINDOW = 256 << 20  # bytes
 _TRIMMED_AT_ONCE = 32 << 20
 """Bytes of weights after whose quantization the heap is given back: what it takes in between, glibc keeps."""
 
+_LOOK_SECONDS = 0.05  # between two looks at a file's length
 _SURVEYED_AT_ONCE = 256 << 20  # bytes; asking what is resident takes the kernel up to 30 ms a GB
 
 
@@ -313,7 +315,8 @@ class _PlaceTracker:
 
     def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
         beside = {} if checkpoint.beside is None else checkpoint.beside.tensors
-        self._shards = len(checkpoint.files)
+        self._files = checkpoint.files
+        self._looked: dict[int, float] = {}
         self._tensors = {
             **{key: replace(tensor, shard=len(checkpoint.shards)) for key, tensor in beside.items()},
             **checkpoint.tensors,
@@ -359,17 +362,29 @@ class _PlaceTracker:
     def _step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> Iterator[None]:
         """Wait for what a step takes, and then let it work: the two count as what they are."""
         supply.wait_for_all(keys)
+        self._check_length(keys)
         with self._reporter.spending("mixed" if supply.is_read_by_placing else self._copying):
             wait(tensors)
         with self._reporter.spending(self._working):
             yield
+
+    def _check_length(self, keys: Sequence[str]) -> None:
+        """Look, now and then, whether files still hold what is taken of them: to touch what they do not kills."""
+        for key in keys:
+            tensor = self._tensors.get(key)
+            if tensor is None or self._reporter.now() < self._looked.get(tensor.shard, -math.inf) + _LOOK_SECONDS:
+                continue
+            self._looked[tensor.shard] = self._reporter.now()
+            file = self._files[tensor.shard]
+            if os.path.getsize(file.path) < file.bytes:
+                raise CheckpointError(text("error", "shortened", path=file.path), text("hint", "again"))
 
     def _open(self, keys: Sequence[str]) -> None:
         if not self._tensors:
             return  # no header told of tensors: what is placed will say
         # An adapter beside the model is opened once that is placed.
         self._opened.update(keys)
-        planned = [0] * self._shards
+        planned = [0] * len(self._files)
         for key in self._opened:
             shard, size = self._plan_of(key)
             planned[shard] += size

@@ -1,0 +1,164 @@
+"""The one turn to load is always given back: by what ends, what is left behind, and what never began."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from support import archs
+
+import nbloader
+from nbloader import LoadCancelled, LoadError, _events, _resident, demo_checkpoint
+
+ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 200))
+
+
+def test_a_load_that_is_left_behind_keeps_no_other_waiting(demo_small: Path) -> None:
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold(event: _events.Event) -> None:
+        if isinstance(event, _events.StageStarted) and event.stage == "weights":
+            held.set()
+            let_go.wait(60)
+
+    stuck = nbloader.LoadJob(demo_small, nbloader.LoadOptions(), reload=True)
+    stuck.subscribe(hold)
+    _resident.submit(stuck)
+    try:
+        assert held.wait(60)
+        stuck.cancel()
+        with pytest.raises(LoadCancelled):
+            stuck.result(60)
+        after = nbloader.start(demo_small, reload=True)
+        model = after.result(60).model
+        assert [type(event) for event in after.events if isinstance(event, _events.Queued)] == []
+    finally:
+        let_go.set()
+    # What was left behind ends, and neither takes what the other has made nor anybody's turn.
+    assert nbloader.start(demo_small).result(60).model is model
+    assert (_resident._registry.active, _resident._registry.running) == ([], None)
+
+
+@pytest.mark.parametrize("which", ["nbloader-load", "nbloader-watch"])
+def test_where_no_thread_can_be_started_nothing_is_left_in_line(
+    which: str, demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == which:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LoadError, match="no more threads: can't start new thread"):
+            nbloader.load(demo_small, reload=True, progress=False)
+    assert _resident._registry.active == []
+    assert nbloader.load(demo_small, reload=True, progress=False).model is not None
+
+
+INTERRUPTED = """
+import random, signal, sys, threading, time
+import nbloader
+from nbloader import _resident
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+chance = random.Random(int(sys.argv[3]))
+nbloader.load(sys.argv[1], progress=False)
+hit = 0
+for _ in range(int(sys.argv[2])):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 2.5e-3))
+        nbloader.start(sys.argv[1], reload=True)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        hit += 1
+    while _resident._registry.active:
+        time.sleep(0.001)
+job = nbloader.start(sys.argv[1], reload=True)
+print(hit, type(job.result(60).model).__name__, _resident._registry._active, _resident._registry._line)
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_starts_that_are_interrupted_at_any_moment_leave_nobody_in_line(seed: int) -> None:
+    folder = nbloader.demo_checkpoint("1MB", shards=1)
+    arguments = [str(folder), str(ROUNDS), str(seed)]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, timeout=20 + ROUNDS
+    )
+    hit, kind, *left = done.stdout.split()
+    assert int(hit) > ROUNDS // 10, done.stderr
+    assert (kind, left) == ("LlamaForCausalLM", ["[]", "[]"])
+
+
+@pytest.fixture
+def everything(tmp_path: Path) -> Path:
+    """A checkpoint of two shards with a tokenizer, and an adapter in a folder below."""
+    folder = archs.save(archs.build("llama"), tmp_path / "model", shards=2)
+    for path in demo_checkpoint("1MB", shards=1).iterdir():
+        if not (folder / path.name).exists() and "safetensors" not in path.name:
+            shutil.copy(path, folder / path.name)
+    archs.make_adapter(folder, folder / "lora", str(folder))
+    return folder
+
+
+def names_of_everything() -> list[str]:
+    ours = ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "generation_config.json"]
+    theirs = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
+    absent = ["preprocessor_config.json", "processor_config.json", "vocab.txt", "tokenizer.model", "added_tokens.json"]
+    adapters = ["lora/adapter_config.json", "lora/adapter_model.safetensors", "adapter_config.json"]
+    return [*ours, *theirs, *absent, *adapters]
+
+
+@pytest.mark.parametrize("name", names_of_everything())
+def test_a_fifo_in_a_files_place_is_not_waited_for(name: str, everything: Path) -> None:
+    path = everything / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    adapter = {"adapter": str(everything / "lora")} if name.startswith("lora") else {}
+    job = nbloader.start(everything, **adapter)
+    with suppress(LoadError):
+        job.result(60)
+    assert job.state.status in ("ready", "failed")
+    assert path.is_fifo()
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "text_config", "depths", "num_local_experts"])
+def test_a_config_that_asks_for_what_the_weights_do_not_hold_is_refused(key: str, everything: Path) -> None:
+    config = json.loads((everything / "config.json").read_text())
+    config[key] = {"text_config": {"n_layer": 10**7}, "depths": [10**7, 1]}.get(key, 10**7)
+    (everything / "config.json").write_text(json.dumps(config))
+    with pytest.raises(nbloader.CheckpointError, match="asks for"):
+        nbloader.plan(everything)
+    with pytest.raises(nbloader.CheckpointError, match="asks for"):
+        nbloader.load(everything, progress=False)
+
+
+def test_a_model_that_is_being_built_is_cancelled_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = archs.save(archs.build("llama"), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**6, "layer_types": None}))
+    monkeypatch.setattr("nbloader._plan.check_depth", lambda *of_checkpoint: None)
+    job = nbloader.start(folder)
+    while job.state.stage != "weights":
+        job._done.wait(0.01)
+    job._done.wait(0.2)
+    job.cancel()
+    with pytest.raises(LoadCancelled):
+        job.result(60)
+    assert [line.code for line in job.state.log if line.code == "left_behind"] == []
+    assert job._thread is not None
+    job._thread.join(10)
+    assert not job._thread.is_alive()
