@@ -37,8 +37,9 @@ test-oldest: $(READY) $(BUNDLE)
 ## test-newest: the same with the newest of everything, pre-releases of safetensors and transformers too
 test-newest: $(READY) $(BUNDLE)
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
-	$(UV) pip install --compile-bytecode --python .venv-newest --upgrade --editable '.[quantization,adapter]' --group test \
-		'safetensors>=0.0.0a0' 'transformers>=0.0.0a0'
+	$(UV) pip install --compile-bytecode --python .venv-newest --upgrade --editable '.[quantization,adapter]' --group test
+	$(UV) pip install --compile-bytecode --python .venv-newest --prerelease allow \
+		--upgrade-package safetensors --upgrade-package transformers safetensors transformers
 	.venv-newest/bin/python -m pytest $(OTHER_TESTS)
 
 install: $(READY)

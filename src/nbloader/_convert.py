@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import threading
 import uuid
@@ -15,14 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from nbloader import _hub, _transformers
 from nbloader._checkpoint import Checkpoint, is_packed
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
 from nbloader._locale import size_text, text
 from nbloader._memory import find_free
 from nbloader._options import LoadOptions
+from nbloader._own_files import is_alive, one_process
 from nbloader._reporter import Reporter
 from nbloader._source import find_source
 from nbloader._untrusted import TensorStub, read_pickle
@@ -120,7 +118,8 @@ def _check_room(folder: Path, size: int) -> None:
 @contextmanager
 def _draft_in(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, on the same disk, of which nothing is left."""
-    draft = folder / f"{_DRAFT}{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
+    own = one_process()
+    draft = folder / f"{_DRAFT}{own['pid']}-{own['began']:.2f}-{own['machine']}-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir()
     except OSError as error:
@@ -136,10 +135,10 @@ def _draft_in(folder: Path) -> Iterator[Path]:
 def _clear(folder: Path) -> None:
     """Remove what conversions left whose processes were killed; one that is at work keeps what it has."""
     for left in folder.glob(f"{_DRAFT}*"):
-        process, _, rest = left.name.removeprefix(_DRAFT).partition("-")
-        is_here = rest.partition("-")[2] == socket.gethostname()
-        if is_here and process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
+        pid, began, machine, *_ = [*left.name.removeprefix(_DRAFT).split("-"), "", "", ""]
+        with suppress(ValueError):
+            if is_alive({"pid": int(pid), "began": float(began), "machine": machine}) is False:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def demo_checkpoint(
             text("error", "too_many_shards", shards=repr(shards), count=len(names)),
             text("hint", "shards_from", count=len(names)),
         )
-    root = Path(cache_dir) if cache_dir is not None else user_cache_path("nbloader")
+    root = Path(cache_dir) if cache_dir is not None else _cache_folder()
     folder = root / f"demo-v{_VERSION}-{total}-{shards}-{seed}"
     if folder.is_dir():
         return folder
@@ -85,6 +85,13 @@ def demo_checkpoint(
                 raise
             shutil.rmtree(made)
     return folder
+
+
+def _cache_folder() -> Path:
+    try:
+        return user_cache_path("nbloader")
+    except RuntimeError:  # no HOME, and no entry in the password file
+        raise OptionError(text("error", "no_home"), text("hint", "no_home")) from None
 
 
 def _parse_size(size: str | int) -> int:

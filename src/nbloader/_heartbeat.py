@@ -5,16 +5,15 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
-
-from nbloader._history import state_folder
+from nbloader import _own_files
+from nbloader._own_files import PROCESS_KINDS, VERSION, Kind, is_alive, machine, one_process, read_records, write_whole
 
 if TYPE_CHECKING:
     from nbloader._state import LoadState
@@ -23,9 +22,11 @@ _SHORT = 0.1
 """A process was most likely killed for memory where less than this share of all was available at last."""
 
 
-_KINDS: Mapping[str, Any] = {
-    "pid": int, "host": str, "began": float, "name": str, "fraction": float, "process": int, "available": int,
-    "total": int,
+_STALE_SECONDS = 30 * 86_400.0
+"""After so long nobody cares for what a process of another machine has left."""
+
+_KINDS: Mapping[str, Kind] = {
+    **PROCESS_KINDS, "name": str, "fraction": float, "process": int, "available": int, "total": int,
 }  # fmt: skip
 
 
@@ -51,11 +52,13 @@ class Heartbeat:
     """
 
     def __init__(self, number: int) -> None:
-        self._path = _folder() / f"{os.getpid()}-{number}.json"
+        folder = _folder()
+        # Homes are shared, and numbers of processes are not.
+        self._path = None if folder is None else folder / f"{machine()[:8]}-{os.getpid()}-{number}.json"
         self._lock = threading.Lock()
         self._has_stopped = False
         atexit.register(self.stop)  # a process that ends by itself is no killed one
-        self._process = {"pid": os.getpid(), "host": socket.gethostname(), "began": psutil.Process().create_time()}
+        self._process = one_process()
 
     def forget(self) -> None:
         """Leave the file alone: in a child that was forked, it is the parent's."""
@@ -64,9 +67,10 @@ class Heartbeat:
     def beat(self, state: LoadState) -> None:
         """Say how the load stands now."""
         memory = state.memory
-        if memory is None:
+        if memory is None or self._path is None:
             return
         known = {
+            "version": VERSION,
             **self._process,
             "name": state.name,
             "fraction": state.fraction,
@@ -74,51 +78,39 @@ class Heartbeat:
             "available": memory.available,
             "total": memory.total,
         }
-        draft = self._path.with_suffix(".draft")
         with self._lock, suppress(OSError):
-            if self._has_stopped:
-                return
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(known), encoding="utf-8")
-            os.replace(draft, self._path)
+            if not self._has_stopped:
+                write_whole(self._path, json.dumps(known))
 
     def stop(self) -> None:
         """Take the file away: the load has ended, and said so."""
         atexit.unregister(self.stop)
         with self._lock, suppress(OSError):
             self._has_stopped = True
-            self._path.unlink(missing_ok=True)
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
 
 
 def find_killed() -> list[Killed]:
     """Return the loads of this machine that ended without a word, and forget them."""
-    found = []
-    with suppress(OSError):
-        for path in sorted(_folder().glob("*.json")):
-            known = _read(path)
-            if known is None or (known["host"] == socket.gethostname() and not _is_alive(known)):
-                path.unlink(missing_ok=True)
-                if known is not None:
-                    found.append(Killed(*(known[name] for name in Killed._fields)))
+    found: list[Killed] = []
+    folder = _folder()
+    for path in [] if folder is None else sorted(_signs_in(folder)):
+        records = [record for record in read_records(path, _KINDS) if record["pid"] > 0]
+        is_theirs = is_alive(records[0]) if records else False
+        with suppress(OSError):
+            if is_theirs or (is_theirs is None and time.time() - path.lstat().st_mtime < _STALE_SECONDS):
+                continue
+            path.unlink()
+            found += [Killed(*(record[name] for name in Killed._fields)) for record in records if is_theirs is False]
     return found
 
 
-def _read(path: Path) -> Mapping[str, Any] | None:
-    """Return what a file says; None where it is not one of ours, whole."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return known if all(isinstance(known[name], kinds) for name, kinds in _KINDS.items()) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+def _signs_in(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (path for path in folder.iterdir() if path.suffix == ".json")
 
 
-def _is_alive(known: Mapping[str, Any]) -> bool:
-    try:
-        process = psutil.Process(int(known["pid"]))
-        return abs(process.create_time() - float(known["began"])) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def _folder() -> Path:
-    return state_folder() / "loads"
+def _folder() -> Path | None:
+    top = _own_files.state_folder()
+    return None if top is None else top / "loads"

@@ -11,10 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
 from nbloader import _events as events
+from nbloader import _own_files
 from nbloader._options import changed_options
+from nbloader._own_files import VERSION, Kind, is_number, read_records, write_whole
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
@@ -58,6 +58,7 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
     weights = max(0.0, early) + times["device"][1] - times["weights"][0]
     resident = sum(shard.bytes_resident for shard in state.shards)
     return {
+        "version": VERSION,
         "model": os.fspath(job.model),
         "commit": state.commit,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -93,9 +94,7 @@ def clear() -> None:
 
 def runs(model: str | None = None) -> list[dict[str, Any]]:
     """Return the records, the oldest first: those of one model, or all."""
-    with suppress(OSError):
-        return [run for run in _read() if model is None or run.get("model") == model]
-    return []
+    return [run for run in _read() if model is None or run["model"] == model]
 
 
 def predict_seconds(
@@ -141,43 +140,38 @@ def _cache_word(resident: int, size: int) -> str:
     return "warm" if share >= _WARM else "cold" if share <= _COLD else "partly"
 
 
-def state_folder() -> Path:
-    """Return the folder of the user that keeps what nbloader knows of this machine."""
-    return platformdirs.user_state_path("nbloader", appauthor=False)
+def _path() -> Path | None:
+    folder = _own_files.state_folder()
+    return None if folder is None else folder / "runs.jsonl"
 
 
 def _read() -> list[dict[str, Any]]:
-    path = state_folder() / "runs.jsonl"
-    found = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a line that somebody cut short
-                found.append(json.loads(line))
-    return [run for run in found if _is_run(run)]
+    path = _path()
+    return [] if path is None else [run for run in read_records(path, _KINDS) if _has_stages(run)]
 
 
-def _is_run(run: Any) -> bool:
-    """Tell whether a line is a record that can be used: the file may be another version's, or edited."""
-    return (
-        isinstance(run, dict)
-        and run.keys() >= _TEXTS.keys() | _NUMBERS
-        and all(isinstance(run[name], kind) for name, kind in _TEXTS.items())
-        and all(isinstance(run[name], (int, float)) for name in _NUMBERS)
+def _has_stages(run: Run) -> bool:
+    return all(
+        isinstance(stage, list) and len(stage) == 3 and isinstance(stage[0], str) and all(map(is_number, stage[1:]))
+        for stage in run["stages"]
     )
 
 
 def _change(change: Callable[[list[Run]], list[Run]]) -> None:
     from filelock import FileLock, Timeout  # only a load that has ended needs it
 
-    folder = state_folder()
+    path = _path()
+    if path is None:
+        return
     with suppress(OSError, Timeout):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "runs.lock", timeout=_LOCK_SECONDS):
-            lines = [json.dumps(run, default=str) + "\n" for run in change(list(_read()))]
-            draft = folder / "runs.draft"
-            draft.write_text("".join(lines), encoding="utf-8")
-            os.replace(draft, folder / "runs.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+            write_whole(path, "".join(json.dumps(run, default=str) + "\n" for run in change(list(_read()))))
 
 
-_TEXTS = {"model": str, "time": str, "options": dict, "stages": list, "cache": str, "device": str}
-_NUMBERS = {"seconds", "weights_seconds", "imports_seconds", "bytes_downloaded", "bytes_read", "copies"}
+_OR_NOTHING = (float, type(None))
+_KINDS: Mapping[str, Kind] = {
+    "model": str, "time": str, "options": dict, "stages": list, "cache": str, "device": str, "copies": bool,
+    "verdict": (str, type(None)), "rate": _OR_NOTHING, "observed_peak": _OR_NOTHING, "predicted_peak": _OR_NOTHING,
+    **dict.fromkeys(("seconds", "weights_seconds", "imports_seconds", "bytes_downloaded", "bytes_read"), float),
+}  # fmt: skip

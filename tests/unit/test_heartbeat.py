@@ -13,7 +13,7 @@ import pytest
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import LoadJob, _history
+from nbloader import LoadJob, _own_files
 from nbloader._heartbeat import Heartbeat, Killed, find_killed
 
 CODE = """
@@ -30,7 +30,7 @@ job.result()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of signs of life, of this test alone."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert _history.state_folder() == tmp_path / "state" / "nbloader"
+    assert _own_files.state_folder() == tmp_path / "state" / "nbloader"
     return tmp_path / "state" / "nbloader" / "loads"
 
 
@@ -122,7 +122,7 @@ def test_others_are_left_alone(folder: Path, demo_small: Path) -> None:
     Heartbeat(7).beat(job.state)
     (mine,) = folder.glob("*.json")
     known = json.loads(mine.read_text())
-    (folder / "2-1.json").write_text(json.dumps({**known, "host": "elsewhere", "pid": 2**22}))
+    (folder / "2-1.json").write_text(json.dumps({**known, "machine": "elsewhere", "pid": 2**22}))
     assert find_killed() == []
     assert len(list(folder.glob("*.json"))) == 2
     # A number that another process has got since.

@@ -18,7 +18,7 @@ from nbloader import LoaderWidget, WontFitError, _history
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(comm, "create_comm", RecordingComm)
-    monkeypatch.setattr(_history, "state_folder", lambda: tmp_path / "state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield
     LoaderWidget.close_all()
 
