@@ -160,7 +160,9 @@ def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(text("error", "zero3", **known), text("hint", "zero3"))
 
 
-_COUNTS = re.compile(r"(?:^|_)(?:layers?|blocks?|experts?|depths?|stages?)$")
+_COUNTS = re.compile(
+    r"(?!.*(?:dim|size|channel|width|length|_per_)).*(?:^|_)(?:layers?|blocks?|experts?|depths?|stages?)$"
+)
 _FEW = 1000  # of anything that a config counts: so many do no harm, whatever the weights hold
 
 
@@ -177,11 +179,9 @@ def check_depth(where: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_depth(where, value, tensors)
-        counts = value if isinstance(value, list) else [value]
-        if not tensors or _COUNTS.search(key) is None or not all(map(is_size, counts)):
-            continue
-        if sum(counts) > max(_FEW, len(tensors)):
-            known = {"where": where, "key": key, "value": sum(counts), "count": len(tensors)}
+        count = sum(each for each in (value if isinstance(value, list) else [value]) if type(each) is int)
+        if tensors and _COUNTS.match(str(key)) and count > max(_FEW, len(tensors)):
+            known = {"where": where, "key": key, "value": min(count, 10**18), "count": len(tensors)}
             raise CheckpointError(text("error", "too_deep", **known), text("hint", "too_deep"))
 
 

@@ -18,6 +18,7 @@ from nbloader._job import LoadJob
 from nbloader._load import begin, plan, start
 from nbloader._locale import LOCALES, size_text, speak, text
 from nbloader._options import DTYPES, QUANTIZATIONS, merge_options
+from nbloader._shown import clean
 from nbloader._terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(model: str, choices: dict[str, Any], context_length: int) -> int:
-    print(plan_lines(plan(model, **choices), model, context_length))
+    print(plan_lines(plan(model, **choices), clean(model), context_length))
     return 0
 
 
@@ -97,19 +98,19 @@ def _finish(job: LoadJob, *, quiet: bool = False) -> int:
 
 def _doctor(model: str, choices: dict[str, Any], no_load: bool) -> int:
     if no_load:
-        print(diagnose(model, **choices))
+        print(clean(str(diagnose(model, **choices))))
         return 0
     job = start(model, **choices)
     status = _finish(job)
     if status == 0:
-        print(diagnose(job))
+        print(clean(str(diagnose(job))))
     return status
 
 
 def _convert(model: str, choices: dict[str, Any]) -> int:
-    made = convert(model, merge_options(None, choices), lambda name: print(text("convert", "reads", name=name)))
-    names = ", ".join(file.name for file in made.files)
-    where = str(made.files[0].parent)
+    made = convert(model, merge_options(None, choices), lambda name: print(text("convert", "reads", name=clean(name))))
+    names = clean(", ".join(file.name for file in made.files))
+    where = clean(str(made.files[0].parent))
     print(text("convert", "made", names=names, where=where, size=size_text(made.bytes), tensors=made.tensors))
     return 0
 

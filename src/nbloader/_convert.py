@@ -22,6 +22,7 @@ from nbloader._memory import find_free
 from nbloader._options import LoadOptions
 from nbloader._own_files import is_alive, one_process
 from nbloader._reporter import Reporter
+from nbloader._shown import leaving
 from nbloader._source import find_source
 from nbloader._untrusted import TensorStub, read_pickle
 from nbloader.stages.download import fetching
@@ -66,6 +67,11 @@ def convert(
     """
     if options.variant is not None:
         raise OptionError(text("error", "convert_variant", variant=repr(options.variant)), text("hint", "convert_own"))
+    with leaving(str(model)):
+        return _convert(model, options, tell)
+
+
+def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable[[str], None]) -> Converted:
     with _told(model):
         checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
     _clear(checkpoint.folder)

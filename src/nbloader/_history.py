@@ -15,6 +15,7 @@ from nbloader import _events as events
 from nbloader import _own_files
 from nbloader._options import changed_options
 from nbloader._own_files import VERSION, Kind, is_number, read_records, write_whole
+from nbloader._shown import clean
 
 if TYPE_CHECKING:
     from nbloader._job import LoadJob
@@ -84,7 +85,7 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
 
 def remember(record: Run) -> None:
     """Add a record. Where the folder cannot be written there is none: a load never fails for it."""
-    _change(lambda known: [*known, record][-MOST_RUNS:])
+    _change(lambda known: [*known, clean(record)][-MOST_RUNS:])
 
 
 def clear() -> None:

@@ -25,8 +25,10 @@ from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
 from nbloader._locale import size_text, text
 from nbloader._remote_file import open_remote
+from nbloader._shown import keep_secret
 from nbloader._threads import make_thread
 from nbloader._transfer import BrokenOffError, Expected, Reply, WrongContentError, bring
+from nbloader._untrusted import is_size
 
 if TYPE_CHECKING:
     from nbloader._options import LoadOptions
@@ -37,6 +39,7 @@ _TICK = 0.05  # seconds between two looks at whether to go on
 _LOCK_SECONDS = 0.5
 _ATTEMPTS = 3
 _MOST_SKIPPED = 1 << 20  # bytes that came before those that were asked for
+_MOST_NAME = 1000  # characters of a file's name
 _COME_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -131,6 +134,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
     if options.local_files_only or constants.HF_HUB_OFFLINE:
         why = text("reason", "is_set", name="local_files_only" if options.local_files_only else "HF_HUB_OFFLINE")
         return _cached_repository(repo_id, options, needed, why, "")
+    keep_secret(_headers(options).get("authorization", "").removeprefix("Bearer "))
     api = HfApi(token=options.token)
     with _told(repo_id, options):
         try:
@@ -140,11 +144,13 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
                 raise
             why = text("reason", "no_answer", where=constants.ENDPOINT, error=type(error).__name__)
             return _cached_repository(repo_id, options, needed, why, why)
-    if info.sha is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
+        except (TypeError, AttributeError, KeyError) as error:  # of a list that is none
+            raise _bad_answer(type(error).__name__) from None
+    if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
         raise DownloadError(
             text("error", "no_commit", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
         )
-    siblings = [sibling for sibling in info.siblings or () if _stays_inside(sibling.rfilename)]
+    siblings = [sibling for sibling in info.siblings or () if _stays_inside(_listed_name(sibling))]
     with _told(repo_id, options):
         files = {sibling.rfilename: _expected(sibling, repo_id, info.sha, options) for sibling in siblings}
     return Repository(repo_id, info.sha, {**_converted(repo_id, info.sha, options), **files})
@@ -166,11 +172,26 @@ def save_tensors(tensors: Mapping[str, Any], folder: Path) -> None:
 
 def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> Expected:
     size = sibling.size if sibling.size is not None else _asked_size(repo_id, sibling.rfilename, commit, options)
-    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
-    if sha256 is not None and re.fullmatch(r"[0-9a-f]{64}", sha256):
+    if not is_size(size):
+        raise _bad_answer(f"{sibling.rfilename}: {size!r}")
+    sha256 = getattr(sibling.lfs, "sha256", None)
+    if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256):
         return Expected(size, sha256=sha256)
-    is_git_id = re.fullmatch(r"[0-9a-f]{40}", sibling.blob_id or "")
+    is_git_id = isinstance(sibling.blob_id, str) and re.fullmatch(r"[0-9a-f]{40}", sibling.blob_id)
     return Expected(size, git_id=sibling.blob_id if is_git_id else None)
+
+
+def _listed_name(sibling: Any) -> str:
+    name = sibling.rfilename
+    if not isinstance(name, str) or len(name) > _MOST_NAME:
+        raise _bad_answer(f"{type(name).__name__} …")
+    return name
+
+
+def _bad_answer(what: str) -> DownloadError:
+    from huggingface_hub import constants
+
+    return DownloadError(text("error", "bad_answer", where=constants.ENDPOINT, what=what), text("hint", "bad_answer"))
 
 
 def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> int:
@@ -518,17 +539,18 @@ def _opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Itera
 
 def _reply(response: Any) -> Reply:
     is_packed = response.headers.get("content-encoding", "identity") != "identity"
-    told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
+    told = re.match(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("content-range", ""))
     if response.status_code == 206 and told and not is_packed:
         return Reply(int(told[1]), int(told[2]) if told[2] != "*" else None, response.iter_bytes())
     length = response.headers.get("content-length")
-    return Reply(0, int(length) if length and not is_packed else None, response.iter_bytes())
+    is_told = length is not None and re.fullmatch("[0-9]{1,18}", length) and not is_packed
+    return Reply(0, int(length) if is_told else None, response.iter_bytes())
 
 
 def _asked_wait(status: int, headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks to wait: Retry-After (RFC 9110), or the Hub's own RateLimit."""
     text = headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if re.fullmatch("[0-9]+", text):
         return float(text)
     if text:
         with suppress(ValueError):

@@ -25,6 +25,7 @@ from nbloader._options import LoadOptions, merge_options
 from nbloader._output import captured, uncaptured
 from nbloader._plan import said
 from nbloader._reporter import Reporter
+from nbloader._shown import clean, clean_error
 from nbloader._stall import StallWatch, find_doing
 from nbloader._state import FINAL, LoadState, fold, stages_of
 from nbloader._threads import make_thread, weakly
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 _SAMPLE_SECONDS = 0.25
 _TICK = 0.05  # seconds between two looks at whether to go on
+_MOST_EVENTS = 10_000
+_PASSING = (_events.Logged, _events.MemorySampled, _events.Stalled, _events.Queued)
 _CANCEL_SECONDS = 0.8
 """A cancelled load that is inside a call which cannot be stopped (an import) is left behind after so long."""
 
@@ -87,7 +90,7 @@ class LoadJob:
         self._questions = itertools.count(1)
         self._now = _stopwatch(clock)
         self._lock = threading.RLock()
-        name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model)
+        name = clean(os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model))
         self._state = LoadState(name=name, stages=stages_of(with_adapter=options.adapter is not None))
         self._events: list[_events.Event] = []
         self._subscribers: list[Callable[[_events.Event], None]] = []
@@ -136,7 +139,7 @@ class LoadJob:
 
     @property
     def events(self) -> tuple[_events.Event, ...]:
-        """Everything that has happened so far."""
+        """Everything that has happened so far, but for log lines and samples of memory behind the first 10 000."""
         with self._lock:
             return tuple(self._events)
 
@@ -315,10 +318,16 @@ class LoadJob:
         self._take(event)
 
     def _take(self, event: _events.Event) -> None:
+        event = clean(event)
         with self._lock:
-            self._state = fold(self._state, event)
-            self._events.append(event)
+            self._keep(event)
         self._notify(event)
+
+    def _keep(self, event: _events.Event) -> None:
+        """Fold an event; of those without which the rest can be understood so many are kept and no more."""
+        self._state = fold(self._state, event)
+        if len(self._events) < _MOST_EVENTS or not isinstance(event, _PASSING):
+            self._events.append(event)
 
     def _notify(self, event: _events.Event) -> None:
         with self._lock:
@@ -433,31 +442,18 @@ class LoadJob:
         """Return what is told of an exception, without the traceback that keeps the half-built model alive."""
         if self._cancelled.is_set():
             return LoadCancelled(text("panel", "cancelled"))
-        details = self._hide("".join(traceback.format_exception(error)))
+        details = "".join(traceback.format_exception(error))
         if isinstance(error, LoadError):
             error.details = error.details or details
-            return error.fresh()
+            return clean_error(error)
         broken = import_failure(error)
+        known = {"name": self._state.name, "error": f"{type(error).__name__}: {error}"}
         if broken is not None:
             broken.details = details
-            return broken
+            return clean_error(broken)
         if isinstance(error, OSError):
-            return os_failure(error, self._state.name, details)
-        return LoadError(
-            text(
-                "error",
-                "fault",
-                name=self._hide(self._state.name),
-                error=self._hide(f"{type(error).__name__}: {error}"),
-            ),
-            text("hint", "report"),
-            details,
-        )
-
-    def _hide(self, text: str) -> str:
-        """Return what a library said without the token, which it may have repeated."""
-        token = self.options.token
-        return text.replace(token, "…") if isinstance(token, str) and token else text
+            return clean_error(os_failure(error, self._state.name, details))
+        return clean_error(LoadError(text("error", "fault", **known), text("hint", "report"), details))
 
     def _finish(self, outcome: stages.Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
         with self._lock:
@@ -468,7 +464,7 @@ class LoadJob:
             if isinstance(failure, LoadError):
                 self._error = failure
                 told = (type(failure).__name__, failure.message, failure.hint, _choices(failure), _files(failure))
-                event: _events.Event = _events.Failed(self._now(), *told)
+                event: _events.Event = clean(_events.Failed(self._now(), *told))
             elif outcome is None:
                 self._error = failure or LoadCancelled(text("panel", "cancelled"))
                 event = _events.Cancelled(self._now())
@@ -476,9 +472,8 @@ class LoadJob:
                 self._loaded = Loaded(outcome.model, outcome.tokenizer)
                 for given in self._expecting:
                     given.append(self._loaded)
-                event = _events.Ready(self._now(), outcome.summary)
-            self._state = fold(self._state, event)
-            self._events.append(event)
+                event = clean(_events.Ready(self._now(), outcome.summary))
+            self._keep(event)
             self._finisher = threading.get_ident()
         if self._heartbeat is not None:
             self._heartbeat.stop()

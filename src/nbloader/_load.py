@@ -19,6 +19,7 @@ from nbloader._options import LoadOptions, changed_options, merge_options
 from nbloader._page_cache import find_missing
 from nbloader._peft import check_peft
 from nbloader._plan import LoadPlan, make_plan
+from nbloader._shown import clean, leaving
 from nbloader._source import Source, find_source
 from nbloader.stages.download import look
 
@@ -116,15 +117,16 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
 
 def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Source, Checkpoint, LoadPlan]:
     """Return where a checkpoint is, what it holds, and what loading it will move and hold; raises as `plan` does."""
-    try:
-        source = find_source(model, options)
-        checkpoint, bytes_to_download = look(source, options)
-        adapter = find_adapter(options)
-        check_fits(adapter, os.fspath(model), checkpoint, options)
-    except OSError as error:
-        raise os_failure(error, os.fspath(model)) from None
-    made = foresee(checkpoint, options, bytes_to_download, resident_bytes(checkpoint), adapter)
-    return source, checkpoint, made
+    with leaving(str(model)):
+        try:
+            source = find_source(model, options)
+            checkpoint, bytes_to_download = look(source, options)
+            adapter = find_adapter(options)
+            check_fits(adapter, os.fspath(model), checkpoint, options)
+        except OSError as error:
+            raise os_failure(error, os.fspath(model)) from None
+        made = foresee(checkpoint, options, bytes_to_download, resident_bytes(checkpoint), adapter)
+    return source, checkpoint, clean(made)
 
 
 def check_fits(adapter: Adapter | None, model: str, checkpoint: Checkpoint, options: LoadOptions) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from nbloader._errors import OptionError, did_you_mean
 from nbloader._locale import LOCALES, sentences, text
 from nbloader._pace import MOST_READERS
+from nbloader._shown import keep_secret
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("8bit", "4bit", "int8", "int4")
@@ -22,10 +23,13 @@ PREFIX = "NBLOADER_"
 
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 _QUANTIZATION_ALIASES = {"nf4": "4bit", "8-bit": "8bit", "4-bit": "4bit", "none": None, "": None}
-_DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:[0-9]{1,4})?")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b", re.IGNORECASE)
-_LIMITED = re.compile(r"cpu|disk|mps|((cuda|xpu):)?(\d+)")
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt]?)(i?)b", re.IGNORECASE)
+_MOST_BYTES = 1 << 62
+_MOST_SECONDS = 1e9
+_LIMITED = re.compile(r"cpu|disk|mps|((cuda|xpu):)?([0-9]{1,4})")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 Made = TypeVar("Made", bound=type)
@@ -182,6 +186,7 @@ class LoadOptions:
                 raise OptionError(
                     text("error", "wrong_type", name=name, shown=shown), text("hint", "see_help", name=name)
                 )
+        keep_secret(self.token)
         self._check_quantization()
         self._check_placement()
         self._check_reading()
@@ -223,7 +228,7 @@ class LoadOptions:
             )
 
     def _check_waiting(self) -> None:
-        if isinstance(self.stall_seconds, bool) or not 0 < self.stall_seconds < float("inf"):
+        if isinstance(self.stall_seconds, bool) or not 0 < self.stall_seconds < _MOST_SECONDS:
             raise OptionError(text("error", "no_wait", stall_seconds=repr(self.stall_seconds)), text("hint", "seconds"))
 
     def _check_files(self) -> None:
@@ -367,7 +372,8 @@ def parse_option(source: str, value: str, name: str) -> Any:
             raise OptionError(
                 text("error", "no_json", source=source, error=str(error)), text("hint", "like_json")
             ) from None
-    return int(value) if name in ("readers", "max_memory", "stall_seconds") and value.isdigit() else value
+    is_number = name in ("readers", "max_memory", "stall_seconds") and _NUMBER.fullmatch(value)
+    return int(value) if is_number else value
 
 
 def _dtype_name(dtype: object) -> str:
@@ -409,7 +415,7 @@ def _limits(value: Any) -> Any:
 
 
 def _bytes_of(limit: Any, whole: Any) -> int:
-    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+    if isinstance(limit, int) and not isinstance(limit, bool) and 0 < limit < _MOST_BYTES:
         return limit
     found = _SIZE.fullmatch(limit.strip()) if isinstance(limit, str) else None
     if found is None:

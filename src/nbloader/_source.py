@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 """The name that stands for the demo checkpoint. A folder of that name is ``./demo``."""
 
+_WEIGHTS = (".safetensors", ".bin")  # which are not to be in memory for having been looked at
 _SMALL = 65_536  # bytes of a file up to which its content belongs to its state
 _SHORT = 80  # characters of what is no name that are worth repeating
 _ADDRESS = re.compile(
@@ -122,7 +123,7 @@ def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]
                 status = os.stat(entry.path)
                 content = b""
                 with suppress(OSError):
-                    content = _small(entry.path, status.st_size)
+                    content = b"" if name.endswith(_WEIGHTS) else _small(entry.path, status.st_size)
                 times = status.st_mtime_ns, status.st_ctime_ns
                 found[name] = status.st_size, *times, status.st_dev, status.st_ino, content
                 if entry.name.endswith(".index.json"):

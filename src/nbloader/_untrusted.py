@@ -90,7 +90,7 @@ class BoundedFile:
 
 def is_size(value: object) -> TypeGuard[int]:
     """Tell whether this is a number of bytes or of elements."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def is_shape(shape: Collection[object]) -> bool:

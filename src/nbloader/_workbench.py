@@ -16,6 +16,7 @@ from nbloader._load import check_fits, foresee, resident_bytes
 from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
+from nbloader._shown import clean
 from nbloader._source import find_source
 from nbloader._threads import make_thread
 from nbloader.stages.download import look
@@ -134,7 +135,7 @@ class Workbench:
                 return
             self._view = {**self._view, **parts}
             view = dict(self._view)
-        self._send(view)
+        self._send(clean(view))
 
 
 def _told(error: LoadError) -> dict[str, str]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import anywidget
 import traitlets
-from ipywidgets import DOMWidget
 
 from nbloader import _events as events
 from nbloader import _history
@@ -32,6 +31,7 @@ from nbloader._plan import LoadPlan
 from nbloader._publisher import Publisher, view_of, view_of_diagnosis
 from nbloader._resident import Freed, are_alike, cancel_waiting
 from nbloader._saved import Outputs, panel_html
+from nbloader._shown import clean
 from nbloader._state import FINAL, LoadState
 from nbloader._terminal import show_bar
 from nbloader._threads import make_thread, weakly
@@ -41,6 +41,7 @@ _logger = logging.getLogger("nbloader")
 _STATIC = Path(__file__).parent / "static"
 _DRAWN_SECONDS = 3.0
 _KEEP_SECONDS = 10.0  # after which a notebook keeps how far a load has come, so that it is known if the kernel dies
+_MOST_REFUSED = 100  # messages that are told of
 _TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
 
 
@@ -118,6 +119,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._is_panel = False
         self._outputs = Outputs(weakly(self._static_bundle))
         self._sent: LoadJob | None = None
+        self._refused = 0
         self._workbench: Workbench | None = None
         self._locale = self._options.locale or locale()
         self._is_drawn = threading.Event()
@@ -284,7 +286,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self._tell({"_runs": self._workbench.runs()})
 
     def __repr__(self) -> str:
-        return f"LoaderWidget({str(self._source)!r}): {'queued' if self._is_about_to else self.state.status}"
+        return f"LoaderWidget({clean(str(self._source))!r}): {'queued' if self._is_about_to else self.state.status}"
 
     def _ipython_display_(self) -> None:
         shell = _kernel_shell()
@@ -345,14 +347,18 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             workbench.change(self._options)
 
     def set_state(self, sync_data: Mapping[str, Any]) -> None:
-        """Take what a front end may say of a widget's place in the page; what is loaded is ours to say."""
-        refused = sync_data.keys() & _OURS
+        """Take what a front end may say of a widget's place in the page; all else is ours to say."""
+        refused = sync_data.keys() - _THEIRS
         if refused:
             self._refuse(text("refused", "state", names=", ".join(sorted(refused))))
         super().set_state({name: value for name, value in sync_data.items() if name not in refused})
 
     def _refuse(self, reason: str) -> None:
         """Say that a front end sent what no click sends."""
+        self._refused += 1
+        if self._refused > _MOST_REFUSED:
+            return
+        reason = text("refused", "many") if self._refused == _MOST_REFUSED else reason
         if self._job is not None and not self._job.done():
             self._job.log("warning", "refused", reason=reason)
         elif self._workbench is not None:
@@ -436,7 +442,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return self._is_panel and self._job is None
 
     def _idle_state(self) -> LoadState:
-        return LoadState(name=str(self._source))
+        return LoadState(name=clean(str(self._source)))
 
     def _view(self) -> dict[str, Any]:
         return view_of(self.state, 0 if self._job is None else self._job.number)
@@ -447,7 +453,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             return  # a page that is still there would look for a model that is not
         # ipywidgets forgets what another thread sets while it sends what it held back.
         with self._telling, self.hold_sync():
-            for name, value in view.items():
+            for name, value in clean(view).items():
                 self._told[name] = value
                 setattr(self, name, in_locale(value, self._locale))
         self._keep()
@@ -496,7 +502,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self.comm._reply_subshell_for = lambda data, default: default
 
 
-_OURS = frozenset(LoaderWidget.class_trait_names(sync=True)) - frozenset(DOMWidget.class_trait_names(sync=True))
+_THEIRS = frozenset({"_view_count", "layout", "tabbable", "tooltip"})
+"""What a page may set: nothing of it is drawn or run."""
 
 
 def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:

@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +43,7 @@ class Repo:
     "short" serves a shorter file, "html" another page altogether, "slow" takes its time, "503 7" is a status with
     Retry-After, and "429 limit" one with the Hub's own header; those of "NAME head" befall looks at a file's header.
     `unsized` leaves sizes and hashes out of the list. `echoes` has a `broken` one repeat the token it was sent.
+    `lists` returns what the list of files is to be, from what it would be.
     """
 
     files: Mapping[str, bytes]
@@ -53,6 +54,7 @@ class Repo:
     unsized: bool = False
     broken: int | None = None
     echoes: bool = False
+    lists: Callable[[dict[str, Any]], Any] = lambda listed: listed
     faults: dict[str, list[str]] = field(default_factory=dict)
     release: threading.Event = field(default_factory=threading.Event)
     stalled: threading.Event = field(default_factory=threading.Event)
@@ -153,7 +155,7 @@ def _describe(request: BaseHTTPRequestHandler, repo_id: str, repo: Repo, details
     siblings = [
         {"rfilename": name, **(_details(name, content) if details else {})} for name, content in repo.files.items()
     ]
-    _send_json(request, 200, {"id": repo_id, "sha": repo.commit, "siblings": siblings})
+    _send_json(request, 200, repo.lists({"id": repo_id, "sha": repo.commit, "siblings": siblings}))
 
 
 def _details(name: str, content: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from huggingface_hub.utils import WeakFileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import archs
 from support.compare import tensor_differences
 from support.hub import Hub, Repo, sha256
@@ -527,6 +530,44 @@ def test_the_same_content_is_not_downloaded_twice(hub: Hub, demo: Repo, demo_sma
     job = load_demo(tmp_path)
     assert_whole(job, demo_small)
     assert {name for name, _ in hub.ranges} <= {"generation_config.json"}
+
+
+NUMBERS = st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+ANY = NUMBERS | st.dictionaries(st.text(max_size=5), NUMBERS, max_size=2)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part=st.sampled_from(["", "sha", "siblings", "rfilename", "size", "blobId", "lfs", "sha256"]), strange=ANY)
+def test_any_list_of_files_is_used_or_refused_in_words(part: str, strange: Any, hub: Hub, demo: Repo) -> None:
+    def listed(whole: dict[str, Any]) -> Any:
+        weights = next(each for each in whole["siblings"] if "lfs" in each)
+        places = {"": {"": whole}, "sha": whole, "siblings": whole, "sha256": weights["lfs"]}
+        places.get(part, weights)[part] = strange
+        return strange if part == "" else whole
+
+    demo.lists = listed
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            nbloader.plan("us/demo", cache_dir=cache)
+        except LoadError as error:
+            assert error.hint  # noqa: PT017
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "1", True, [1], 10**400])
+def test_a_size_that_is_none_is_refused(size: Any, demo: Repo, tmp_path: Path) -> None:
+    def listed(whole: dict[str, Any]) -> Any:
+        next(each for each in whole["siblings"] if each["rfilename"] == "config.json").update(size=size, blobId=None)
+        return whole
+
+    demo.lists = listed
+    with pytest.raises(DownloadError):
+        load_demo(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("wait", ["²", "9" * 400, "-1", "soon", "Thu, 99 Foo 2026"])
+def test_any_time_to_wait_is_understood_or_left(wait: str) -> None:
+    found = _hub._asked_wait(503, {"retry-after": wait})
+    assert found is None or found >= 0
 
 
 def test_names_that_leave_the_cache_are_not_followed(hub: Hub, demo: Repo, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import subprocess
@@ -72,7 +73,7 @@ def test_ordinary_storage_keeps_its_cache(file: Path) -> None:
 @pytest.mark.parametrize("populate", [True, False])
 def test_a_mapping_becomes_resident(file: Path, populate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not populate:
-        monkeypatch.setattr(_page_cache, "_populate", lambda *_: False)
+        monkeypatch.setattr(_page_cache, "_populate", lambda *_: errno.ENOSYS)
     with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapping:
         anchor = ctypes.c_char.from_buffer(mapping)
         make_resident(ctypes.addressof(anchor) + 100, len(mapping) - 100, lambda: None)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from support import archs
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, _events, _resident, demo_checkpoint
+from nbloader._checkpoint import Tensor, check_depth
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 200))
 
@@ -144,6 +146,14 @@ def test_a_config_that_asks_for_what_the_weights_do_not_hold_is_refused(key: str
         nbloader.plan(everything)
     with pytest.raises(nbloader.CheckpointError, match="asks for"):
         nbloader.load(everything, progress=False)
+
+
+def test_no_model_type_of_transformers_asks_for_so_much() -> None:
+    tensor = Tensor(0, "F32", (1,), 4, 0, 4)
+    for model_type in CONFIG_MAPPING:
+        with suppress(Exception):  # those that cannot be made without a word
+            config = CONFIG_MAPPING[model_type]().to_dict()
+        check_depth(model_type, config, {"weight": tensor})
 
 
 def test_a_model_that_is_being_built_is_cancelled_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

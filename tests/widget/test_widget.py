@@ -19,6 +19,7 @@ from support.waiting import all_at_once, own_threads, wait_for
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
 from nbloader._publisher import INTERVAL
+from nbloader.widget import _THEIRS
 
 
 @pytest.fixture(autouse=True)
@@ -257,6 +258,29 @@ def test_a_forged_state_gets_a_line_and_changes_nothing(stalled: LoaderWidget) -
     assert stalled._state["name"] == before["name"]
     assert stalled.tooltip == "a tip"
     assert stalled.state.log[-1].arguments["reason"].count("_form, _state") == 1
+
+
+def test_a_page_sets_nothing_but_what_is_its_own(stalled: LoaderWidget) -> None:
+    before = {name: value for name, value in stalled.get_state().items() if name not in _THEIRS}
+    assert {"_esm", "_css", "_view_module", "_view_name", "_model_module", "_state", "_anchor"} <= before.keys()
+    for name in before:
+        data = {"method": "update", "state": {name: "import('https://evil.example')"}}
+        comm_of(stalled).handle_msg({"content": {"data": data}, "buffers": []})
+        assert stalled.state.log[-1].code == "refused"
+        assert name in stalled.state.log[-1].arguments["reason"]
+    after = stalled.get_state()
+    moving = {"_state", "_shards", "_lanes"}
+    assert [name for name in before.keys() - moving if after[name] != before[name]] == []
+    assert "evil" not in repr(after["_state"]["name"])
+
+
+def test_a_flood_of_forged_messages_is_told_of_a_hundred_times(stalled: LoaderWidget) -> None:
+    assert stalled.job is not None
+    for _ in range(20_000):
+        comm_of(stalled).click({"kind": "drop"})
+    refused = [event for event in stalled.job.events if getattr(event, "code", "") == "refused"]
+    assert len(refused) == 100
+    assert "not listed" in str(refused[-1].arguments["reason"])
 
 
 def test_a_forged_message_to_a_form_is_told_there(demo_small: Path) -> None:
