@@ -160,14 +160,12 @@ def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(text("error", "zero3", **known), text("hint", "zero3"))
 
 
-_COUNTS = re.compile(
-    r"(?!.*(?:dim|size|channel|width|length|_per_)).*(?:^|_)(?:layers?|blocks?|experts?|depths?|stages?)$"
-)
+_COUNTS = re.compile(r"(?!.*(?:dim|size|channel|width|length|_per_)).*(?:^|_)(?:layers?|blocks?|depths?|stages?)$")
 _FEW = 1000  # of anything that a config counts: so many do no harm, whatever the weights hold
 
 
 def check_depth(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a config that asks for far more layers, or parts of them, than the weights have tensors.
+    """Refuse a config that asks for far more layers than the weights have tensors.
 
     Building such a model takes hours and all memory, and nothing of it would be loaded.
 
@@ -179,7 +177,8 @@ def check_depth(where: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_depth(where, value, tensors)
-        count = sum(each for each in (value if isinstance(value, list) else [value]) if type(each) is int)
+        counts = value if isinstance(value, list) else [value]  # of each stage, or the places of some
+        count = max((each for each in counts if type(each) is int), default=0)
         if tensors and _COUNTS.match(str(key)) and count > max(_FEW, len(tensors)):
             known = {"where": where, "key": key, "value": min(count, 10**18), "count": len(tensors)}
             raise CheckpointError(text("error", "too_deep", **known), text("hint", "too_deep"))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from nbloader._locale import text
 
+_PORTION = 1 << 20  # bytes read at once
 _CHUNK = 8 << 20  # bytes asked about at once
 _SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
 
@@ -126,6 +127,27 @@ def drops_cache(path: Path) -> bool:
         file.read(size)
     with open(path, "rb", buffering=0) as file:
         return size > 0 and resident_bytes(file.fileno(), 0, size) == 0
+
+
+def read_through(path: str | os.PathLike[str], begin: int, end: int) -> None:
+    """Read a range of a file, so that it is in the page cache; what cannot be read raises, and kills nobody.
+
+    Raises
+    ------
+    OSError
+        Where the storage fails.
+    """
+    portion = bytearray(min(_PORTION, end - begin))
+    with open(path, "rb", buffering=0) as file:
+        file.seek(begin)
+        while begin < end:
+            try:
+                count = file.readinto(memoryview(portion)[: end - begin])
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+            if not count:  # it has become shorter
+                raise OSError(errno.EIO, text("reason", "shortened"), os.fspath(path))
+            begin += count
 
 
 def kernel_readahead(path: Path) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from support import archs
 from support.jupyter import Server, begin, finish, open_browser, open_notebook, run, serve
 
 AXE = Path(__file__).parents[2] / "js/node_modules/axe-core/axe.min.js"
@@ -154,3 +155,18 @@ def test_it_is_the_same_workbench_inside_of_other_widgets(
     expect(panel.locator(".nbl-verdict")).to_contain_text("it fits")
     panel.get_by_role("button", name="Load", exact=True).click()
     expect(panel.locator(".nbl-status")).to_contain_text("Ready")
+
+
+def test_a_double_click_answers_one_question(server: Server, page: Page, tmp_path: Path) -> None:
+    """The first question is whether to load what will not fit; the next, whether the checkpoint's code may run."""
+    folder = archs.with_code(tmp_path / "mine", "double")
+    panel = open_workbench(page, server, folder, ", max_memory='1kB'")
+    panel.get_by_role("button", name="Load", exact=True).click()
+    expect(panel.get_by_role("alert")).to_contain_text("memory")
+    panel.get_by_role("button", name="Load anyway").dblclick()
+    consent = panel.get_by_role("alert").filter(has_text="would have to run")
+    expect(consent).to_be_visible()
+    page.wait_for_timeout(700)  # a second click took up to half a second to do harm
+    expect(consent).to_be_visible()
+    consent.get_by_role("button").first.click()
+    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("MineForCausalLM")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.hub import Hub, Repo
 from support.pickles import as_pickle, tensors_of
 
 import nbloader
 from nbloader import CheckpointError, LoadOptions, OptionError, _hub, _own_files
 from nbloader._convert import convert
+
+ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 40)) // 10
 
 
 @pytest.fixture
@@ -142,9 +146,9 @@ def test_a_conversion_that_was_killed_leaves_nothing_to_the_next(pickled: Path) 
 
 
 def test_two_at_once_leave_each_other_alone(pickled: Path, demo_small: Path) -> None:
-    alive = psutil.Process(os.getppid())
+    alive = os.getppid()
     # The other one runs in another container, where the number is somebody else's.
-    others = draft_of(alive.pid, pickled, alive.create_time()), draft_of(2**22, pickled, 0.0, "elsewhere")
+    others = draft_of(alive, pickled, _own_files._began(alive) or 0.0), draft_of(2**22, pickled, 0.0, "elsewhere")
     convert(pickled, LoadOptions())
     assert all(other.is_dir() for other in others)
     assert tensors_of(pickled).keys() == tensors_of(demo_small).keys()
@@ -217,3 +221,45 @@ def test_the_hub_s_own_safetensors_come_before_what_was_made(hub: Hub, pickled: 
     job = nbloader.start("test/late")
     job.result()
     assert len(job.state.shards) == 4
+
+
+KILLED = """
+import sys
+import nbloader
+from nbloader import LoadOptions
+from nbloader._convert import convert
+print("begins", flush=True)
+nbloader.load("us/pickled", cache_dir=sys.argv[1], progress=False)
+convert("us/pickled", LoadOptions(cache_dir=sys.argv[1]))
+nbloader.load("us/pickled", cache_dir=sys.argv[1], progress=False, reload=True)
+"""
+
+
+def test_two_processes_that_are_killed_at_any_moment_leave_nothing_wrong(
+    pickled: Path, demo_small: Path, hub: Hub, tmp_path: Path
+) -> None:
+    hub.repos["us/pickled"] = Repo.of_folder(pickled)
+    cache, wanted = tmp_path / "cache", tensors_of(demo_small)
+    chance = random.Random(7)
+    for round_ in range(ROUNDS):
+        if round_ % 3 == 0:
+            shutil.rmtree(cache, ignore_errors=True)
+        arguments = [sys.executable, "-c", KILLED, str(cache)]
+        both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begins\n"
+        with suppress(subprocess.TimeoutExpired):
+            both[0].wait(chance.uniform(0.0, 6.0))
+        for process in both:
+            process.kill()
+            process.wait()
+        whole = [path for path in cache.rglob("*.safetensors") if not path.parent.name.startswith(".")]
+        assert all(torch.equal(value, wanted[name]) for path in whole for name, value in load_file(path).items())
+        model = nbloader.load("us/pickled", cache_dir=str(cache), progress=False, reload=True).model
+        held = model.state_dict()
+        assert all(torch.equal(held[name], value) for name, value in wanted.items())
+    with suppress(CheckpointError):  # where it has been converted
+        convert("us/pickled", LoadOptions(cache_dir=str(cache)))
+    assert not list(cache.rglob(".nbloader-convert-*"))
+    assert not list(cache.rglob("*.incomplete"))

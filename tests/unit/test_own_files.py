@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -152,6 +153,11 @@ def test_a_process_is_known_by_more_than_its_number(folder: Path, monkeypatch: p
     assert _own_files.is_alive({**own, "began": own["began"] - 100}) is False
     for number in (-1, 0, 2**40, 10**18):
         assert _own_files.is_alive({**own, "pid": number}) is False
+    with monkeypatch.context() as patch:  # the machine's clock is set
+        real = psutil.boot_time
+        patch.setattr(psutil, "boot_time", lambda: real() + 3600)
+        patch.setattr(psutil._pslinux, "boot_time", lambda: real() + 3600)
+        assert _own_files.is_alive(own) is True
     # In another container of the same host name its number means nothing here.
     elsewhere = {**SIGN, **own, "machine": "elsewhere"}
     assert _own_files.is_alive(elsewhere) is None

@@ -19,7 +19,7 @@ from nbloader._memory import sample_memory, trim_heap
 from nbloader._memory_file import MemoryFile
 from nbloader._options import LoadOptions
 from nbloader._pace import Pace
-from nbloader._page_cache import Missing, drops_cache, find_missing
+from nbloader._page_cache import Missing, drops_cache, find_missing, read_through
 from nbloader._placement import CPU
 from nbloader._plan import LoadPlan, placed_sizes
 from nbloader._quantization import METHODS
@@ -169,7 +169,8 @@ class Supply:
         with self._told(), self._reporter.spending("storage"):
             readahead = self._looked()
         is_reading = readahead is not None and not readahead.is_over
-        return self if is_reading or self._copies else None
+        # Where placing reads the files itself, it does so before it touches: storage that fails would kill who does.
+        return self if is_reading or self._copies or self.is_read_by_placing else None
 
     def wait_for_all(self, keys: Sequence[str]) -> None:
         """Return once these tensors are read, on the loading thread; raises as `wait_for` does."""
@@ -191,13 +192,16 @@ class Supply:
         """
         number = self._numbers.get(path)
         tensor = self._checkpoint.tensors.get(key)
-        if self._readahead is None or number is None:
+        if number is None or not (self._readahead or self.is_read_by_placing):
             return
         begin, end = 0, self._checkpoint.shards[number].bytes
         if tensor is not None and tensor.shard == number:
             begin, end = tensor.begin, tensor.end
         with self._told():
-            self._readahead.wait_for(number, begin, end, self._reporter.check_cancelled)
+            if self._readahead is None:
+                read_through(path, begin, end)
+            else:
+                self._readahead.wait_for(number, begin, end, self._reporter.check_cancelled)
 
     def wait(self) -> None:
         """Return once everything is read.
