@@ -44,7 +44,7 @@ class Code(NamedTuple):
         """Give a folder of the same name that holds this code and nothing else, and that nobody else can change."""
         with tempfile.TemporaryDirectory(prefix="nbloader-code-", ignore_cleanup_errors=True) as private:
             # transformers names the modules by the folder.
-            copy = Path(private) / self.folder.resolve().name
+            copy = Path(private) / (self.folder.resolve().name or "checkpoint")
             copy.mkdir()
             for name, content in self.content.items():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,7 @@ def find_killed() -> list[Killed]:
             if is_theirs or (is_theirs is None and time.time() - path.lstat().st_mtime < _STALE_SECONDS):
                 continue
             path.unlink()
+            path.with_name(f"{path.name}.draft").unlink(missing_ok=True)
             found += [Killed(*(record[name] for name in Killed._fields)) for record in records if is_theirs is False]
     return found
 

@@ -39,6 +39,7 @@ _TICK = 0.05  # seconds between two looks at whether to go on
 _LOCK_SECONDS = 0.5
 _ATTEMPTS = 3
 _MOST_SKIPPED = 1 << 20  # bytes that came before those that were asked for
+_MOST_SHOWN = 100  # characters of what makes no sense
 _MOST_NAME = 1000  # characters of a file's name
 _COME_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
@@ -134,9 +135,9 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
     if options.local_files_only or constants.HF_HUB_OFFLINE:
         why = text("reason", "is_set", name="local_files_only" if options.local_files_only else "HF_HUB_OFFLINE")
         return _cached_repository(repo_id, options, needed, why, "")
-    keep_secret(_headers(options).get("authorization", "").removeprefix("Bearer "))
     api = HfApi(token=options.token)
     with _told(repo_id, options):
+        keep_secret(_headers(options).get("authorization", "").removeprefix("Bearer "))
         try:
             info = api.model_info(repo_id, revision=options.revision, files_metadata=True, timeout=_TIMEOUT)
         except (_httpx().HTTPError, ConnectionError, ValueError) as error:
@@ -173,7 +174,7 @@ def save_tensors(tensors: Mapping[str, Any], folder: Path) -> None:
 def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> Expected:
     size = sibling.size if sibling.size is not None else _asked_size(repo_id, sibling.rfilename, commit, options)
     if not is_size(size):
-        raise _bad_answer(f"{sibling.rfilename}: {size!r}")
+        raise _bad_answer(f"{sibling.rfilename}: {size!r}"[:_MOST_SHOWN])
     sha256 = getattr(sibling.lfs, "sha256", None)
     if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256):
         return Expected(size, sha256=sha256)

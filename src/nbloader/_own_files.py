@@ -112,7 +112,7 @@ def write_whole(path: Path, content: str) -> None:
         Where it cannot be written; nothing is left of it then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    draft = path.with_name(f"{path.name}.draft")  # one writes a file at a time
     try:
         draft.write_text(content, encoding="utf-8")
         if path.is_dir() and not path.is_symlink():

@@ -20,6 +20,7 @@ _MOST_SECRETS = 64
 
 # Control characters but tab and line feed, and those that turn the direction of what follows.
 _ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_NUMBERS = (int, float, bool)
 _secrets: dict[str, None] = {}
 
 Value = TypeVar("Value")
@@ -40,6 +41,8 @@ def clean(value: Value) -> Value:
 
 
 def _clean(value: Any) -> Any:
+    if value is None or type(value) in _NUMBERS:  # of which a view of many shards has thousands
+        return value
     if isinstance(value, str):
         return _clean_text(value)
     if isinstance(value, Mapping):
