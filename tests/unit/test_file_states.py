@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -199,3 +200,18 @@ def test_a_file_that_is_cut_short_meanwhile_kills_nobody(is_cold: bool, when: st
     done = subprocess.run([sys.executable, "-c", TRUNCATED, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert done.stdout.startswith("CheckpointError"), done.stdout
+
+
+def test_storage_that_fails_where_placing_reads_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A touch of a mapped file would: what cannot be read is found out by reading it first."""
+    folder = archs.save(archs.build("llama"), tmp_path / "model", shards=2)
+    make_cold(folder)
+
+    def fail(path: str, begin: int, end: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nbloader.stages.weights.read_through", fail)
+        with pytest.raises(CheckpointError, match=r"-of-0000\d.safetensors could not be read: Input/output"):
+            nbloader.load(folder, progress=False, readahead=False)
+    assert nbloader.load(folder, progress=False, readahead=False).model is not None

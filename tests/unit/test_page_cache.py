@@ -12,7 +12,14 @@ import pytest
 from support.page_cache import make_cold
 
 from nbloader import _page_cache
-from nbloader._page_cache import drops_cache, find_missing, make_resident, resident_bytes, untouched_bytes
+from nbloader._page_cache import (
+    drops_cache,
+    find_missing,
+    make_resident,
+    read_through,
+    resident_bytes,
+    untouched_bytes,
+)
 
 CHUNK = 8 << 20
 
@@ -104,3 +111,13 @@ def test_what_was_not_touched_is_told(tmp_path: Path) -> None:
         assert untouched_bytes([(address, size)]) == pytest.approx(size / 2, rel=0.1)
         assert untouched_bytes([(address, size // 2), (address, 0)]) == 0
         del whole
+
+
+def test_reading_through_brings_a_range_in_and_fails_in_words_where_it_cannot(file: Path) -> None:
+    make_cold(file)
+    size = file.stat().st_size
+    read_through(file, size // 2, size)
+    assert sum(piece.absent for piece in find_missing(file)) <= size // 2
+    with pytest.raises(OSError, match="has become shorter") as raised:
+        read_through(file, size // 2, size + 1)
+    assert raised.value.filename == str(file)
