@@ -344,7 +344,10 @@ class LoadJob:
         _resident.entered(self)
         try:
             self._load_to_the_end()
+        except BaseException as error:  # noqa: BLE001 - of the last steps, such as a look at memory
+            self._finish(None, self._failure(error))
         finally:
+            self._done.set()  # whatever happened: nobody waits for a thread that is gone
             _resident.left(self)
 
     def _load_to_the_end(self) -> None:

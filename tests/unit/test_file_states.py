@@ -122,7 +122,8 @@ def test_a_load_of_two_states_fails(which: str, when: str, tmp_path: Path) -> No
 def test_what_is_no_part_of_the_model_may_change(tmp_path: Path) -> None:
     folder = archs.save(archs.build("llama"), tmp_path / "model")
     job = LoadJob(folder, LoadOptions())
-    job.subscribe(lambda event: (folder / "train.log").write_text(str(event)) and None)
+    for name in ("train.log", "trainer_state.json", "other.safetensors", "results.json"):
+        job.subscribe(lambda event, name=name: (folder / name).write_text(str(event)) and None)
     assert job.start().result(60).model is not None
 
 

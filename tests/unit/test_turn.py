@@ -67,6 +67,18 @@ def test_where_no_thread_can_be_started_nothing_is_left_in_line(
     assert nbloader.load(demo_small, reload=True, progress=False).model is not None
 
 
+def test_a_thread_that_fails_in_its_last_steps_leaves_nobody_waiting(
+    demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("nbloader._job.sample_memory", lambda: 1 // 0)
+        job = nbloader.start(demo_small, reload=True)
+        with pytest.raises(LoadError, match="ZeroDivisionError"):
+            job.result(60)
+    assert job.state.status == "failed"
+    assert nbloader.load(demo_small, reload=True, progress=False).model is not None
+
+
 INTERRUPTED = """
 import random, signal, sys, threading, time
 import nbloader

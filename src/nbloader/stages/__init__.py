@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nbloader import _transformers
+from nbloader._checkpoint import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG
 from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
 from nbloader._locale import sentences, some, text
 from nbloader._memory import Free, find_free
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from nbloader._source import Source
 
 
-_WEIGHTS = (".safetensors", ".bin")
+_USED = (CONFIG, ".index.json", "generation_config.json", ADAPTER_CONFIG, *(name for _, name in ADAPTER_FILES))
+"""What the names of files end with, beside the weights', of which a model is made."""
 
 
 class Outcome(NamedTuple):
@@ -129,11 +131,12 @@ def _check_unchanged(
         Naming those that have changed.
     """
     weights = {os.path.join(options.subfolder, file.name) for file in checkpoint.files}
-    for folder, after in _states(source, options).items():
-        states = before.get(folder, {})
-        names = [name for name in sorted({*states, *after}) if states.get(name) != after.get(name)]
-        # Of others, such as a log, no tensor comes.
-        names = [name for name in names if name in weights or name.endswith((".json", *_WEIGHTS))]
+    states = _states(source, options)
+    for folder, was in before.items():
+        is_now = states.get(folder, {})
+        # Of others, such as a log or what a conversion writes meanwhile, no tensor comes.
+        used = [name for name in sorted(was) if name in weights or os.path.basename(name).endswith(_USED)]
+        names = [name for name in used if was[name] != is_now.get(name)]
         if names:
             known = {"folder": folder, "names": some(names)}
             raise CheckpointError(text("error", "changed_meanwhile", **known), text("hint", "changed_meanwhile"))
