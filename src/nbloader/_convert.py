@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import threading
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from nbloader._own_files import is_alive, one_process
 from nbloader._reporter import Reporter
 from nbloader._shown import leaving
 from nbloader._source import find_source
+from nbloader._threads import Flag
 from nbloader._untrusted import TensorStub, read_pickle
 from nbloader.stages.download import fetching
 
@@ -107,7 +107,7 @@ def _told(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:
     source = find_source(model, options)
-    reporter = Reporter(lambda event: None, lambda: 0.0, threading.Event())
+    reporter = Reporter(lambda event: None, lambda: 0.0, Flag())
     with fetching(model, source, options, reporter, lambda plan, smaller: None, find_free) as fetched:
         return fetched.whole.result()[0]
 

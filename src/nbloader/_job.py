@@ -28,7 +28,7 @@ from nbloader._reporter import Reporter
 from nbloader._shown import clean, clean_error
 from nbloader._stall import StallWatch, find_doing
 from nbloader._state import FINAL, LoadState, fold, stages_of
-from nbloader._threads import make_thread, weakly
+from nbloader._threads import Flag, make_thread, weakly
 from nbloader._transformers import ambient_device
 from nbloader.stages.resolve import resolve
 
@@ -94,8 +94,8 @@ class LoadJob:
         self._state = LoadState(name=name, stages=stages_of(with_adapter=options.adapter is not None))
         self._events: list[_events.Event] = []
         self._subscribers: list[Callable[[_events.Event], None]] = []
-        self._cancelled = threading.Event()
-        self._done = threading.Event()
+        self._cancelled = Flag()
+        self._done = Flag()
         self._loaded: Loaded | None = None
         self._is_gone = False
         self._thread: threading.Thread | None = None
@@ -294,7 +294,7 @@ class LoadJob:
 
     def abandon(self) -> None:
         """End a load in a child that was forked in its midst: its threads are not there, and its locks may be held."""
-        self._lock, self._done = threading.RLock(), threading.Event()
+        self._lock, self._done = threading.RLock(), Flag()
         if self._heartbeat is not None:
             self._heartbeat.forget()
         error = LoadError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,8 @@ class Publisher:
     def __init__(self, job: LoadJob, send: Send) -> None:
         self._job = job
         self._send = send
-        self._changed = threading.Event()
+        # Of C, which an interrupt cannot leave locked, as it can an Event.
+        self._changed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failed = False
         self._lock = threading.Lock()
         self._stopped = False
@@ -58,17 +61,20 @@ class Publisher:
         """Send nothing more, now that another load takes the view."""
         with self._lock:
             self._stopped = True
-        self._changed.set()
+        self._changed.put(None)
 
     def _notice(self, event: events.Event) -> None:
-        self._changed.set()
+        if self._changed.empty():
+            self._changed.put(None)
 
     def _run(self) -> None:
         ended = False
         while not ended and not self._stopped:
             time.sleep(INTERVAL)
-            self._changed.wait(_HEARTBEAT - INTERVAL)
-            self._changed.clear()
+            with suppress(queue.Empty):
+                self._changed.get(timeout=_HEARTBEAT - INTERVAL)
+                while True:
+                    self._changed.get_nowait()
             ended = self._job.done()
             self._publish()
         self._unsubscribe()

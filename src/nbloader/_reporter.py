@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from nbloader import _events as events
 from nbloader._errors import LoadCancelled
 from nbloader._locale import text
+from nbloader._threads import Flag
 
 Result = TypeVar("Result")
 
@@ -47,9 +47,7 @@ class Reporter:
         Set once the load should stop.
     """
 
-    def __init__(
-        self, sink: Callable[[events.Event], None], clock: Callable[[], float], cancelled: threading.Event
-    ) -> None:
+    def __init__(self, sink: Callable[[events.Event], None], clock: Callable[[], float], cancelled: Flag) -> None:
         self._sink = sink
         self._clock = clock
         self._cancelled = cancelled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import sys
 import threading
@@ -10,16 +11,50 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from nbloader._errors import LoadError
 from nbloader._locale import text
 
 _PREFIX = "nbloader-"
+_LOOK = 0.05  # seconds between two looks of who may have missed being woken
 _TICK = 0.005  # seconds between two looks at whether threads have ended
 
 _begun: deque[int] = deque(maxlen=256)
 """What the system calls the threads that began last."""
+
+
+class Flag:
+    """An event that interrupts leave usable.
+
+    An interrupt inside of ``threading.Event`` can keep its lock for ever, and with it every thread that sets it. Here
+    one assignment sets, a lock of its own only wakes up who waits, and who misses that looks again soon.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._wakes = threading.Lock()
+        self._wakes.acquire()
+
+    def is_set(self) -> bool:
+        """Tell whether it has been set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it, for good."""
+        self._is_set = True
+        with suppress(RuntimeError):  # it has been
+            self._wakes.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, so many seconds at most; tell whether it is."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._is_set and (left := until - time.monotonic()) > 0:
+            if self._wakes.acquire(timeout=min(left, _LOOK)):
+                with suppress(RuntimeError):
+                    self._wakes.release()  # for the next one
+        return self._is_set
 
 
 class _Thread(threading.Thread):

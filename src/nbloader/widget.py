@@ -34,7 +34,7 @@ from nbloader._saved import Outputs, panel_html
 from nbloader._shown import clean
 from nbloader._state import FINAL, LoadState
 from nbloader._terminal import show_bar
-from nbloader._threads import make_thread, weakly
+from nbloader._threads import Flag, make_thread, weakly
 from nbloader._workbench import Workbench
 
 _logger = logging.getLogger("nbloader")
@@ -122,7 +122,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._refused = 0
         self._workbench: Workbench | None = None
         self._locale = self._options.locale or locale()
-        self._is_drawn = threading.Event()
+        self._is_drawn = Flag()
         self._telling = threading.RLock()
         self._told: dict[str, Any] = self._view()
         told = in_locale({**self._texts_told(), **self._told}, self._locale)

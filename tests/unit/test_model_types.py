@@ -37,6 +37,6 @@ def has_a_default(model_type: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("model_type", filter(has_a_default, sorted({*EVER_WRONG, *MECHANISMS})))
+@pytest.mark.parametrize("model_type", [*filter(has_a_default, sorted({*EVER_WRONG, *MECHANISMS}))])
 def test_the_model_equals_plain_from_pretrained(model_type: str, tmp_path: Path) -> None:
     check_classes(model_type, tmp_path, dtypes=("bfloat16",))

@@ -19,7 +19,7 @@ import nbloader
 from nbloader import LoadCancelled, LoadError, _events, _resident, demo_checkpoint
 from nbloader._checkpoint import Tensor, check_depth
 
-ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 100))
+ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 60))
 
 
 def test_a_load_that_is_left_behind_keeps_no_other_waiting(demo_small: Path) -> None:
@@ -70,44 +70,70 @@ def test_where_no_thread_can_be_started_nothing_is_left_in_line(
 def test_a_thread_that_fails_in_its_last_steps_leaves_nobody_waiting(
     demo_small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tell = nbloader.LoadJob._notify
+
+    def fail(job: nbloader.LoadJob, event: _events.Event) -> None:
+        if isinstance(event, _events.Ready):
+            raise MemoryError
+        tell(job, event)
+
     with monkeypatch.context() as patch:
-        patch.setattr("nbloader._job.sample_memory", lambda: 1 // 0)
-        job = nbloader.start(demo_small, reload=True)
-        with pytest.raises(LoadError, match="ZeroDivisionError"):
-            job.result(60)
-    assert job.state.status == "failed"
+        patch.setattr(nbloader.LoadJob, "_notify", fail)
+        assert nbloader.start(demo_small, reload=True).result(60).model is not None
     assert nbloader.load(demo_small, reload=True, progress=False).model is not None
 
 
 INTERRUPTED = """
-import random, signal, sys, threading, time
+import random, signal, sys, time
 import nbloader
 from nbloader import _resident
 
+model, rounds, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+left, job = 0, None
+
 def interrupt(number, frame):
-    raise KeyboardInterrupt
+    global left
+    while frame is not None and frame.f_code.co_name != "attempt":
+        frame = frame.f_back
+    if frame is not None and left > 0:
+        left -= 1
+        raise KeyboardInterrupt
+
+def attempt():
+    global job
+    job = nbloader.LoaderWidget(model, reload=True).show() if how == "show" else nbloader.start(model, reload=True)
+    if how != "start":
+        job.result()
 
 signal.signal(signal.SIGALRM, interrupt)
 chance = random.Random(18)
-nbloader.load(sys.argv[1], progress=False)
+nbloader.load(model, progress=False)
 hit = 0
-for _ in range(int(sys.argv[2])):
+for _ in range(rounds):
+    left, last, job = (1, 2.5e-3, None) if how == "start" else (3, 2e-2, None)
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, last), chance.uniform(1e-5, 2e-4))
     try:
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 2.5e-3))
-        nbloader.start(sys.argv[1], reload=True)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except KeyboardInterrupt:
+        attempt()
+    except BaseException:
         hit += 1
-    while _resident._registry.active:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if job is not None:
+        job.cancel()
+    until = time.monotonic() + 20
+    while _resident._registry.active and time.monotonic() < until:
         time.sleep(0.001)
-job = nbloader.start(sys.argv[1], reload=True)
-print(hit, type(job.result(60).model).__name__, _resident._registry._active, _resident._registry._line)
+    if _resident._registry.active:
+        break
+job = nbloader.start(model, reload=True)
+print(hit, type(job.result(60).model).__name__, _resident._registry.active, _resident._registry._line)
 """
 
 
-def test_starts_that_are_interrupted_at_any_moment_leave_nobody_in_line() -> None:
+@pytest.mark.parametrize("how", ["start", "wait", "show"])
+def test_interrupts_at_any_moment_leave_nobody_in_line(how: str) -> None:
+    """One within 2.5 ms of a start, or three in a row while its result is waited for."""
     folder = nbloader.demo_checkpoint("1MB", shards=1)
-    arguments = [str(folder), str(ROUNDS)]
+    arguments = [str(folder), str(ROUNDS), how]
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, timeout=60 + ROUNDS
     )
@@ -179,7 +205,6 @@ def test_a_model_that_is_being_built_is_cancelled_at_once(tmp_path: Path, monkey
     job.cancel()
     with pytest.raises(LoadCancelled):
         job.result(60)
-    assert [line.code for line in job.state.log if line.code == "left_behind"] == []
     assert job._thread is not None
-    job._thread.join(10)
+    job._thread.join(30)  # where it went on, that would take minutes
     assert not job._thread.is_alive()

@@ -44,7 +44,7 @@ from nbloader._recognise import not_a_checkpoint
 from nbloader._reporter import Reporter
 from nbloader._source import Source
 from nbloader._stored import check_stored
-from nbloader._threads import make_thread
+from nbloader._threads import Flag, make_thread
 from nbloader._transfer import Expected
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
@@ -195,7 +195,7 @@ def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
         folder = source.root(options) / options.subfolder
         _check_config(source.name, read_config(folder), options)
         return read_checkpoint(folder, options.variant, options.use_safetensors), 0
-    reporter = Reporter(lambda event: None, lambda: 0.0, threading.Event())
+    reporter = Reporter(lambda event: None, lambda: 0.0, Flag())
     download = _Download(repository, repository.files, options, reporter, lambda: None)
     return download.look()
 
