@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,11 @@ def demo_checkpoint(
 
 
 def _cache_folder() -> Path:
-    try:
-        return user_cache_path("nbloader")
-    except RuntimeError:  # no HOME, and no entry in the password file
-        raise OptionError(text("error", "no_home"), text("hint", "no_home")) from None
+    with suppress(RuntimeError):  # no HOME, and no entry in the password file
+        folder = user_cache_path("nbloader")
+        if folder.is_absolute():  # older ones give a folder by the name of "~"
+            return folder
+    raise OptionError(text("error", "no_home"), text("hint", "no_home"))
 
 
 def _parse_size(size: str | int) -> int:
