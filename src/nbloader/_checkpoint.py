@@ -28,6 +28,7 @@ from nbloader._untrusted import (
     BoundedFile,
     TensorStub,
     TooLargeError,
+    is_inside,
     is_shape,
     is_size,
     parse_json,
@@ -415,13 +416,12 @@ def _check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:
 
 
 def _inside(index: Path, name: object) -> str:
-    parts = re.split(r"[/\\]", name) if isinstance(name, str) else [".."]
-    if ".." in parts or "" in parts or re.match(r"^[A-Za-z]:", parts[0]) or "\0" in str(name):
+    if not is_inside(name):
         raise CheckpointError(
             text("error", "outside", index=index, name=repr(name)),
             text("hint", "attack"),
         )
-    return str(name)
+    return name
 
 
 def _shard_file(folder: Path, name: str, entry: str) -> ShardFile:

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +29,7 @@ from nbloader._remote_file import open_remote
 from nbloader._shown import keep_secret
 from nbloader._threads import make_thread
 from nbloader._transfer import BrokenOffError, Expected, Reply, WrongContentError, bring
-from nbloader._untrusted import is_size
+from nbloader._untrusted import is_inside, is_size
 
 if TYPE_CHECKING:
     from nbloader._options import LoadOptions
@@ -40,8 +41,9 @@ _LOCK_SECONDS = 0.5
 _ATTEMPTS = 3
 _MOST_SKIPPED = 1 << 20  # bytes that came before those that were asked for
 _MOST_SHOWN = 100  # characters of what makes no sense
-_MOST_NAME = 1000  # characters of a file's name
 _COME_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+
+_sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) ->
         raise DownloadError(
             text("error", "no_commit", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
         )
-    siblings = [sibling for sibling in info.siblings or () if _stays_inside(_listed_name(sibling))]
+    siblings = [sibling for sibling in info.siblings or () if is_inside(_listed_name(sibling))]
     with _told(repo_id, options):
         files = {sibling.rfilename: _expected(sibling, repo_id, info.sha, options) for sibling in siblings}
     return Repository(repo_id, info.sha, {**_converted(repo_id, info.sha, options), **files})
@@ -183,10 +185,9 @@ def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> 
 
 
 def _listed_name(sibling: Any) -> str:
-    name = sibling.rfilename
-    if not isinstance(name, str) or len(name) > _MOST_NAME:
-        raise _bad_answer(f"{type(name).__name__} …")
-    return name
+    if not isinstance(sibling.rfilename, str):
+        raise _bad_answer(f"{type(sibling.rfilename).__name__} …")
+    return sibling.rfilename
 
 
 def _bad_answer(what: str) -> DownloadError:
@@ -203,10 +204,6 @@ def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> i
     if found.size is None:
         raise DownloadError(text("error", "no_length", repository=repo_id, name=name), text("hint", "from_hub"))
     return int(found.size)
-
-
-def _stays_inside(name: str) -> bool:
-    return not {"", ".", ".."} & set(re.split(r"[/\\]", name)) and ":" not in name
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -421,6 +418,23 @@ def _check_room(repo: Repository, names: Sequence[str], options: LoadOptions) ->
         )
 
 
+def _session() -> Any:
+    """Return the HTTP client of this module, which belongs to that of huggingface_hub and is made as that one is.
+
+    It closes its own in every process that is forked, and hangs there where a thread of the parent was just using it.
+    """
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import _http
+
+    theirs = get_session()  # another one once the user has closed it, or asks for another kind
+    make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", None)
+    if make is None:
+        return theirs
+    if theirs not in _sessions:
+        _sessions.setdefault(theirs, make())
+    return _sessions[theirs]
+
+
 def _download_file(
     repo: Repository,
     name: str,
@@ -517,11 +531,11 @@ def _locked(
 
 @contextmanager
 def _opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterator[Reply]:
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import hf_raise_for_status
 
     wanted = {**headers, "Range": f"bytes={begin}-{end - 1}"}
     try:
-        with get_session().stream("GET", url, headers=wanted, timeout=_TIMEOUT, follow_redirects=True) as response:
+        with _session().stream("GET", url, headers=wanted, timeout=_TIMEOUT, follow_redirects=True) as response:
             if response.status_code in _COME_AGAIN:
                 raise BrokenOffError(
                     f"HTTP {response.status_code}", _asked_wait(response.status_code, response.headers)

@@ -8,44 +8,94 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 _NAMES_A_TYPE = {"float", "double", "half", "bfloat16", "type", "type_as"}
 
 
+_switching = threading.Lock()
+"""Held while something is replaced or put back, so that no two threads do it at once."""
+_outer: weakref.WeakKeyDictionary[Callable[..., Any], Callable[[], Any]] = weakref.WeakKeyDictionary()
+"""By stand-in: tells what it stands in front of once it is of no more use, else None."""
+
+
+def _begin_anew() -> None:
+    """Begin in a process that was forked: a thread that held the lock is not there."""
+    global _switching
+    _switching = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 @contextlib.contextmanager
 def here_only(
-    owner: Any, name: str, replacement: Callable[..., Any], on_other: Callable[[], None] = lambda: None
+    owner: Any,
+    name: str,
+    replacement: Callable[..., Any],
+    elsewhere: Callable[..., Any] | None = None,
+    lasting: Callable[[Any], Any] = lambda found: found,
 ) -> Iterator[None]:
     """Have calls of ``owner.name`` on this thread go to `replacement`; other threads' go where they went.
 
-    `on_other` is called on another thread that calls it.
+    `owner` need not have it itself: then calls of other threads do nothing. `elsewhere` takes other threads' calls in
+    the place of what was there. `lasting` takes what was found, which a library may have put there for a moment, and
+    returns what is there otherwise: that is what is called, and put back.
 
     Where somebody else replaces it meanwhile, and puts it back later, what stays is a call of the original.
     """
     thread = threading.get_ident()
-    original = vars(owner)[name]
-    plain = original.__func__ if isinstance(original, (classmethod, staticmethod)) else original
     is_on = True
+    with _switching:
+        original = lasting(_in_use(vars(owner).get(name, _nothing)))
+        plain = _function_of(original)
+        theirs = elsewhere or plain
 
-    @functools.wraps(plain)
-    def dispatch(*args: Any, **kwargs: Any) -> Any:
-        if is_on and threading.get_ident() == thread:
-            return replacement(*args, **kwargs)
-        if is_on:
-            on_other()
-        return plain(*args, **kwargs)
+        @functools.wraps(plain)
+        def dispatch(*args: Any, **kwargs: Any) -> Any:
+            if not is_on:
+                return plain(*args, **kwargs)
+            return (replacement if threading.get_ident() == thread else theirs)(*args, **kwargs)
 
-    ours = type(original)(dispatch) if isinstance(original, (classmethod, staticmethod)) else dispatch
-    setattr(owner, name, ours)
+        _outer[dispatch] = lambda: None if is_on else original
+        ours = type(original)(dispatch) if isinstance(original, (classmethod, staticmethod)) else dispatch
+        setattr(owner, name, ours)
     try:
         yield
     finally:
-        is_on = False
-        if vars(owner)[name] is ours:
-            setattr(owner, name, original)
+        with _switching:
+            is_on = False
+            if vars(owner).get(name) is ours:
+                found = _in_use(original)
+                if found is _nothing:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, found)
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Stand where nothing was found."""
+
+
+def _function_of(found: Any) -> Any:
+    return found.__func__ if isinstance(found, (classmethod, staticmethod)) else found
+
+
+def _in_use(found: Any) -> Any:
+    """Return what was found, or what it stands in front of where it is a stand-in that is of no more use."""
+    while True:
+        try:
+            outer = _outer.get(_function_of(found), lambda: None)()
+        except TypeError:  # a callable that cannot be referred to weakly is none of ours
+            return found
+        if outer is None:
+            return found
+        found = outer
 
 
 @contextlib.contextmanager
@@ -70,15 +120,7 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
     """
     import torch
 
-    thread = threading.get_ident()
-    is_on = True
-    outer = vars(torch.Tensor).get("__init__")  # another load's, which was left behind
-
     def init(tensor: Any, *args: Any, **kwargs: Any) -> None:
-        if not is_on or threading.get_ident() != thread:
-            if outer is not None:
-                outer(tensor, *args, **kwargs)
-            return
         if type(tensor) is not torch.Tensor or not tensor.dtype.is_floating_point:
             return
         given = args[0] if len(args) == 1 else None
@@ -89,16 +131,8 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
         else:
             tensor.data = tensor.data.to(dtype)
 
-    torch.Tensor.__init__ = init
-    try:
+    with here_only(torch.Tensor, "__init__", init):
         yield
-    finally:
-        is_on = False
-        is_last = vars(torch.Tensor).get("__init__") is init  # else a load that came after goes through this
-        if is_last and outer is None:
-            del torch.Tensor.__init__
-        elif is_last:
-            torch.Tensor.__init__ = outer
 
 
 @contextlib.contextmanager
@@ -116,11 +150,13 @@ def linspace_on_cpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced_here(replacements: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
+def replaced_here(
+    replacements: Iterable[tuple[Any, str, Callable[..., Any]]], lasting: Callable[[Any], Any] = lambda found: found
+) -> Iterator[None]:
     """Have calls of each (owner, name, replacement) go to the replacement, as `here_only` does for one."""
     with contextlib.ExitStack() as stack:
         for owner, name, replacement in replacements:
-            stack.enter_context(here_only(owner, name, replacement))
+            stack.enter_context(here_only(owner, name, replacement, lasting=lasting))
         yield
 
 

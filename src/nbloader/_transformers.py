@@ -14,12 +14,13 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbloader import _isolation
@@ -251,8 +252,11 @@ def waiting(watcher: Watcher) -> Iterator[None]:
         yield
 
 
+_LOOK = 0.005  # seconds between two looks at whether another thread has initialized its model
+
+
 @contextlib.contextmanager
-def isolated(on_other: Callable[[], None]) -> Iterator[None]:
+def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep to this thread what transformers changes for the whole process while it builds a model.
 
     Of its contexts those that are known are replaced, in their places; others are left as they are. `on_other` is
@@ -270,16 +274,25 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
     assert initialize is not None
     assert local_dtype is not None
     bare = inspect.unwrap(initialize)
-    guards = _initializer_guards()
 
     def get_init_context(cls: Any, *args: Any, **kwargs: Any) -> list[Any]:
         return [_kept_here(context) for context in contexts.__func__(cls, *args, **kwargs)]
 
-    def initialize_weights(model: Any) -> None:
+    def get_their_context(cls: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        on_other()
+        return list(contexts.__func__(cls, *args, **kwargs))
+
+    def guarded(model: Any) -> None:
         import torch
 
-        with torch.no_grad(), _isolation.replaced_here(guards):
+        with torch.no_grad(), _guards():
             bare(model)
+
+    def initialize_weights(model: Any) -> None:
+        while _are_guarded() and _runs_elsewhere(bare):
+            check_cancelled()
+            time.sleep(_LOOK)
+        guarded(model)
         if not any("tie_weights" in vars(kind) for kind in type(model).__mro__ if kind is not PreTrainedModel):
             # Another thread may have replaced it for a while, and this model is tied next.
             vars(model)["tie_weights"] = functools.partial(_tie_weights(), model)
@@ -290,24 +303,57 @@ def isolated(on_other: Callable[[], None]) -> Iterator[None]:
     with (
         # Parts of a model that has several are built from their configs, with the type as their own default.
         _isolation.here_only(modeling_utils, "local_torch_dtype", local_torch_dtype),
-        _isolation.here_only(PreTrainedModel, "get_init_context", get_init_context, on_other),
-        _isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights),
+        _isolation.here_only(PreTrainedModel, "get_init_context", get_init_context, get_their_context),
+        # Other threads', too: what transformers puts back for all when it is through takes a stand-in away.
+        _isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights, guarded),
     ):
         yield
 
 
-def _initializer_guards() -> list[tuple[Any, str, Callable[..., Any]]]:
-    """Return what transformers replaces, and by what, while it initializes weights, so that loaded ones stay.
+def _guards() -> Any:
+    """Return a context in which this thread's initializers leave loaded weights alone.
 
-    These are its own functions, by its own tables.
+    These are transformers' own functions, by its own tables; it puts them there for all threads.
     """
     from transformers import initialization
 
-    modules = [sys.modules[name] for name in initialization.TORCH_MODULES_TO_PATCH if name in sys.modules]
     names = initialization.TORCH_INIT_FUNCTIONS
-    return [
-        (module, name, getattr(initialization, name)) for module in modules for name in names if hasattr(module, name)
-    ]
+    guards = {name: getattr(initialization, name) for name in names}
+    return _isolation.replaced_here(
+        [(module, name, guards[name]) for module in _guarded_modules() for name in names if hasattr(module, name)],
+        lambda found: next((names[name] for name, guard in guards.items() if found is guard), found),
+    )
+
+
+def _guarded_modules() -> list[Any]:
+    from transformers import initialization
+
+    return [sys.modules[name] for name in initialization.TORCH_MODULES_TO_PATCH if name in sys.modules]
+
+
+def _are_guarded() -> bool:
+    """Tell whether transformers' initializers are there for all threads: some thread initializes a model."""
+    from transformers import initialization
+
+    return any(
+        getattr(module, name, None) is getattr(initialization, name)
+        for module in _guarded_modules()
+        for name in initialization.TORCH_INIT_FUNCTIONS
+    )
+
+
+def _runs_elsewhere(function: Any) -> bool:
+    """Tell whether another thread is inside of a function, or in what transformers does just before and after it."""
+    from transformers import initialization
+
+    codes = {function.__code__, inspect.unwrap(initialization.guard_torch_init_functions).__code__}
+    for thread, frame in sys._current_frames().items():
+        inner: FrameType | None = None if thread == threading.get_ident() else frame
+        while inner is not None:
+            if inner.f_code in codes:
+                return True
+            inner = inner.f_back
+    return False
 
 
 @functools.cache
@@ -323,9 +369,14 @@ def _kept_here(context: Any) -> Any:
     from transformers import PreTrainedModel
 
     name = getattr(getattr(context, "func", None), "__name__", "")
-    if name == "no_tie_weights":
-        return _isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None)
-    return _isolation.linspace_on_cpu() if name == "meta_device_safe_creation_ops" else context
+    if name != "no_tie_weights":
+        return _isolation.linspace_on_cpu() if name == "meta_device_safe_creation_ops" else context
+    theirs = inspect.unwrap(context.func).__code__.co_consts
+
+    def lasting(found: Any) -> Any:
+        return _tie_weights() if getattr(found, "__code__", None) in theirs else found
+
+    return _isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None, lasting=lasting)
 
 
 class _WaitingTensor:
@@ -737,7 +788,7 @@ def load_model(
         _told(folder, info),
         watched(noting, strangers.note),
         waiting(watcher),
-        isolated(strangers.note),
+        isolated(strangers.note, watcher.check_cancelled),
         _accounting(info),
         _shards_given(shards),
         _interruptible(watcher.check_cancelled),

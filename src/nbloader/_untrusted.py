@@ -1,4 +1,4 @@
-"""Reading what a stranger wrote, JSON and pickles: nothing is run, and memory is bounded before it is used.
+"""Reading what a stranger wrote, JSON, pickles and names: nothing is run, and memory is bounded before it is used.
 
 What a text or a pickle can make Python hold at most is bounded by its length and by its tokens; what would be more than
 `MOST_MEMORY` is refused before it is read. Costs are those measured with tracemalloc on CPython 3.11, of the worst that
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
+import re
 from collections.abc import Callable, Collection
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeGuard
 
@@ -24,6 +26,7 @@ _MOST_AT_ONCE = _FOR_DIRECTORY * 46 // 556
 """Bytes of a zip's directory that are read at most: 46 can make 556."""
 _MOST_TAIL = 66_000  # bytes behind the directory: a record, and a comment of 64 KiB
 
+_MOST_NAME = 1000  # characters of a file's name
 _MAX_DIMENSIONS = 64  # as torch has it
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -91,6 +94,15 @@ class BoundedFile:
 def is_size(value: object) -> TypeGuard[int]:
     """Tell whether this is a number of bytes or of elements."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_inside(name: object) -> TypeGuard[str]:
+    """Tell whether this is the name of a file in a folder or below it, on every system."""
+    if not isinstance(name, str) or len(name) > _MOST_NAME or "\0" in name:
+        return False
+    parts = re.split(r"[/\\]", name)
+    is_drive = re.match("[A-Za-z]:", name) is not None or (os.name == "nt" and ":" in name)
+    return not is_drive and not {"", ".."} & set(parts) and parts[-1] != "."
 
 
 def is_shape(shape: Collection[object]) -> bool:

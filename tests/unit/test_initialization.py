@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import torch
 import transformers
 from support.compare import differences
+from support.waiting import wait_for
 from transformers import initialization
 
 import nbloader
@@ -131,3 +134,81 @@ def test_each_method_in_place_does_what_it_does_in_plain(name: str, way: str, tm
             getattr(target, name)(*arguments.get(name, ()))
 
     check(fill, tmp_path, (4, 4), but="fresh")  # which holds what its memory held, changed in place
+
+
+def is_in(thread: threading.Thread, name: str) -> bool:
+    """Tell whether a thread is inside of a function of that name."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+
+
+def replaced() -> list[str]:
+    """Return the initializers of torch that are not as they were."""
+    return [
+        name for name, own in initialization.TORCH_INIT_FUNCTIONS.items() if getattr(torch.nn.init, name) is not own
+    ]
+
+
+@pytest.fixture
+def stranger() -> Any:
+    """A thread that initializes a model of its own, and an event that it waits for in the middle of it."""
+    go_on, inside = threading.Event(), threading.Event()
+
+    def fill(tensor: torch.Tensor) -> None:
+        inside.set()
+        go_on.wait(30)
+
+    kind = type("Model", (Model,), {"fill": staticmethod(fill)})
+
+    def start() -> None:
+        thread.start()
+        inside.wait(30)
+
+    thread = threading.Thread(target=lambda: kind(Config()))
+    yield thread, start, go_on
+    go_on.set()
+    thread.join(30)
+
+
+def save(folder: Path) -> Path:
+    weights = {"loaded": torch.full((4, 4), 7.0), "counted": torch.full((4, 4), 8.0)}
+    Model(Config()).save_pretrained(folder, state_dict=weights)
+    return folder
+
+
+def test_a_thread_that_was_initializing_a_model_takes_no_guard_away(stranger: Any, tmp_path: Path) -> None:
+    thread, start, go_on = stranger
+
+    def fill(tensor: torch.Tensor) -> None:
+        thread.join(30)  # by then it has put back what it replaced
+        torch.nn.init.normal_(tensor)
+
+    folder = save(tmp_path)
+    start()
+    job = nbloader.start(folder, auto_class=type("Model", (Model,), {"fill": staticmethod(fill)}))
+    wait_for(lambda: any(is_in(each, "initialize_weights") for each in threading.enumerate() if each is not thread))
+    go_on.set()
+    assert torch.equal(job.result().model.loaded, torch.full((4, 4), 7.0))
+    assert replaced() == []
+
+
+def test_a_thread_that_initializes_a_model_meanwhile_leaves_nothing_behind(stranger: Any, tmp_path: Path) -> None:
+    thread, start, go_on = stranger
+    building, begun = threading.Event(), threading.Event()
+
+    def fill(tensor: torch.Tensor) -> None:
+        building.set()
+        begun.wait(30)
+        torch.nn.init.normal_(tensor)
+
+    folder = save(tmp_path)
+    job = nbloader.start(folder, auto_class=type("Model", (Model,), {"fill": staticmethod(fill)}))
+    building.wait(30)
+    start()
+    begun.set()
+    assert torch.equal(job.result().model.loaded, torch.full((4, 4), 7.0))
+    go_on.set()
+    thread.join(30)
+    assert replaced() == []

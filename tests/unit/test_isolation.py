@@ -254,6 +254,36 @@ def test_what_replaced_it_meanwhile_stays() -> None:
     assert Owner().method() == "theirs"
 
 
+def test_threads_that_replace_the_same_may_leave_in_any_order() -> None:
+    class Owner:
+        def method(self) -> str:
+            return "original"
+
+    original = vars(Owner)["method"]
+    first, second = (here_only(Owner, "method", lambda self: "mine") for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Owner().method() == "mine"
+    second.__exit__(None, None, None)
+    assert vars(Owner)["method"] is original
+
+
+def test_what_was_replaced_for_a_moment_is_not_put_back() -> None:
+    class Owner:
+        def method(self) -> str:
+            return "original"
+
+    def passing(self: Any) -> str:
+        return "theirs"
+
+    original = vars(Owner)["method"]
+    Owner.method = passing  # type: ignore[method-assign]
+    with here_only(Owner, "method", lambda self: "mine", lasting=lambda found: original if found is passing else found):
+        assert Owner().method() == "mine"
+    assert vars(Owner)["method"] is original
+
+
 def test_linspace_has_values_while_a_model_is_built_without_memory() -> None:
     with torch.device("meta"), linspace_on_cpu():
         assert torch.linspace(0, 1, 3).tolist() == [0, 0.5, 1]

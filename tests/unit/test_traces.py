@@ -12,13 +12,15 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 from support import archs
 from support.hub import Hub, Repo
 from support.page_cache import make_cold
@@ -196,6 +198,44 @@ def test_a_fork_in_mid_load_is_the_childs_problem_alone(hub: Hub, demo_small: Pa
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     repo.release.set()
     assert job.result(30).model is not None
+
+
+def test_who_is_forked_in_a_download_does_not_wait_for_its_threads(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall="model-00002-of-00004.safetensors")
+    sending, made = [], []
+
+    def make_client() -> Any:
+        client: Any = default_client_factory()
+        send = client.stream
+
+        @contextmanager
+        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with send(*args, **kwargs) as response:
+                sending.append(client)
+                try:
+                    yield response
+                finally:
+                    sending.remove(client)
+
+        client.stream = stream
+        made.append(client)
+        return client
+
+    set_client_factory(make_client)
+    try:
+        job = nbloader.start("us/demo", cache_dir=tmp_path)
+        assert repo.stalled.wait(30)
+        child = os.fork()
+        if child == 0:
+            # huggingface_hub has closed its own by now: it takes a lock for that, which a sending thread may hold.
+            os._exit(any(client.is_closed for client in sending))
+        assert sending != []
+        assert len(made) == 2  # huggingface_hub's own one, and the download's
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        repo.release.set()
+        assert job.result(30).model is not None
+    finally:
+        set_client_factory(default_client_factory)
 
 
 def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:

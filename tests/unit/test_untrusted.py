@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import io
 import json
+import ntpath
+import os
 import pickle
 import pickletools
 import tracemalloc
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from nbloader import CheckpointError, _untrusted
 from nbloader._checkpoint import read_checkpoint
-from nbloader._untrusted import MOST_MEMORY
+from nbloader._untrusted import MOST_MEMORY, is_inside
 
 START = b"\x80\x04"
 
@@ -249,3 +251,25 @@ def test_any_zip_is_read_or_refused(data: st.DataObject, tmp_path_factory: pytes
         read_checkpoint(folder)
     except CheckpointError:
         return
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "/", "\\", "C:", "c", "model.bin", "\0", "a:b", "~"]), max_size=6))
+def test_names_that_are_taken_stay_in_the_folder_on_every_system(parts: list[str]) -> None:
+    name = "".join(parts)
+    if is_inside(name):
+        for path in (os.path, ntpath):
+            there = path.normpath(path.join("folder", name))
+            assert there.replace("\\", "/").startswith("folder/")
+        assert "\0" not in name
+
+
+@pytest.mark.parametrize("name", ["model.bin", "w/model.bin", "./model.bin", "a..b/~", ".hidden", "w/..bin"])
+def test_names_of_files_are_taken(name: str) -> None:
+    assert is_inside(name)
+
+
+@pytest.mark.parametrize(
+    "name", [None, 1, b"model.bin", ["model.bin"], "n" * 1001, "", ".", "w/", "/etc/passwd", "w//m"]
+)
+def test_what_names_no_file_is_not_taken(name: object) -> None:
+    assert not is_inside(name)
