@@ -104,12 +104,16 @@ def find_killed() -> list[Killed]:
             path.unlink()
             path.with_name(f"{path.name}.draft").unlink(missing_ok=True)
             found += [Killed(*(record[name] for name in Killed._fields)) for record in records if is_theirs is False]
+    for path in [] if folder is None else sorted(_signs_in(folder, ".draft")):  # of who was killed while it wrote
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                path.unlink()
     return found
 
 
-def _signs_in(folder: Path) -> Iterator[Path]:
+def _signs_in(folder: Path, suffix: str = ".json") -> Iterator[Path]:
     with suppress(OSError):
-        yield from (path for path in folder.iterdir() if path.suffix == ".json")
+        yield from (path for path in folder.iterdir() if path.suffix == suffix)
 
 
 def _folder() -> Path | None:

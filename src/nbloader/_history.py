@@ -95,7 +95,7 @@ def clear() -> None:
 
 def runs(model: str | None = None) -> list[dict[str, Any]]:
     """Return the records, the oldest first: those of one model, or all."""
-    return [run for run in _read() if model is None or run["model"] == model]
+    return [run for run in _read() if model is None or run["model"] == clean(model)]
 
 
 def predict_seconds(

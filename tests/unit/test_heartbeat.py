@@ -116,6 +116,15 @@ def test_a_sign_that_makes_no_sense_is_taken_away(folder: Path, text: str) -> No
     assert list(folder.iterdir()) == []
 
 
+def test_what_was_being_written_for_the_first_time_is_taken_away_once_it_is_old(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in ("1-1.json.draft", "1-2.json.draft"):
+        (folder / name).write_text("{")
+    os.utime(folder / "1-1.json.draft", (0, 0))
+    assert find_killed() == []
+    assert [path.name for path in folder.iterdir()] == ["1-2.json.draft"]
+
+
 def test_others_are_left_alone(folder: Path, demo_small: Path) -> None:
     job = nbloader.start(demo_small, reload=True)
     job.result()

@@ -50,6 +50,14 @@ def test_a_load_that_is_ready_is_kept(demo_small: Path) -> None:
     assert _history.runs("another") == []
 
 
+def test_a_name_that_cannot_be_shown_as_it_is_is_found(demo_small: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "a\x1b[31mb"
+    strange.symlink_to(demo_small)
+    nbloader.load(strange, progress=False)
+    (run,) = _history.runs(str(strange))
+    assert "\x1b" not in run["model"]
+
+
 def test_a_load_that_failed_or_was_refused_is_not(demo_small: Path, tmp_path: Path) -> None:
     with pytest.raises(nbloader.WontFitError):
         nbloader.load(demo_small, progress=False, max_memory=1)
