@@ -13,7 +13,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -615,3 +615,19 @@ def _stubs_of(index: int, shard: ShardFile, content: Any, storages: Mapping[str,
         for key, stub in content.items()
         if isinstance(stub, TensorStub)
     }
+
+
+def placing_order(names: Iterable[str]) -> list[str]:
+    """Return tensor names in the order in which transformers places them: by their parts, numbers as numbers."""
+    return sorted(names, key=_placing_key)
+
+
+def _placing_key(name: str) -> list[tuple[Any, ...]]:
+    key: list[tuple[Any, ...]] = []
+    for part in name.split("."):
+        if part.isdigit():
+            key.append((0, int(part)))
+        else:
+            word = part.rstrip("0123456789")
+            key.append((1, word, int(part[len(word) :] or -1)))
+    return key

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _transformers
+from nbloader._as_code import as_arguments, as_code, quoted
 from nbloader._checkpoint import read_checkpoint
 from nbloader._errors import LoadError
 from nbloader._events import PARTS
-from nbloader._form import as_arguments, as_code, quoted
-from nbloader._load import look_at, resident_bytes
+from nbloader._forecast import look_at, resident_bytes
 from nbloader._locale import columns, seconds_text, sentences, size_text, span_text, text, types_text
 from nbloader._memory import memory_limit, memory_pressure
 from nbloader._options import LoadOptions, merge_options

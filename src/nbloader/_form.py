@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nbloader._as_code import limits_code, size_code
 from nbloader._errors import OptionError
 from nbloader._locale import text
 from nbloader._memory import free_devices
@@ -15,7 +16,6 @@ from nbloader._options import (
     KEEPS,
     QUANTIZATIONS,
     LoadOptions,
-    changed_options,
     merge_options,
     parse_option,
 )
@@ -137,39 +137,5 @@ def _text_of(name: str, options: LoadOptions) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if name == "max_memory":
-        return json.dumps(_sizes(value)) if isinstance(value, Mapping) else _size(value)
+        return json.dumps(limits_code(value)) if isinstance(value, Mapping) else size_code(value)
     return str(value) if isinstance(value, (str, int)) else _CODE
-
-
-def as_code(model: str, options: LoadOptions) -> str:
-    """Return the call that loads `model` with these options; a token is left out of it."""
-    return f"LoaderWidget({as_arguments(model, options)}).show()"
-
-
-def as_arguments(model: str, options: LoadOptions) -> str:
-    """Return what such a call, or that of ``nbloader.load``, has between its parentheses."""
-    changed = changed_options(options)
-    if "max_memory" in changed:
-        limits = options.max_memory
-        changed["max_memory"] = _sizes(limits) if isinstance(limits, Mapping) else _size(limits)
-    return ", ".join([quoted(model), *(f"{name}={quoted(value)}" for name, value in changed.items())])
-
-
-def quoted(value: Any) -> str:
-    """Return an option's value as it is written in Python."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
-    return repr(value)
-
-
-def _sizes(limits: Mapping[Any, Any]) -> dict[Any, str]:
-    return {device: _size(limit) for device, limit in limits.items()}
-
-
-def _size(limit: Any) -> str:
-    for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
-        if limit % factor == 0:
-            return f"{limit // factor}{unit}"
-    return f"{limit}B"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbloader import _events as events
 from nbloader import _own_files
-from nbloader._options import changed_options
+from nbloader._options import LoadOptions, changed_options
 from nbloader._own_files import VERSION, Kind, is_number, read_records, write_whole
 from nbloader._shown import clean
 
@@ -41,14 +41,16 @@ def follow(job: LoadJob) -> None:
     def take(event: events.Event) -> None:
         ended = reference() if isinstance(event, events.Ready) else None
         if ended is not None and ended.plan is not None:
-            remember(record_of(ended.state, ended))
+            remember(record_of(ended.state, ended.plan, ended.options, ended.model))
 
     job.subscribe(take)
 
 
-def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
+def record_of(
+    state: LoadState, plan: LoadPlan | None, chosen: LoadOptions, model: str | os.PathLike[str]
+) -> dict[str, Any]:
     """Return what is kept of a load that is ready: plain values, sizes in bytes, times in seconds."""
-    plan, summary, options = job.plan, state.summary or {}, changed_options(job.options)
+    summary, options = state.summary or {}, changed_options(chosen)
     if "extra" in options:
         options["extra"] = sorted(options["extra"])  # what is in it may be nobody's business
     times = {stage.name: (stage.started or 0.0, stage.ended) for stage in state.stages if stage.ended is not None}
@@ -60,7 +62,7 @@ def record_of(state: LoadState, job: LoadJob) -> dict[str, Any]:
     resident = sum(shard.bytes_resident for shard in state.shards)
     return {
         "version": VERSION,
-        "model": os.fspath(job.model),
+        "model": os.fspath(model),
         "commit": state.commit,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "options": options,

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from nbloader._checkpoint import CONFIG
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
 from nbloader._locale import size_text, text
 from nbloader._remote_file import open_remote
@@ -118,7 +117,7 @@ def is_repo_id(text: str) -> bool:
     return True
 
 
-def find_repository(repo_id: str, options: LoadOptions, needed: str = CONFIG) -> Repository:
+def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Repository:
     """Return the state of a repository that `options` ask for, pinned to a commit.
 
     `needed` is the file by which a snapshot in the cache is known.
@@ -244,7 +243,7 @@ def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> P
     return Path(found) if isinstance(found, str) else None
 
 
-def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str = CONFIG) -> Path:
+def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str) -> Path:
     """Return the cache's folder for this state of the repository (its root, whatever `subfolder` is).
 
     `needed` is the file by which it is known.

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader import _events, _resident, stages
+from nbloader._as_code import said
 from nbloader._errors import LoadCancelled, LoadError, OptionError, os_failure
 from nbloader._heartbeat import Heartbeat, Killed, find_killed
 from nbloader._imports import import_failure
@@ -23,7 +24,6 @@ from nbloader._locale import size_text, speak, text
 from nbloader._memory import release_memory, sample_memory
 from nbloader._options import LoadOptions, merge_options
 from nbloader._output import captured, uncaptured
-from nbloader._plan import said
 from nbloader._reporter import Reporter
 from nbloader._shown import clean, clean_error
 from nbloader._stall import StallWatch, find_doing
@@ -33,6 +33,7 @@ from nbloader._transformers import ambient_device
 from nbloader.stages.resolve import resolve
 
 if TYPE_CHECKING:
+    from nbloader._outcome import Outcome
     from nbloader._plan import LoadPlan
 
 _numbers = itertools.count(1)
@@ -353,7 +354,7 @@ class LoadJob:
     def _load_to_the_end(self) -> None:
         reporter = self._reporter
         speak(self.options.locale)
-        outcome: stages.Outcome | None = None
+        outcome: Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
         self._stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_doing)
         try:
@@ -381,7 +382,7 @@ class LoadJob:
             self._reporter.log("warning", "killed", available=available, **known)
         self._had_no_memory = self._had_no_memory or killed.is_for_memory
 
-    def _load_or_ask(self) -> stages.Outcome | None:
+    def _load_or_ask(self) -> Outcome | None:
         """Return what the load made; None where somebody has chosen how it goes on."""
         try:
             return self._load()
@@ -394,7 +395,7 @@ class LoadJob:
         self._reporter.tell(_events.Answered, changes)
         return None
 
-    def _load(self) -> stages.Outcome:
+    def _load(self) -> Outcome:
         reporter, residence = self._reporter, _resident.Residence(self)
         reporter.tell(_events.Started)
         with reporter.spending("resolve"):
@@ -458,7 +459,7 @@ class LoadJob:
             return clean_error(os_failure(error, self._state.name, details))
         return clean_error(LoadError(text("error", "fault", **known), text("hint", "report"), details))
 
-    def _finish(self, outcome: stages.Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
+    def _finish(self, outcome: Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
         with self._lock:
             if self._is_over():
                 return

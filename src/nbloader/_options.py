@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from nbloader._errors import OptionError, did_you_mean
 from nbloader._locale import LOCALES, sentences, text
-from nbloader._pace import MOST_READERS
 from nbloader._shown import keep_secret
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("8bit", "4bit", "int8", "int4")
 KEEPS = ("one", "all")
 PREFIX = "NBLOADER_"
+MOST_READERS = 64
 
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 _QUANTIZATION_ALIASES = {"nf4": "4bit", "8-bit": "8bit", "4-bit": "4bit", "none": None, "": None}

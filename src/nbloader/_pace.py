@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-MOST_READERS = 64
 _FIRST_READERS = 16
 _MOST_BYTES = 4 << 20  # longer ones brought no more
 _LEAST_BYTES = 256 << 10
@@ -25,12 +24,15 @@ class Pace:
     ----------
     total
         Bytes that will be read in all.
+    most
+        The number of readers beyond which none is tried.
     readers
         A fixed number of readers; None to find it.
     """
 
-    def __init__(self, total: int, readers: int | None = None) -> None:
+    def __init__(self, total: int, most: int, readers: int | None = None) -> None:
         self.readers = readers or _FIRST_READERS
+        self._most = most
         self._fixed = readers is not None
         self._total = total
         self._rates: dict[int, float] = {}
@@ -85,7 +87,7 @@ class Pace:
 
     def _go_on(self, now: float, readers: int) -> None:
         """Measure with another number of readers, and hold one that is known already, or where there is no other."""
-        if not 1 <= readers <= MOST_READERS:
+        if not 1 <= readers <= self._most:
             readers = self.readers
         if readers in self._rates:
             self._holding_since = now

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbloader._adapter import Adapter
-from nbloader._checkpoint import FLOATS, Checkpoint, Tensor, check_depth
+from nbloader._as_code import said
+from nbloader._checkpoint import FLOATS, Checkpoint, Tensor, check_depth, placing_order
 from nbloader._errors import CheckpointError, DependencyError, OptionError, WontFitError
 from nbloader._locale import sentences, size_text, text
 from nbloader._memory import Free
@@ -29,7 +30,6 @@ from nbloader._quantization import (
     staging_bytes,
 )
 from nbloader._stored import dequantized_dtype, find_stored, staging_size, stored_size
-from nbloader._transformers import placing_order
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
@@ -303,11 +303,6 @@ def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapp
     folder = str(Path(tempfile.gettempdir()) / "nbloader-offload")
     spread = {"device": None, "device_map": "auto", "offload_folder": folder}
     return {**spread, "max_memory": {"cpu": limit}} if options.placement in (None, CPU) else spread
-
-
-def said(changes: Mapping[str, Any]) -> str:
-    """Return choices as they are written in a call."""
-    return ", ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
 def _joining_bytes(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: str | None) -> int:

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nbloader import _events as events
+from nbloader._as_code import said
 from nbloader._locale import text
-from nbloader._plan import said
 from nbloader._state import FINAL, Download, Gone, LoadState
 from nbloader._threads import make_thread
 

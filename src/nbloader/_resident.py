@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from nbloader import _events as events
 from nbloader._adapter import adapter_state
@@ -27,11 +27,10 @@ from nbloader._source import DEMO, state_of
 from nbloader._threads import wait_for_threads
 
 if TYPE_CHECKING:
-    from nbloader._job import LoadJob
+    from nbloader._outcome import Outcome
     from nbloader._plan import LoadPlan
     from nbloader._source import Source
     from nbloader._state import LoadState
-    from nbloader.stages import Outcome
 
 _TICK = 0.05  # seconds between two looks at whose turn it is
 # That an ending process waits for the loads it cancels. An import cannot be cancelled, and a thread that Python stops
@@ -76,6 +75,51 @@ class Waiting(NamedTuple):
     name: str
 
 
+class Job(Protocol):
+    """A load, as the registry sees it."""
+
+    model: str | os.PathLike[str]
+    options: LoadOptions
+    number: int
+    reload: bool
+    comes_next: bool
+
+    @property
+    def state(self) -> LoadState:
+        """What is known of it now."""
+
+    @property
+    def plan(self) -> LoadPlan | None:
+        """What it moves; None until that is known."""
+
+    def start(self) -> Any:
+        """Start its thread."""
+
+    def is_alive(self) -> bool:
+        """Tell whether a thread works for it, and it has not ended."""
+
+    def cancel(self) -> None:
+        """Ask it to stop."""
+
+    def subscribe(self, function: Callable[[events.Event], None], /) -> Any:
+        """Have `function` called with every event from now on."""
+
+    def log(self, level: str, code: str, **arguments: Any) -> None:
+        """Add a line to its log."""
+
+    def let_go(self, successor: str) -> None:
+        """Have it forget what it made, to make room for the model `successor`."""
+
+    def tell_unloaded(self, freed: Freed) -> None:
+        """Have it tell what that gave back."""
+
+    def abandon(self) -> None:
+        """End it in a child that was forked in its midst."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
 @dataclass(eq=False)
 class Resident:
     """A model that is loaded. `bytes` are those of its parameters and buffers; `model` is None once it is gone."""
@@ -89,7 +133,7 @@ class Resident:
     tokenizer: Any = field(repr=False)
     _model: weakref.ref[Any] = field(repr=False)
     _loaded_as: ModelState = field(repr=False)
-    _jobs: weakref.WeakSet[LoadJob] = field(repr=False, default_factory=weakref.WeakSet)
+    _jobs: weakref.WeakSet[Job] = field(repr=False, default_factory=weakref.WeakSet)
     state: LoadState | None = field(repr=False, default=None)
     """How its load went; None until that has ended."""
 
@@ -128,47 +172,47 @@ class _Registry:
         # Taken as it is, not by the condition: an interrupt inside of Condition.__enter__ would keep it for ever.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        self._active: list[LoadJob] = []
-        self._line: list[LoadJob] = []
-        self._running: LoadJob | None = None
+        self._active: list[Job] = []
+        self._line: list[Job] = []
+        self._running: Job | None = None
         self.residents: list[Resident] = []
-        self.preloaded: list[LoadJob] = []
+        self.preloaded: list[Job] = []
 
     @property
-    def active(self) -> list[LoadJob]:
+    def active(self) -> list[Job]:
         """From the request to the end, those that wait included."""
         self._active = [job for job in self._active if job.is_alive()]
         return self._active
 
     @property
-    def line(self) -> list[LoadJob]:
+    def line(self) -> list[Job]:
         """Those that wait for their turn, the next one first."""
         self._line = [job for job in self._line if job.is_alive()]
         return self._line
 
     @property
-    def running(self) -> LoadJob | None:
+    def running(self) -> Job | None:
         """The one that has the turn."""
         return self._running if self._running is not None and self._running.is_alive() else None
 
-    def enter(self, job: LoadJob) -> None:
+    def enter(self, job: Job) -> None:
         """Note a job that has been started, and put it in the line: in the order of requests, behind what is next."""
         if job not in self.active:
             self._active.append(job)
             self.line_up(job)
 
-    def line_up(self, job: LoadJob) -> None:
+    def line_up(self, job: Job) -> None:
         """Put a job in the line, where it is not."""
         if job not in self.line:
             self._line.append(job)
             self._line.sort(key=lambda other: (not other.comes_next, other.number))
 
-    def take_turn(self, job: LoadJob) -> None:
+    def take_turn(self, job: Job) -> None:
         """Have the turn be this job's, and nobody's once it is left."""
         self._running = job
         self._line = [other for other in self._line if other is not job]
 
-    def leave(self, job: LoadJob, *, turn_only: bool = False) -> None:
+    def leave(self, job: Job, *, turn_only: bool = False) -> None:
         """Note that a job has ended or, with `turn_only`, has had its turn."""
         if self._running is job:
             self._running = None
@@ -203,7 +247,7 @@ def _end_all() -> None:
     wait_for_threads(_EXIT_SECONDS)
 
 
-def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:
+def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
     """Return the job that does what `job` was made for: itself, started, or one that is doing it already.
 
     With `replace`, what is being loaded now is cancelled, and the job comes next.
@@ -212,7 +256,7 @@ def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:
     with _registry.lock:
         for other in _registry.active:
             if not other.state.cancelling and not job.reload and _same(_request_of(other), wanted):
-                return other
+                return cast(AnyJob, other)  # there is one kind
         running = _registry.running
         job.comes_next = replace
         try:
@@ -226,18 +270,18 @@ def submit(job: LoadJob, *, replace: bool = False) -> LoadJob:
     return job
 
 
-def are_alike(one: LoadJob, other: LoadJob) -> bool:
+def are_alike(one: Job, other: Job) -> bool:
     """Tell whether two jobs were asked for the same."""
     return _same(_request_of(one), _request_of(other))
 
 
-def entered(job: LoadJob) -> None:
+def entered(job: Job) -> None:
     """Note that a job has begun; called by its own thread, which no interrupt keeps from it."""
     with _registry.lock:
         _registry.enter(job)
 
 
-def left(job: LoadJob) -> None:
+def left(job: Job) -> None:
     """Note that a job has ended."""
     with _registry.lock:
         _registry.leave(job)
@@ -245,7 +289,7 @@ def left(job: LoadJob) -> None:
 
 @contextmanager
 def turn(
-    job: LoadJob, on_wait: Callable[[tuple[Waiting, ...]], None], check_cancelled: Callable[[], None]
+    job: Job, on_wait: Callable[[tuple[Waiting, ...]], None], check_cancelled: Callable[[], None]
 ) -> Iterator[None]:
     """Hold the process's one turn to load, which comes in the order of the requests.
 
@@ -274,7 +318,7 @@ def turn(
             registry.leave(job, turn_only=True)
 
 
-def _ahead_of(job: LoadJob) -> tuple[Waiting, ...]:
+def _ahead_of(job: Job) -> tuple[Waiting, ...]:
     line = _registry.line
     before = line[: line.index(job)] if job in line else line
     ahead = [_registry.running, *before]
@@ -298,7 +342,7 @@ class Residence:
         The load.
     """
 
-    def __init__(self, job: LoadJob) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
         self._identity: Any = None
 
@@ -367,7 +411,7 @@ class Residence:
         return loaded() if self._job.options.keep == "one" else []
 
 
-def _keeping_state(to_resident: weakref.ref[Resident], to_job: weakref.ref[LoadJob]) -> Callable[[events.Event], None]:
+def _keeping_state(to_resident: weakref.ref[Resident], to_job: weakref.ref[Job]) -> Callable[[events.Event], None]:
     def keep_state(event: events.Event) -> None:
         resident, job = to_resident(), to_job()
         if isinstance(event, events.Ready) and resident is not None and job is not None:
@@ -412,7 +456,7 @@ def unload(model: Any = None) -> Freed:
     return _unload(found, "")
 
 
-def keep(job: LoadJob) -> None:
+def keep(job: Job) -> None:
     """Keep what a load makes alive, although nobody may refer to it yet."""
     with _registry.lock:
         _registry.preloaded.append(job)
@@ -449,7 +493,7 @@ def _place_of(model: Any) -> str:
     return os.path.realpath(place) if place != DEMO and os.path.isdir(place) else place
 
 
-def _request_of(job: LoadJob) -> tuple[str, LoadOptions]:
+def _request_of(job: Job) -> tuple[str, LoadOptions]:
     return _place_of(job.model), _effective(job.options)
 
 

@@ -103,7 +103,7 @@ class Source:
         if self.repository is None:
             assert self.folder is not None
             return self.folder
-        return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options)
+        return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options, CONFIG)
 
 
 def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]:
@@ -179,7 +179,7 @@ def find_source(
             text("error", "neither", name=repr(name)),
             text("hint", "like_id"),
         )
-    repository = _hub.find_repository(name, options)
+    repository = _hub.find_repository(name, options, CONFIG)
     return Source(name, "cache" if repository.files is None else "hub", repository=repository)
 
 

@@ -426,22 +426,6 @@ class _WaitingFile:
 _OF_HEADERS = {"keys", "metadata", "offset_keys"}
 
 
-def placing_order(names: Iterable[str]) -> list[str]:
-    """Return tensor names in the order in which transformers places them: by their parts, numbers as numbers."""
-    return sorted(names, key=_placing_key)
-
-
-def _placing_key(name: str) -> list[tuple[Any, ...]]:
-    key: list[tuple[Any, ...]] = []
-    for part in name.split("."):
-        if part.isdigit():
-            key.append((0, int(part)))
-        else:
-            word = part.rstrip("0123456789")
-            key.append((1, word, int(part[len(word) :] or -1)))
-    return key
-
-
 class _SilentBar:
     """What transformers needs of a tqdm, drawing nothing.
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbloader import _history
 from nbloader._adapter import Adapter, find_adapter
+from nbloader._as_code import as_code
 from nbloader._checkpoint import Checkpoint
 from nbloader._errors import LoadError
-from nbloader._form import as_code, fields_of
-from nbloader._load import check_fits, foresee, resident_bytes
+from nbloader._forecast import Looked, check_fits, foresee, look_in
+from nbloader._form import fields_of
 from nbloader._locale import text
 from nbloader._options import LoadOptions
 from nbloader._plan import LoadPlan
 from nbloader._shown import clean
-from nbloader._source import find_source
 from nbloader._threads import make_thread
-from nbloader.stages.download import look
 
 CONTEXT_LENGTH = 4096
 """Tokens for which the KV cache is told."""
@@ -29,13 +28,6 @@ _ADAPTER_OPTIONS = ("adapter", "token", "cache_dir", "local_files_only")
 _SOURCE_OPTIONS = (
     "revision", "token", "cache_dir", "subfolder", "variant", "use_safetensors", "local_files_only"
 )  # fmt: skip
-
-
-class _Looked(NamedTuple):
-    checkpoint: Checkpoint
-    bytes_to_download: int
-    bytes_resident: int
-    is_on_hub: bool
 
 
 class Workbench:
@@ -57,7 +49,7 @@ class Workbench:
         self._lock = threading.Lock()
         self._working = threading.Lock()
         self._turn = 0
-        self._known: tuple[tuple[Any, ...], _Looked] | None = None
+        self._known: tuple[tuple[Any, ...], Looked] | None = None
         self._adapter: tuple[tuple[Any, ...], Adapter | None] | None = None
         self._view: dict[str, Any] = {"plan": None}
 
@@ -111,14 +103,11 @@ class Workbench:
                 fields = fields_of(options, looked.is_on_hub, looked.checkpoint.config)
                 self._show(turn, plan=plan_view(plan), groups=fields, error=None, planning=False)
 
-    def _look(self, options: LoadOptions) -> _Looked:
+    def _look(self, options: LoadOptions) -> Looked:
         key = tuple(getattr(options, name) for name in _SOURCE_OPTIONS)
         known = self._known
         if known is None or known[0] != key:
-            source = find_source(self._model, options)
-            checkpoint, left = look(source, options)
-            looked = _Looked(checkpoint, left, resident_bytes(checkpoint), source.repository is not None)
-            known = self._known = key, looked
+            known = self._known = key, look_in(self._model, options)
         return known[1]
 
     def _look_at_adapter(self, checkpoint: Checkpoint, options: LoadOptions) -> Adapter | None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nbloader import LoadOptions, OptionError
-from nbloader._form import as_code, changed_by, fields_of
+from nbloader._as_code import as_code
+from nbloader._form import changed_by, fields_of
 from nbloader._locale import texts
 
 

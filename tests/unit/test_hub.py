@@ -473,7 +473,7 @@ def test_a_file_that_fails_ends_the_others(demo: Repo, tmp_path: Path) -> None:
         check_cancelled=lambda: None,
     )
     with pytest.raises(DownloadError, match="its hash is"):
-        _hub.download(_hub.find_repository("us/demo", options), list(demo.faults), options, watcher)
+        _hub.download(_hub.find_repository("us/demo", options, "config.json"), list(demo.faults), options, watcher)
     assert demo.hung_up.wait(30)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from nbloader._pace import MOST_READERS, Pace
+from nbloader._options import MOST_READERS
+from nbloader._pace import Pace
 
 GB = 10**9
 Storage = Callable[[int, int], float]
@@ -40,7 +41,7 @@ def crowded(reads: int, size: int) -> float:
 
 def read(storage: Storage, total: int = 20 * GB, readers: int | None = None) -> tuple[float, Pace]:
     """Read `total` bytes; returns the seconds it takes, and the pace in the end."""
-    pace = Pace(total, readers)
+    pace = Pace(total, MOST_READERS, readers)
     now, left = 0.0, total
     running: list[tuple[float, float, int]] = []
     while left or running:

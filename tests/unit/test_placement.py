@@ -12,9 +12,9 @@ import pytest
 from support import archs
 
 from nbloader import LoadOptions, _nvml
+from nbloader._checkpoint import placing_order
 from nbloader._memory import Free, find_free, free_devices
 from nbloader._placement import _units, place_bytes
-from nbloader._transformers import placing_order
 
 GB = 10**9
 DEEP = {"num_hidden_layers": 12, "n_layer": 12, "num_layers": 8, "num_decoder_layers": 8}

@@ -317,7 +317,7 @@ def test_no_cache_is_made_up(tmp_path: Path, name: str) -> None:
 def test_the_command_prints_it(
     demo_small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbloader._load.find_free", lambda: Free(10**9, {"cuda:0": 10**7, "cuda:1": None}))
+    monkeypatch.setattr("nbloader._forecast.find_free", lambda: Free(10**9, {"cuda:0": 10**7, "cuda:1": None}))
     assert run(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
     told = capsys.readouterr().out
     assert "safetensors, 4 shards" in told

@@ -12,6 +12,7 @@ from support.page_cache import are_resident, make_cold
 
 from nbloader import LoadCancelled, _pace, _readahead
 from nbloader._memory_file import MemoryFile
+from nbloader._options import MOST_READERS
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, find_missing
 from nbloader._readahead import Part, Readahead, make_parts
@@ -48,7 +49,7 @@ def all_of(paths: Sequence[Path]) -> list[list[Missing]]:
 def reading(paths: Sequence[Path], counts: list[tuple[int, int]], readers: int | None = 4, **more: Any) -> Readahead:
     parts = more.pop("parts", None) or make_parts(all_of(paths))
     on_read = more.pop("on_read", lambda file, size: counts.append((file, size)))
-    return Readahead(paths, parts, Pace(sum(part.length for part in parts), readers), on_read, **more)
+    return Readahead(paths, parts, Pace(sum(part.length for part in parts), MOST_READERS, readers), on_read, **more)
 
 
 def test_parts_cover_what_is_missing_once() -> None:
@@ -107,7 +108,7 @@ def test_storage_that_cannot_send_is_read_into_a_buffer(files: list[Path], monke
 def test_a_fault_of_the_storage_is_raised_by_who_waits() -> None:
     # The one file of every Linux whose first page cannot be read: what this process has at address 0.
     faulty = Path("/proc/self/mem")
-    readahead = Readahead([faulty], [Part(0, 0, MB, MB)], Pace(MB), lambda file, size: None)
+    readahead = Readahead([faulty], [Part(0, 0, MB, MB)], Pace(MB, MOST_READERS), lambda file, size: None)
     readahead.start()
     with pytest.raises(OSError, match="Input/output error") as raised:
         readahead.wait(never)

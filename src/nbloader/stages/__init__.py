@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nbloader import _transformers
 from nbloader._checkpoint import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG
 from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
 from nbloader._locale import sentences, some, text
-from nbloader._memory import Free, find_free
+from nbloader._memory import find_free
+from nbloader._outcome import Neighbours, Outcome
 from nbloader._plan import check_fit, make_plan
 from nbloader._source import state_of
 from nbloader.stages.adapter import attach_adapter
@@ -33,27 +34,6 @@ if TYPE_CHECKING:
 
 _USED = (CONFIG, ".index.json", "generation_config.json", ADAPTER_CONFIG, *(name for _, name in ADAPTER_FILES))
 """What the names of files end with, beside the weights', of which a model is made."""
-
-
-class Outcome(NamedTuple):
-    """What a load made: the model, its tokenizer, and what is said of them."""
-
-    model: Any
-    tokenizer: Any
-    summary: Mapping[str, Any]
-
-
-class Neighbours(Protocol):
-    """The models that the process has already, as one load sees them."""
-
-    def find(self, source: Source) -> Any:
-        """Return the resident model that would be loaded from `source`; None where it has to be loaded."""
-
-    def free(self) -> Free:
-        """Return what is free for the load, once the others have made room."""
-
-    def make_room(self) -> tuple[str, Any] | None:
-        """Unload the others, where they are not to be kept; return their names and what that gave back."""
 
 
 def find(source: Source, reporter: Reporter, neighbours: Neighbours) -> Outcome | None:

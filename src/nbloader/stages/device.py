@@ -9,6 +9,7 @@ from typing import Any
 from nbloader import _events as events
 from nbloader._checkpoint import Checkpoint
 from nbloader._memory import sample_memory
+from nbloader._options import MOST_READERS
 from nbloader._pace import Pace
 from nbloader._page_cache import find_missing, make_resident, untouched_bytes
 from nbloader._readahead import Readahead, make_parts
@@ -80,7 +81,7 @@ def read_missing(paths: Sequence[Path], reporter: Reporter, shard: int | None = 
         if shard is not None:
             reporter.tell(events.Read, shard, size)
 
-    readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts)), read)
+    readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts), MOST_READERS), read)
     try:
         if readahead.is_little:
             readahead.run()

@@ -400,7 +400,7 @@ class _Download:
             known = self._recognised(has_config=False)
             if known is not None:
                 raise known
-        root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options)
+        root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, CONFIG)
         return read_config(root / self._prefix)
 
     def _recognised(self, *, has_config: bool) -> CheckpointError | None:

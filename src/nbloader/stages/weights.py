@@ -12,12 +12,12 @@ from typing import Any
 
 from nbloader import _events as events
 from nbloader import _transformers
-from nbloader._checkpoint import Checkpoint
+from nbloader._checkpoint import Checkpoint, placing_order
 from nbloader._errors import CheckpointError
 from nbloader._locale import size_text, text
 from nbloader._memory import sample_memory, trim_heap
 from nbloader._memory_file import MemoryFile
-from nbloader._options import LoadOptions
+from nbloader._options import MOST_READERS, LoadOptions
 from nbloader._pace import Pace
 from nbloader._page_cache import Missing, drops_cache, find_missing, read_through
 from nbloader._placement import CPU
@@ -141,7 +141,7 @@ class Supply:
             self._copies = {number: MemoryFile(shard.bytes) for number, shard in enumerate(self._checkpoint.shards)}
             self.may_be_missing = False
         tensors = self._checkpoint.tensors
-        used = (tensors[name] for name in _transformers.placing_order(tensors))
+        used = (tensors[name] for name in placing_order(tensors))
         # What opening a file takes is in the page cache since the headers were read, but in no copy yet.
         order = self._heads() if self._copies else []
         order += [(tensor.shard, tensor.begin, tensor.end) for tensor in used]
@@ -149,7 +149,7 @@ class Supply:
         self._readahead = Readahead(
             paths,
             parts,
-            Pace(to_read, options.readers),
+            Pace(to_read, MOST_READERS, options.readers),
             lambda shard, size: self._reporter.tell(events.Read, shard, size),
             lambda readers: self._reporter.tell(events.ReadersChanged, readers),
             self._copies,
