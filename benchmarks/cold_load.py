@@ -35,7 +35,7 @@ from pathlib import Path
 import torch, transformers, nbloader
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
-from nbloader._page_cache import resident_bytes
+from nbloader._system.page_cache import resident_bytes
 
 way, folder = sys.argv[1:]
 if way == "fastsafetensors":

@@ -160,7 +160,7 @@ def run(folder: str, choices: dict[str, Any]) -> tuple[int, int]:
 def measure(folder: str, choices: dict[str, Any]) -> None:
     """Load in this process and print what was predicted and observed, above what it held when placing began."""
     import nbloader
-    from nbloader import _events as events
+    from nbloader._progress import events
 
     job = nbloader.start(folder, **choices)
     job.result()

@@ -23,11 +23,11 @@ import transformers
 from safetensors.torch import save_file
 
 import nbloader
-from nbloader._checkpoint import read_checkpoint
-from nbloader._options import LoadOptions
-from nbloader._page_cache import Missing
-from nbloader._plan import make_plan
-from nbloader._readahead import make_parts
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._options.options import LoadOptions
+from nbloader._planning.plan import make_plan
+from nbloader._reading.readahead import make_parts
+from nbloader._system.page_cache import Missing
 
 SIZES = ((100, 1), (100, 10), (1000, 1), (1000, 10), (1000, 100), (20_000, 1), (20_000, 100))
 _TENSORS_PER_LAYER = 9

@@ -1,4 +1,4 @@
-// What Python sends, by the names it sends it under (nbloader/_publisher.py). Nothing is computed here.
+// What Python sends, by the names it sends it under (nbloader/_views/publisher.py). Nothing is computed here.
 
 export type Status = "idle" | "queued" | "running" | "ready" | "failed" | "cancelled";
 
@@ -117,7 +117,7 @@ export interface Field {
   why: string;
 }
 
-/** What a load will cost (nbloader/_workbench.py); sizes in bytes. */
+/** What a load will cost (nbloader/_views/workbench.py); sizes in bytes. */
 export interface Plan {
   format: string;
   shards: number;
@@ -159,7 +159,7 @@ export interface FormState {
   error: { kind: string; message: string; hint: string } | null;
 }
 
-/** One load of the past (nbloader/_history.py). */
+/** One load of the past (nbloader/_analysis/history.py). */
 export interface Run {
   time: string;
   options: Readonly<Record<string, unknown>>;
@@ -177,7 +177,7 @@ export interface RunsState {
   note: string;
 }
 
-/** Where the time of a load went (nbloader/_diagnosis.py), in words but for the seconds. */
+/** Where the time of a load went (nbloader/_analysis/diagnosis.py), in words but for the seconds. */
 export interface DiagnosisState {
   measuring: boolean;
   verdict: string;

@@ -1,7 +1,8 @@
 """nbloader loads Hugging Face transformers checkpoints in a notebook, in the background, with true progress."""
 
-from nbloader._demo import demo_checkpoint
-from nbloader._diagnosis import Diagnosis, diagnose
+from nbloader._analysis.diagnosis import Diagnosis, diagnose
+from nbloader._api import load, plan, preload, start
+from nbloader._checkpoint.demo import demo_checkpoint
 from nbloader._errors import (
     CheckpointError,
     DependencyError,
@@ -13,12 +14,11 @@ from nbloader._errors import (
     SourceError,
     WontFitError,
 )
-from nbloader._job import Loaded, LoadJob
-from nbloader._load import load, plan, preload, start
-from nbloader._options import LoadOptions
-from nbloader._plan import LoadPlan
-from nbloader._resident import loaded, unload
-from nbloader._state import LoadState
+from nbloader._load.job import Loaded, LoadJob
+from nbloader._options.options import LoadOptions
+from nbloader._planning.plan import LoadPlan
+from nbloader._progress.state import LoadState
+from nbloader._registry.models import loaded, unload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from typing import Any
 
-from nbloader import _events as events
+from nbloader._analysis.diagnosis import diagnose
+from nbloader._api import begin, plan, start
 from nbloader._convert import convert
-from nbloader._diagnosis import diagnose
 from nbloader._errors import LoadCancelled, LoadError
-from nbloader._job import LoadJob
-from nbloader._load import begin, plan, start
-from nbloader._locale import LOCALES, size_text, speak, text
-from nbloader._options import DTYPES, QUANTIZATIONS, merge_options
-from nbloader._shown import clean
-from nbloader._terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
+from nbloader._load.job import LoadJob
+from nbloader._options.options import DTYPES, QUANTIZATIONS, merge_options
+from nbloader._progress import events
+from nbloader._safety.redaction import clean
+from nbloader._text.catalogue import LOCALES, size_text, speak, text
+from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
 _OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": ()}

@@ -13,19 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbloader import _hub, _transformers
-from nbloader._checkpoint import Checkpoint, is_packed
+from nbloader._checkpoint.checkpoint import Checkpoint, is_packed
+from nbloader._checkpoint.source import find_source
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
-from nbloader._locale import size_text, text
-from nbloader._memory import find_free
-from nbloader._options import LoadOptions
-from nbloader._own_files import is_alive, one_process
-from nbloader._reporter import Reporter
-from nbloader._shown import leaving
-from nbloader._source import find_source
-from nbloader._threads import Flag
-from nbloader._untrusted import TensorStub, read_pickle
-from nbloader.stages.download import fetching
+from nbloader._hub import repository as _hub
+from nbloader._libraries import transformers as _transformers
+from nbloader._load.stages.download import fetching
+from nbloader._options.options import LoadOptions
+from nbloader._progress.reporter import Reporter
+from nbloader._safety.redaction import leaving
+from nbloader._safety.untrusted import TensorStub, read_pickle
+from nbloader._system.memory import find_free
+from nbloader._system.own_files import is_alive, one_process
+from nbloader._system.threads import Flag
+from nbloader._text.catalogue import size_text, text
 
 _DRAFT = ".nbloader-convert-"
 _PORTION = 1 << 24  # bytes

@@ -19,7 +19,7 @@ import copy
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from nbloader._locale import some, text
+from nbloader._text.catalogue import some, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

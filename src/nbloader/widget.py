@@ -16,26 +16,26 @@ from typing import Any
 import anywidget
 import traitlets
 
-from nbloader import _events as events
-from nbloader import _history
-from nbloader._callback import ProgressCallback
-from nbloader._diagnosis import diagnose
+from nbloader._analysis import history as _history
+from nbloader._analysis.diagnosis import diagnose
+from nbloader._api import begin
 from nbloader._errors import LoadError, OptionError
-from nbloader._form import changed_by
-from nbloader._job import Loaded, LoadJob
-from nbloader._load import begin
-from nbloader._locale import FRONT_END, in_locale, locale, nearest, speak, text, texts
-from nbloader._messages import Message, RefusedError, read_message
-from nbloader._options import LoadOptions, merge_options
-from nbloader._plan import LoadPlan
-from nbloader._publisher import Publisher, view_of, view_of_diagnosis
-from nbloader._resident import Freed, are_alike, cancel_waiting
-from nbloader._saved import Outputs, panel_html
-from nbloader._shown import clean
-from nbloader._state import FINAL, LoadState
-from nbloader._terminal import show_bar
-from nbloader._threads import Flag, make_thread, weakly
-from nbloader._workbench import Workbench
+from nbloader._load.job import Loaded, LoadJob
+from nbloader._options.options import LoadOptions, merge_options
+from nbloader._planning.plan import LoadPlan
+from nbloader._progress import events
+from nbloader._progress.state import FINAL, LoadState
+from nbloader._registry.models import Freed, are_alike, cancel_waiting
+from nbloader._safety.redaction import clean
+from nbloader._system.threads import Flag, make_thread, weakly
+from nbloader._text.catalogue import FRONT_END, in_locale, locale, nearest, speak, text, texts
+from nbloader._views.callback import ProgressCallback
+from nbloader._views.form import changed_by
+from nbloader._views.messages import Message, RefusedError, read_message
+from nbloader._views.publisher import Publisher, view_of, view_of_diagnosis
+from nbloader._views.saved import Outputs, panel_html
+from nbloader._views.terminal import show_bar
+from nbloader._views.workbench import Workbench
 
 _logger = logging.getLogger("nbloader")
 _STATIC = Path(__file__).parent / "static"

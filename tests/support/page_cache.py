@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from nbloader._page_cache import find_missing
+from nbloader._system.page_cache import find_missing
 
 
 def make_cold(path: Path) -> None:

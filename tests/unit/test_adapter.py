@@ -17,8 +17,8 @@ from support.hub import Hub, Repo
 
 import nbloader
 from nbloader import CheckpointError, DependencyError, LoadJob, LoadOptions, OptionError, SourceError
-from nbloader._events import Asked
-from nbloader._workbench import Workbench
+from nbloader._progress.events import Asked
+from nbloader._views.workbench import Workbench
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 
@@ -257,6 +257,6 @@ def test_nothing_there_and_nothing_installed(base: Path, lora: Path, hub: Hub, m
         nbloader.load(base, progress=False, adapter="us/nothing")
     with pytest.raises(OptionError, match="and no adapter"):
         LoadOptions(merge_adapter=True)
-    monkeypatch.setattr("nbloader._peft.find_spec", lambda name: None)
+    monkeypatch.setattr("nbloader._libraries.peft.find_spec", lambda name: None)
     with pytest.raises(DependencyError, match="needs peft"):
         nbloader.load(base, progress=False, adapter=lora)

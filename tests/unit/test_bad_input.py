@@ -15,8 +15,8 @@ from support import archs
 
 import nbloader
 from nbloader import CheckpointError, LoadError, OptionError, SourceError
-from nbloader._checkpoint import read_checkpoint
-from nbloader._memory import sample_memory
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._system.memory import sample_memory
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(shard(folder)))
 
-    monkeypatch.setattr("nbloader._checkpoint._safetensors_header", refuse)
+    monkeypatch.setattr("nbloader._checkpoint.checkpoint._safetensors_header", refuse)
     with pytest.raises(CheckpointError, match="Permission denied"):
         nbloader.load(folder, progress=False)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support import archs
 
 from nbloader import CheckpointError, LoadOptions
-from nbloader._checkpoint import read_checkpoint
-from nbloader._plan import make_plan
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._planning.plan import make_plan
 
 
 def test_headers_tell_what_transformers_stores(tmp_path: Path) -> None:

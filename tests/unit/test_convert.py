@@ -18,8 +18,10 @@ from support.hub import Hub, Repo
 from support.pickles import as_pickle, tensors_of
 
 import nbloader
-from nbloader import CheckpointError, LoadOptions, OptionError, _hub, _own_files
+from nbloader import CheckpointError, LoadOptions, OptionError
 from nbloader._convert import convert
+from nbloader._hub import repository as _hub
+from nbloader._system import own_files
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 40)) // 10
 
@@ -126,7 +128,7 @@ def test_what_was_written_wrongly_does_not_stay(pickled: Path, monkeypatch: pyte
 
 def draft_of(process: int, folder: Path, began: float = 0.0, machine: str = "") -> Path:
     """Make what a conversion by this process has written so far."""
-    draft = folder / f".nbloader-convert-{process}-{began:.2f}-{machine or _own_files.machine()}-0123abcd"
+    draft = folder / f".nbloader-convert-{process}-{began:.2f}-{machine or own_files.machine()}-0123abcd"
     draft.mkdir()
     (draft / "model.safetensors").write_bytes(b"half")
     return draft
@@ -148,7 +150,7 @@ def test_a_conversion_that_was_killed_leaves_nothing_to_the_next(pickled: Path) 
 def test_two_at_once_leave_each_other_alone(pickled: Path, demo_small: Path) -> None:
     alive = os.getppid()
     # The other one runs in another container, where the number is somebody else's.
-    others = draft_of(alive, pickled, _own_files._began(alive) or 0.0), draft_of(2**22, pickled, 0.0, "elsewhere")
+    others = draft_of(alive, pickled, own_files._began(alive) or 0.0), draft_of(2**22, pickled, 0.0, "elsewhere")
     convert(pickled, LoadOptions())
     assert all(other.is_dir() for other in others)
     assert tensors_of(pickled).keys() == tensors_of(demo_small).keys()

@@ -16,14 +16,14 @@ from support.slow_storage import SlowStorage
 
 import nbloader
 from nbloader import Diagnosis, LoadError, LoadJob, LoadOptions, _cli
-from nbloader import _diagnosis as diagnosis
-from nbloader import _events as events
-from nbloader._checkpoint import read_checkpoint
-from nbloader._diagnosis import Measured, explain
-from nbloader._locale import text
-from nbloader._plan import make_plan
-from nbloader._state import fold
-from nbloader._storage import Probe, Storage, find_storage
+from nbloader._analysis import diagnosis
+from nbloader._analysis.diagnosis import Measured, explain
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._planning.plan import make_plan
+from nbloader._progress import events
+from nbloader._progress.state import fold
+from nbloader._system.storage import Probe, Storage, find_storage
+from nbloader._text.catalogue import text
 
 MB = 10**6
 

@@ -22,7 +22,8 @@ from support.compare import differences, tensor_differences
 from support.page_cache import make_cold
 
 import nbloader
-from nbloader import CheckpointError, LoadJob, LoadOptions, _convert, _events
+from nbloader import CheckpointError, LoadJob, LoadOptions, _convert
+from nbloader._progress import events
 
 
 def weights_below(folder: Path) -> Path:
@@ -88,7 +89,7 @@ def test_a_small_file_is_known_by_its_content(tmp_path: Path, monkeypatch: pytes
         told = real(path, **how)
         return os.stat_result((*told[:7], 0, 0, 0), {"st_mtime_ns": 0, "st_ctime_ns": 0})
 
-    monkeypatch.setattr("nbloader._source.os.stat", blurred)
+    monkeypatch.setattr("nbloader._checkpoint.source.os.stat", blurred)
     assert nbloader.load(folder, progress=False, reload=True).model is not first
     (folder / "config.json").write_text(config.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-02'))
     assert nbloader.load(folder, progress=False).model.config.rms_norm_eps == 1e-02
@@ -108,8 +109,8 @@ def test_a_load_of_two_states_fails(which: str, when: str, tmp_path: Path) -> No
     shutil.copy(path, tmp_path / "other")
     job = LoadJob(folder, LoadOptions(dtype="float32", adapter=None if adapter is None else str(adapter)))
 
-    def change(event: _events.Event) -> None:
-        is_now = isinstance(event, _events.Placed) if when == "placed" else getattr(event, "stage", "") == when
+    def change(event: events.Event) -> None:
+        is_now = isinstance(event, events.Placed) if when == "placed" else getattr(event, "stage", "") == when
         if is_now and (tmp_path / "other").exists():
             os.replace(tmp_path / "other", path)
 
@@ -176,7 +177,7 @@ def test_a_conversion_is_compared_with_another_reading(
 TRUNCATED = """
 import os, sys
 import nbloader
-from nbloader import _events
+from nbloader._progress import events
 folder, path, when, cold = sys.argv[1:]
 job = nbloader.LoadJob(folder, nbloader.LoadOptions(dtype="float32"))
 def cut(event):
@@ -212,7 +213,7 @@ def test_storage_that_fails_where_placing_reads_kills_nobody(tmp_path: Path, mon
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("nbloader.stages.weights.read_through", fail)
+        patch.setattr("nbloader._load.stages.weights.read_through", fail)
         with pytest.raises(CheckpointError, match=r"-of-0000\d.safetensors could not be read: Input/output"):
             nbloader.load(folder, progress=False, readahead=False)
     assert nbloader.load(folder, progress=False, readahead=False).model is not None

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from nbloader import LoadOptions, OptionError
-from nbloader._as_code import as_code
-from nbloader._form import changed_by, fields_of
-from nbloader._locale import texts
+from nbloader._options.as_code import as_code
+from nbloader._text.catalogue import texts
+from nbloader._views.form import changed_by, fields_of
 
 
 def fields(options: LoadOptions, is_on_hub: bool = False) -> dict[str, dict[str, Any]]:
@@ -83,7 +83,7 @@ def test_only_what_applies_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
     assert closed(LoadOptions(device_map="auto", adapter="lora"), is_on_hub=True) == set()
     without = {"offload_folder", "merge_adapter", "readers"}
     assert closed(LoadOptions(readahead=False, device="cpu"), is_on_hub=True) == without
-    monkeypatch.setattr("nbloader._form.has_cuda", lambda: False)
+    monkeypatch.setattr("nbloader._views.form.has_cuda", lambda: False)
     devices = {choice["value"]: choice["why"] for choice in fields(LoadOptions())["placement"]["choices"]}
     assert devices["cuda"] == "no CUDA device here"
     assert devices["auto"] == ""

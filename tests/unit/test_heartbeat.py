@@ -13,8 +13,9 @@ import pytest
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import LoadJob, _own_files
-from nbloader._heartbeat import Heartbeat, Killed, find_killed
+from nbloader import LoadJob
+from nbloader._load.heartbeat import Heartbeat, Killed, find_killed
+from nbloader._system import own_files
 
 CODE = """
 import nbloader, sys, time
@@ -30,7 +31,7 @@ job.result()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of signs of life, of this test alone."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert _own_files.state_folder() == tmp_path / "state" / "nbloader"
+    assert own_files.state_folder() == tmp_path / "state" / "nbloader"
     return tmp_path / "state" / "nbloader" / "loads"
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import nbloader
-from nbloader import LoadOptions, LoadPlan, _history
-from nbloader._checkpoint import read_checkpoint
-from nbloader._options import changed_options
-from nbloader._plan import make_plan
+from nbloader import LoadOptions, LoadPlan
+from nbloader._analysis import history
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._options.options import changed_options
+from nbloader._planning.plan import make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def record(**changes: Any) -> dict[str, Any]:
 def test_a_load_that_is_ready_is_kept(demo_small: Path) -> None:
     choices: dict[str, Any] = {"dtype": "float32", "token": "hf_secret", "extra": {"bos_token_id": 7}}
     model = nbloader.load(demo_small, progress=False, **choices).model
-    (run,) = _history.runs(str(demo_small))
+    (run,) = history.runs(str(demo_small))
     assert run["options"] == {"dtype": "float32", "extra": ["bos_token_id"]}
     assert run["seconds"] > run["weights_seconds"] > 0
     assert run["bytes_read"] == read_checkpoint(demo_small).bytes
@@ -47,14 +48,14 @@ def test_a_load_that_is_ready_is_kept(demo_small: Path) -> None:
     assert (run["cache"], run["copies"], run["verdict"]) == ("warm", True, "fits")
     assert run["observed_peak"] > 0
     assert "hf_secret" not in json.dumps(run)
-    assert _history.runs("another") == []
+    assert history.runs("another") == []
 
 
 def test_a_name_that_cannot_be_shown_as_it_is_is_found(demo_small: Path, tmp_path: Path) -> None:
     strange = tmp_path / "a\x1b[31mb"
     strange.symlink_to(demo_small)
     nbloader.load(strange, progress=False)
-    (run,) = _history.runs(str(strange))
+    (run,) = history.runs(str(strange))
     assert "\x1b" not in run["model"]
 
 
@@ -63,29 +64,29 @@ def test_a_load_that_failed_or_was_refused_is_not(demo_small: Path, tmp_path: Pa
         nbloader.load(demo_small, progress=False, max_memory=1)
     with pytest.raises(nbloader.SourceError):
         nbloader.load(tmp_path / "nothing", progress=False)
-    assert _history.runs() == []
+    assert history.runs() == []
 
 
 def test_only_the_last_are_kept_and_all_are_cleared_at_once(folder: Path) -> None:
-    for number in range(_history.MOST_RUNS + 5):
-        _history.remember(record(seconds=number))
-    kept = _history.runs()
-    assert [run["seconds"] for run in kept] == list(range(5, _history.MOST_RUNS + 5))
-    _history.clear()
-    assert _history.runs() == []
+    for number in range(history.MOST_RUNS + 5):
+        history.remember(record(seconds=number))
+    kept = history.runs()
+    assert [run["seconds"] for run in kept] == list(range(5, history.MOST_RUNS + 5))
+    history.clear()
+    assert history.runs() == []
     assert sorted(path.name for path in folder.iterdir()) in (["runs.jsonl"], ["runs.jsonl", "runs.lock"])
 
 
 def test_what_cannot_be_read_or_written_hurts_nothing(folder: Path, demo_small: Path) -> None:
-    _history.remember(record())
+    history.remember(record())
     with open(folder / "runs.jsonl", "a") as file:
         file.write('{"model": "cut sh\n[]\n{"model": 3}\n')
-    _history.remember(record(seconds=4))
-    assert [run["seconds"] for run in _history.runs()] == [3.0, 4]
+    history.remember(record(seconds=4))
+    assert [run["seconds"] for run in history.runs()] == [3.0, 4]
     (folder / "runs.jsonl").unlink()
     (folder / "runs.jsonl").mkdir()
     assert nbloader.load(demo_small, progress=False).model is not None
-    assert [run["model"] for run in _history.runs()] == [str(demo_small)]  # in its place
+    assert [run["model"] for run in history.runs()] == [str(demo_small)]  # in its place
 
 
 def plan_of(demo_small: Path, to_read: int = 2000, **changes: Any) -> LoadPlan:
@@ -97,7 +98,7 @@ def test_times_follow_from_earlier_loads_of_the_kind(demo_small: Path) -> None:
     def predicted(
         plan: LoadPlan, known: list[dict[str, Any]], resident: int = 2000, *, imports: bool = False
     ) -> tuple[float, float] | None:
-        return _history.predict_seconds(plan, changed_options(LoadOptions()), resident, known, imports=imports)
+        return history.predict_seconds(plan, changed_options(LoadOptions()), resident, known, imports=imports)
 
     plan = plan_of(demo_small)
     assert predicted(plan, []) is None

@@ -11,8 +11,8 @@ from support import archs
 from support.compare import differences
 
 import nbloader
-from nbloader import _transformers
-from nbloader._transformers import _HOOKS
+from nbloader._libraries import transformers as _transformers
+from nbloader._libraries.transformers import _HOOKS
 
 # transformers' own code calls these, so that they can be taken away from its sight only by name.
 CALLED = {name for names in _HOOKS.values() for name in names}

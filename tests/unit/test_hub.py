@@ -21,7 +21,10 @@ from support.compare import tensor_differences
 from support.hub import Hub, Repo, sha256
 
 import nbloader
-from nbloader import DownloadError, LoadCancelled, LoadError, SourceError, _events, _hub, _transfer
+from nbloader import DownloadError, LoadCancelled, LoadError, SourceError
+from nbloader._hub import repository as _hub
+from nbloader._hub import transfer
+from nbloader._progress import events
 
 
 @pytest.fixture(scope="session")
@@ -153,9 +156,9 @@ def test_progress_of_a_download_is_counted_in_bytes(hub: Hub, demo_small: Path, 
     fractions = []
     job = nbloader.LoadJob("us/demo", nbloader.LoadOptions(cache_dir=str(tmp_path)))
 
-    def note(event: _events.Event) -> None:
+    def note(event: events.Event) -> None:
         fractions.append(job.state.fraction)
-        if isinstance(event, _events.Downloaded):
+        if isinstance(event, events.Downloaded):
             told.append({"bytes": job.state.bytes_downloaded})
 
     job.subscribe(note)
@@ -164,9 +167,7 @@ def test_progress_of_a_download_is_counted_in_bytes(hub: Hub, demo_small: Path, 
     assert len(counts) >= 10
     assert counts == sorted(counts)
     assert fractions == sorted(fractions)
-    assert (
-        max(f for f, event in zip(fractions, job.events, strict=False) if isinstance(event, _events.Downloaded)) < 0.7
-    )
+    assert max(f for f, event in zip(fractions, job.events, strict=False) if isinstance(event, events.Downloaded)) < 0.7
 
 
 def test_cancel_while_a_download_stalls(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_a_connection_that_always_breaks_ends(
     demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("nbloader._hub._pause", lambda seconds, check: waits.append(seconds))
+    monkeypatch.setattr("nbloader._hub.repository._pause", lambda seconds, check: waits.append(seconds))
     demo.faults[SHARD] = ["503"] * 6
     with pytest.raises(DownloadError, match=r"The connection .* broke: HTTP 503"):
         load_demo(tmp_path)
@@ -336,7 +337,7 @@ def test_a_page_that_stands_between_costs_nothing(hub: Hub, demo: Repo, demo_sma
 def test_a_large_file_comes_in_several_requests(
     hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbloader._transfer._MOST_AT_ONCE", 1_000_003)
+    monkeypatch.setattr("nbloader._hub.transfer._MOST_AT_ONCE", 1_000_003)
     assert_whole(load_demo(tmp_path), demo_small)
     size = len(demo.files[SHARD])
     assert [start for name, start in hub.ranges if name == SHARD] == list(range(0, size, 1_000_003))
@@ -387,7 +388,7 @@ def test_a_disk_that_fills_meanwhile_gets_its_room_back(
         return FillingFile(path, mode) if path == part else io.FileIO(path, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_transfer, "open", open_filling, raising=False)
+        patch.setattr(transfer, "open", open_filling, raising=False)
         with pytest.raises(DownloadError, match="No space left"):
             load_demo(tmp_path)
     assert not part.exists()
@@ -438,7 +439,7 @@ def test_cancel_stops_the_traffic_and_the_next_load_goes_on(
     job = nbloader.LoadJob("us/demo", nbloader.LoadOptions(cache_dir=str(tmp_path)))
     some = threading.Event()
 
-    def look(event: _events.Event) -> None:
+    def look(event: events.Event) -> None:
         state = job.state
         shard = next((file for file in state.downloads if file.name == SHARD), None)
         if shard is not None and shard.bytes_downloaded > shard.bytes // 8:

@@ -23,7 +23,7 @@ from transformers import initialization
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob
-from nbloader._isolation import default_dtype, here_only, linspace_on_cpu
+from nbloader._libraries.isolation import default_dtype, here_only, linspace_on_cpu
 
 INITS = sorted(initialization.TORCH_INIT_FUNCTIONS)
 LIBRARIES = ("", "transformers", "torch", "accelerate", "peft", "huggingface_hub", "bitsandbytes", "torchao")
@@ -322,6 +322,6 @@ def test_plain_loads_of_another_thread_are_told_and_hurt_nobody(tmp_path: Path) 
 def test_a_model_that_lacks_weights_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tied = archs.save(archs.build("gpt2 (tied)"), tmp_path)
     nbloader.load(tied, progress=False)
-    monkeypatch.setattr("nbloader._transformers._tie_weights", lambda: lambda model, **settings: None)
+    monkeypatch.setattr("nbloader._libraries.transformers._tie_weights", lambda: lambda model, **settings: None)
     with pytest.raises(LoadError, match=r"1 weights of .* are not there, lm_head.weight among them"):
         nbloader.load(tied, progress=False, reload=True)

@@ -16,8 +16,10 @@ from support.compare import differences, tensor_differences
 from support.page_cache import make_cold
 
 import nbloader
-from nbloader import LoadCancelled, LoadError, _events, _pace, _readahead
-from nbloader._page_cache import resident_bytes
+from nbloader import LoadCancelled, LoadError
+from nbloader._progress import events
+from nbloader._reading import pace, readahead
+from nbloader._system.page_cache import resident_bytes
 
 
 def resident_share(folder: Path) -> float:
@@ -118,8 +120,8 @@ def test_bytes_read_are_resident_all_along(demo_1gb: Path, monkeypatch: pytest.M
 
     make_cold(demo_1gb)
     monkeypatch.setattr(os, "sendfile", slow)
-    monkeypatch.setattr(_pace, "_READ_SECONDS", 1)  # long reads
-    monkeypatch.setattr(_readahead, "kernel_readahead", lambda path: 1 << 30)  # then it asks the kernel for none
+    monkeypatch.setattr(pace, "_READ_SECONDS", 1)  # long reads
+    monkeypatch.setattr(readahead, "kernel_readahead", lambda path: 1 << 30)  # then it asks the kernel for none
     job = nbloader.start(demo_1gb, readers=32)
     samples: list[tuple[float, float]] = []
     while not job.done():
@@ -144,8 +146,8 @@ def test_bytes_placed_are_in_the_model_all_along(demo_1gb: Path, monkeypatch: py
     monkeypatch.setattr(transformers.LlamaForCausalLM, "__init__", note)
     samples = []
 
-    def compare(event: _events.Event) -> None:
-        if isinstance(event, _events.Placed) and models:
+    def compare(event: events.Event) -> None:
+        if isinstance(event, events.Placed) and models:
             placed = sum(p.nbytes for p in models[-1].parameters() if p.device.type != "meta")
             samples.append((job.state.bytes_placed, placed))
 
@@ -268,8 +270,8 @@ def test_bars_are_silent_for_this_load_alone(demo_small: Path, capfd: pytest.Cap
     try:
         inside: list[object] = []
 
-        def from_another_thread(event: _events.Event) -> None:
-            if isinstance(event, _events.Placed) and not inside:
+        def from_another_thread(event: events.Event) -> None:
+            if isinstance(event, events.Placed) and not inside:
                 thread = threading.Thread(
                     target=lambda: inside.append(list(transformers_logging.tqdm([1], desc="other")))
                 )
@@ -302,8 +304,8 @@ STAGES = ["resolve", "download", "tokenizer", "config", "weights", "device", "me
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_cancel_in_each_stage(stage: str, demo_small: Path) -> None:
-    def cancel(event: _events.Event) -> None:
-        if isinstance(event, _events.StageStarted) and event.stage == stage:
+    def cancel(event: events.Event) -> None:
+        if isinstance(event, events.StageStarted) and event.stage == stage:
             job.cancel()
 
     job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
@@ -319,13 +321,14 @@ def test_a_cancelled_import_is_left_behind() -> None:
     """In a fresh process, where importing torch takes seconds and cannot be interrupted."""
     code = """
 import nbloader, sys, threading
-from nbloader import _events, _resident
+from nbloader._progress import events
+from nbloader._registry import models as registry
 job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
 def cancel(event):
-    if isinstance(event, _events.StageStarted) and event.stage == "tokenizer":
+    if isinstance(event, events.StageStarted) and event.stage == "tokenizer":
         job.cancel()
 job.subscribe(cancel)
-_resident.submit(job)
+registry.submit(job)
 try:
     job.result()
 except nbloader.LoadCancelled:
@@ -364,7 +367,7 @@ def test_two_loads_wait_for_each_other(demo_small: Path) -> None:
     jobs = [nbloader.start(demo_small, dtype=dtype, keep="all") for dtype in ("float32", "bfloat16", "float16")]
     dtypes = [str(job.result().model.dtype) for job in jobs]
     assert dtypes == ["torch.float32", "torch.bfloat16", "torch.float16"]
-    assert any(isinstance(event, _events.Queued) for job in jobs for event in job.events)
+    assert any(isinstance(event, events.Queued) for job in jobs for event in job.events)
 
 
 def test_every_waiter_gets_its_own_exception(tmp_path: Path) -> None:
@@ -406,8 +409,8 @@ def test_a_callback_may_ask_for_the_result(demo_small: Path) -> None:
     got: list[object] = []
     job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
 
-    def ask(event: _events.Event) -> None:
-        if isinstance(event, _events.Ready):
+    def ask(event: events.Event) -> None:
+        if isinstance(event, events.Ready):
             got.append(job.result().model)
 
     job.subscribe(ask)
@@ -415,7 +418,7 @@ def test_a_callback_may_ask_for_the_result(demo_small: Path) -> None:
 
 
 def test_a_callback_that_exits_never_ends_a_load(demo_small: Path) -> None:
-    def leave(event: _events.Event) -> None:
+    def leave(event: events.Event) -> None:
         raise SystemExit
 
     job = nbloader.LoadJob(demo_small, nbloader.LoadOptions())
@@ -440,15 +443,15 @@ def test_a_broken_accelerator_never_ends_a_load(demo_small: Path, monkeypatch: p
 
 
 def test_an_interrupt_of_the_bar_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbloader import _terminal
+    from nbloader._views import terminal
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     job = nbloader.start(demo_small)
-    monkeypatch.setattr(_terminal, "_draw", interrupt)
+    monkeypatch.setattr(terminal, "_draw", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        _terminal.show_bar(job)
+        terminal.show_bar(job)
     assert job.state.cancelling
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import nbloader
 from nbloader import LoadOptions, OptionError
-from nbloader._locale import (
+from nbloader._text.catalogue import (
     LOCALES,
     Text,
     columns,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nbloader._memory import cgroup_limits, sample_memory
+from nbloader._system.memory import cgroup_limits, sample_memory
 
 HOST = 10**6
 

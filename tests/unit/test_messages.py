@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbloader._messages import Message, RefusedError, read_message
+from nbloader._views.messages import Message, RefusedError, read_message
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from support.compare import differences
 
 import nbloader
 from nbloader import CheckpointError, LoadOptions, OptionError
-from nbloader._options import OPTION_NAMES, merge_options
+from nbloader._options.options import OPTION_NAMES, merge_options
 
 
 def codes(options: LoadOptions) -> list[tuple[str, str]]:

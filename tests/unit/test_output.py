@@ -16,7 +16,7 @@ import pytest
 from support import archs
 
 import nbloader
-from nbloader._output import captured, uncaptured
+from nbloader._libraries.output import captured, uncaptured
 
 
 def replace_streams(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, io.StringIO]:

@@ -17,7 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import nbloader
-from nbloader import LoaderWidget, _heartbeat, _history, _own_files
+from nbloader import LoaderWidget
+from nbloader._analysis import history
+from nbloader._load import heartbeat
+from nbloader._system import own_files
 
 RUN: dict[str, Any] = {
     "model": "us/demo", "time": "2026-01-01", "options": {}, "stages": [["weights", 0.1, 0.2]], "cache": "warm",
@@ -25,7 +28,7 @@ RUN: dict[str, Any] = {
     "bytes_downloaded": 0, "bytes_read": 10_000_000, "rate": 1e9, "verdict": "fits", "observed_peak": 1,
 }  # fmt: skip
 SIGN: dict[str, Any] = {
-    "pid": 1, "began": 1.0, "machine": _own_files.machine(), "name": "us/demo", "fraction": 0.5, "process": 1,
+    "pid": 1, "began": 1.0, "machine": own_files.machine(), "name": "us/demo", "fraction": 0.5, "process": 1,
     "available": 1, "total": 2,
 }  # fmt: skip
 STRANGE = (
@@ -44,13 +47,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def is_in_order(folder: Path, demo: Path) -> None:
     """Have everything that reads what was written read it, and written anew."""
-    _heartbeat.find_killed()
+    heartbeat.find_killed()
     plan = nbloader.plan(demo)
-    _history.predict_seconds(plan, {}, 0, _history.runs(), imports=False)
+    history.predict_seconds(plan, {}, 0, history.runs(), imports=False)
     widget = LoaderWidget(demo)
     widget.clear_history()
     assert widget.history == []
-    _history.remember({**RUN, "model": str(demo)})
+    history.remember({**RUN, "model": str(demo)})
     assert len(widget.history) == 1
 
 
@@ -60,7 +63,7 @@ def test_any_record_is_used_or_left_out(folder: Path, demo_small: Path, changes:
     (folder / "runs.jsonl").write_text(
         json.dumps({**RUN, "model": str(demo_small), **changes}) + "\n" + json.dumps(RUN)
     )
-    assert RUN in _history.runs()
+    assert RUN in history.runs()
     is_in_order(folder, demo_small)
 
 
@@ -68,7 +71,7 @@ def test_any_record_is_used_or_left_out(folder: Path, demo_small: Path, changes:
 @given(st.dictionaries(st.sampled_from([*SIGN, "version"]), STRANGE, min_size=1, max_size=3))
 def test_any_sign_of_life_is_used_or_left_out(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "loads" / "1-1.json").write_text(json.dumps({**SIGN, **changes}))
-    assert all((killed.name and killed.total >= 0) or True for killed in _heartbeat.find_killed())
+    assert all((killed.name and killed.total >= 0) or True for killed in heartbeat.find_killed())
 
 
 def fifo(path: Path) -> None:
@@ -148,23 +151,23 @@ except nbloader.OptionError as error:
 
 
 def test_a_process_is_known_by_more_than_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = _own_files.one_process()
-    assert _own_files.is_alive(own) is True
-    assert _own_files.is_alive({**own, "began": own["began"] - 100}) is False
+    own = own_files.one_process()
+    assert own_files.is_alive(own) is True
+    assert own_files.is_alive({**own, "began": own["began"] - 100}) is False
     for number in (-1, 0, 2**40, 10**18):
-        assert _own_files.is_alive({**own, "pid": number}) is False
+        assert own_files.is_alive({**own, "pid": number}) is False
     with monkeypatch.context() as patch:  # the machine's clock is set
         real = psutil.boot_time
         patch.setattr(psutil, "boot_time", lambda: real() + 3600)
         patch.setattr(psutil._pslinux, "boot_time", lambda: real() + 3600)
-        assert _own_files.is_alive(own) is True
+        assert own_files.is_alive(own) is True
     # In another container of the same host name its number means nothing here.
     elsewhere = {**SIGN, **own, "machine": "elsewhere"}
-    assert _own_files.is_alive(elsewhere) is None
+    assert own_files.is_alive(elsewhere) is None
     (folder / "loads" / "1-1.json").write_text(json.dumps(elsewhere))
-    assert _heartbeat.find_killed() == []
+    assert heartbeat.find_killed() == []
     assert (folder / "loads" / "1-1.json").exists()
     old = os.stat(folder).st_mtime - 40 * 86_400
     os.utime(folder / "loads" / "1-1.json", (old, old))
-    assert _heartbeat.find_killed() == []
+    assert heartbeat.find_killed() == []
     assert not (folder / "loads" / "1-1.json").exists()

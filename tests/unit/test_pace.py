@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from nbloader._options import MOST_READERS
-from nbloader._pace import Pace
+from nbloader._options.options import MOST_READERS
+from nbloader._reading.pace import Pace
 
 GB = 10**9
 Storage = Callable[[int, int], float]

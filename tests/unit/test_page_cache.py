@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from support.page_cache import make_cold
 
-from nbloader import _page_cache
-from nbloader._page_cache import (
+from nbloader._system import page_cache
+from nbloader._system.page_cache import (
     drops_cache,
     find_missing,
     make_resident,
@@ -51,7 +51,7 @@ def test_what_is_resident_agrees_with_fincore(file: Path) -> None:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no readahead: just what is asked for
         os.preadv(opened.fileno(), [bytearray(CHUNK)], CHUNK)
         told = resident_bytes(opened.fileno(), 0, file.stat().st_size)
-        counted_by_mincore = _page_cache._mincore(opened.fileno(), 0, file.stat().st_size)
+        counted_by_mincore = page_cache._mincore(opened.fileno(), 0, file.stat().st_size)
     assert told == counted_by_mincore == fincore(file) == CHUNK
 
 
@@ -68,7 +68,7 @@ def test_what_is_missing_is_what_is_not_resident(file: Path) -> None:
 
 def test_where_the_system_cannot_say_everything_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.read_bytes()
-    monkeypatch.setattr(_page_cache, "_libc", None)
+    monkeypatch.setattr(page_cache, "_libc", None)
     assert absent(file) == file.stat().st_size
     assert not drops_cache(file)
 
@@ -80,7 +80,7 @@ def test_ordinary_storage_keeps_its_cache(file: Path) -> None:
 @pytest.mark.parametrize("populate", [True, False])
 def test_a_mapping_becomes_resident(file: Path, populate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not populate:
-        monkeypatch.setattr(_page_cache, "_populate", lambda *_: errno.ENOSYS)
+        monkeypatch.setattr(page_cache, "_populate", lambda *_: errno.ENOSYS)
     with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapping:
         anchor = ctypes.c_char.from_buffer(mapping)
         make_resident(ctypes.addressof(anchor) + 100, len(mapping) - 100, lambda: None)
@@ -94,7 +94,7 @@ def test_storage_that_drops_its_cache_at_open_is_found_out(file: Path, monkeypat
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return opened
 
-    monkeypatch.setattr(_page_cache, "open", open_dropping, raising=False)
+    monkeypatch.setattr(page_cache, "open", open_dropping, raising=False)
     assert drops_cache(file)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from support import archs
 
-from nbloader import LoadOptions, _nvml
-from nbloader._checkpoint import placing_order
-from nbloader._memory import Free, find_free, free_devices
-from nbloader._placement import _units, place_bytes
+from nbloader import LoadOptions
+from nbloader._checkpoint.checkpoint import placing_order
+from nbloader._planning.placement import _units, place_bytes
+from nbloader._system import nvml
+from nbloader._system.memory import Free, find_free, free_devices
 
 GB = 10**9
 DEEP = {"num_hidden_layers": 12, "n_layer": 12, "num_layers": 8, "num_decoder_layers": 8}
@@ -156,9 +157,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
-    _nvml._nvml.cache_clear()
+    nvml._nvml.cache_clear()
     yield made
-    _nvml._nvml.cache_clear()
+    nvml._nvml.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -213,9 +214,9 @@ def test_torch_knows_which_devices_there_are(driver: Driver, monkeypatch: pytest
 
 def test_a_machine_without_a_driver_has_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    _nvml._nvml.cache_clear()
-    assert _nvml.free_bytes() == []
-    _nvml._nvml.cache_clear()
+    nvml._nvml.cache_clear()
+    assert nvml.free_bytes() == []
+    nvml._nvml.cache_clear()
 
 
 def test_an_apple_gpu_has_the_memory_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,14 @@ from support import archs
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import CheckpointError, DownloadError, LoadOptions, LoadPlan, WontFitError, _hub
-from nbloader._checkpoint import read_checkpoint
+from nbloader import CheckpointError, DownloadError, LoadOptions, LoadPlan, WontFitError
+from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._cli import run
-from nbloader._memory import Free
-from nbloader._plan import check_fit, make_plan
-from nbloader._remote_file import open_remote
-from nbloader._transfer import BrokenOffError, Reply
+from nbloader._hub import repository as _hub
+from nbloader._hub.remote_file import open_remote
+from nbloader._hub.transfer import BrokenOffError, Reply
+from nbloader._planning.plan import check_fit, make_plan
+from nbloader._system.memory import Free
 
 MB = 1_000_000
 SHARD = "model-00002-of-00004.safetensors"
@@ -317,7 +318,7 @@ def test_no_cache_is_made_up(tmp_path: Path, name: str) -> None:
 def test_the_command_prints_it(
     demo_small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbloader._forecast.find_free", lambda: Free(10**9, {"cuda:0": 10**7, "cuda:1": None}))
+    monkeypatch.setattr("nbloader._analysis.forecast.find_free", lambda: Free(10**9, {"cuda:0": 10**7, "cuda:1": None}))
     assert run(["plan", str(demo_small), "--dtype", "float32", "--context-length", "1000"]) == 0
     told = capsys.readouterr().out
     assert "safetensors, 4 shards" in told

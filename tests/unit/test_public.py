@@ -14,11 +14,17 @@ from pathlib import Path
 import pytest
 
 import nbloader
-from nbloader._locale import FRONT_END, texts
-from nbloader._options import _OURS
+from nbloader._options.options import _OURS
+from nbloader._text.catalogue import FRONT_END, texts
 
 SOURCES = Path(nbloader.__file__).parent
-VIEWS = {"nbloader.widget", "nbloader._publisher", "nbloader._terminal", "nbloader._cli", "nbloader.__main__"}
+VIEWS = {
+    "nbloader.widget",
+    "nbloader._views.publisher",
+    "nbloader._views.terminal",
+    "nbloader._cli",
+    "nbloader.__main__",
+}
 
 
 def imported_by(code: str) -> set[str]:
@@ -67,7 +73,7 @@ def test_every_text_is_there_and_none_too_many() -> None:
     logged = codes_used(r'\.log\(\s*"?\w+"?, "(\w+)"') | codes_used(r'Notice\("(\w+)"')
     logged |= {"missing_keys", "unexpected_keys", "mismatched_keys"}
     assert logged == set(texts()["log"])
-    assert set(texts()["stage"]) == set(nbloader._events.STAGES)
+    assert set(texts()["stage"]) == set(nbloader._progress.events.STAGES)
     front = "".join(path.read_text() for path in (SOURCES.parents[1] / "js/src").rglob("*.ts*"))
     for group in ("panel", "diagnosis"):
         used = set(re.findall(rf"texts\.{group}\??\.(\w+)", front)) | codes_used(rf'text\(\s*"{group}",\s+"(\w+)"')
@@ -77,7 +83,7 @@ def test_every_text_is_there_and_none_too_many() -> None:
         used |= codes_used(rf'text\(\s*"{group}",\s+"\w+" if \w+ else "(\w+)"')
         assert used | (set(_OURS.values()) if group == "hint" else set()) == set(texts()[group]), group
     assert set(re.findall(r"texts\.(\w+)", front)) <= set(FRONT_END)
-    assert set(texts()["part"]) == set(nbloader._events.PARTS)
+    assert set(texts()["part"]) == set(nbloader._progress.events.PARTS)
 
 
 def test_only_one_module_knows_transformers_and_one_the_hub() -> None:
@@ -86,5 +92,6 @@ def test_only_one_module_knows_transformers_and_one_the_hub() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             roots = {name.split(".")[0] for name in names}
-            assert "transformers" not in roots or path.name == "_transformers.py", path
-            assert "huggingface_hub" not in roots or path.name == "_hub.py", path
+            place = path.relative_to(SOURCES).as_posix()
+            assert "transformers" not in roots or place == "_libraries/transformers.py", path
+            assert "huggingface_hub" not in roots or place == "_hub/repository.py", path

@@ -12,11 +12,11 @@ from support import archs
 
 import nbloader
 from nbloader import DependencyError, LoadOptions, OptionError
-from nbloader._checkpoint import read_checkpoint
-from nbloader._memory import Free
-from nbloader._plan import make_plan, placed_sizes
-from nbloader._quantization import is_quantized, method_of, why_not
-from nbloader.stages.metadata import stored_bytes
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._load.stages.metadata import stored_bytes
+from nbloader._planning.plan import make_plan, placed_sizes
+from nbloader._planning.quantization import is_quantized, method_of, why_not
+from nbloader._system.memory import Free
 
 CPU_METHODS = ("8bit", "4bit", "int8")
 ARCHITECTURES = ["llama", "gpt2 (tied)", "qwen3", "mixtral (MoE)", "bert", "t5 (encoder-decoder)"]
@@ -90,7 +90,7 @@ def test_what_is_quantized_already_loads_as_it_is(tmp_path: Path, demo_small: Pa
 
 
 def test_what_is_missing_is_named(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbloader._quantization.find_spec", lambda name: None)
+    monkeypatch.setattr("nbloader._planning.quantization.find_spec", lambda name: None)
     with pytest.raises(DependencyError, match="needs torchao, which is not installed") as raised:
         nbloader.load(demo_small, progress=False, quantization="int8")
     assert "pip install torchao" in raised.value.hint
@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(demo_small: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_int4_needs_cuda(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbloader._quantization.has_cuda", lambda: False)
+    monkeypatch.setattr("nbloader._planning.quantization.has_cuda", lambda: False)
     with pytest.raises(OptionError, match="no CUDA device here"):
         nbloader.load(demo_small, progress=False, quantization="int4")
 

@@ -17,8 +17,10 @@ from support.page_cache import are_resident, make_cold
 from support.waiting import wait_for
 
 import nbloader
-from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError, _events, _transformers
-from nbloader.stages import weights
+from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError
+from nbloader._libraries import transformers as _transformers
+from nbloader._load.stages import weights
+from nbloader._progress import events
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +61,7 @@ def test_read_into_memory_every_tensor_is_the_same(kind: str, tmp_path: Path) ->
 def test_read_into_memory_takes_the_checkpoint_once(demo_1gb: Path) -> None:
     nbloader.load(demo_1gb, progress=False)  # the libraries are in memory from now on
     make_cold(demo_1gb)
-    before = nbloader._memory.sample_memory().process
+    before = nbloader._system.memory.sample_memory().process
     job = nbloader.start(demo_1gb, reload=True)
     loaded = job.result()
     peak = job.state.observed_peak
@@ -102,11 +104,11 @@ def test_a_cold_bin_is_read_ahead_and_the_same(shards: int, tmp_path: Path) -> N
     job = nbloader.start(folder)
     assert tensor_differences(job.result().model, model) == []
     assert are_resident(folder.glob("*.bin"))
-    assert any(isinstance(event, _events.Read) for event in job.events)
+    assert any(isinstance(event, events.Read) for event in job.events)
 
 
 def test_each_tensor_of_a_bin_is_where_the_headers_say(tmp_path: Path) -> None:
-    from nbloader._checkpoint import read_checkpoint
+    from nbloader._checkpoint.checkpoint import read_checkpoint
 
     model = archs.build("llama")
     checkpoint = read_checkpoint(archs.save_bin(model, tmp_path, 1))
@@ -121,10 +123,10 @@ def test_a_shard_is_placed_while_another_is_read(demo: Path) -> None:
     placed = threading.Event()
     overlapped = []
 
-    def hold(event: _events.Event) -> None:
-        if isinstance(event, _events.Placed) and event.bytes:
+    def hold(event: events.Event) -> None:
+        if isinstance(event, events.Placed) and event.bytes:
             placed.set()
-        if isinstance(event, _events.Read) and job.state.shards[2].bytes_read > 2 << 20 and not overlapped:
+        if isinstance(event, events.Read) and job.state.shards[2].bytes_read > 2 << 20 and not overlapped:
             overlapped.append(placed.wait(60))
 
     job = nbloader.LoadJob(demo, LoadOptions(dtype="float32", readers=1))
@@ -145,7 +147,7 @@ def test_reading_goes_on_while_the_tokenizer_is_made(demo: Path, monkeypatch: py
     monkeypatch.setattr(_transformers, "load_tokenizer", wait_and_load)
     make_cold(demo)
     job = nbloader.LoadJob(demo, LoadOptions())
-    job.subscribe(lambda event: began.set() if isinstance(event, _events.Read) else None)
+    job.subscribe(lambda event: began.set() if isinstance(event, events.Read) else None)
     job.start().result()
     assert in_time == [True]
     assert job.state.readers >= 1
@@ -170,9 +172,9 @@ def test_what_memory_cannot_hold_is_read_in_a_window(demo: Path, monkeypatch: py
     assert "reading_in_window" in codes(job)
     ahead = read = used = 0
     for event in job.events:
-        if isinstance(event, _events.Read):
+        if isinstance(event, events.Read):
             read += event.bytes
-        if isinstance(event, _events.Placed):
+        if isinstance(event, events.Placed):
             used += event.planned // 2  # bfloat16 in the file
         ahead = max(ahead, read - used)
     assert ahead < 0.8 * size
@@ -198,8 +200,8 @@ def test_a_file_that_shrinks_meanwhile_ends_in_an_error(
     last = sorted(folder.glob("*.safetensors"))[-1]
     make_cold(folder)
 
-    def shrink(event: _events.Event) -> None:
-        if isinstance(event, _events.ReadersChanged):
+    def shrink(event: events.Event) -> None:
+        if isinstance(event, events.ReadersChanged):
             os.truncate(last, 2 << 20)
 
     job = nbloader.LoadJob(folder, LoadOptions(readers=1))
@@ -213,8 +215,8 @@ def test_a_cancel_while_reading_ends_it(demo_1gb: Path) -> None:
     make_cold(demo_1gb)
     before = len(os.listdir("/proc/self/fd"))
 
-    def cancel(event: _events.Event) -> None:
-        if isinstance(event, _events.Read) and event.bytes:
+    def cancel(event: events.Event) -> None:
+        if isinstance(event, events.Read) and event.bytes:
             job.cancel()
 
     job = nbloader.LoadJob(demo_1gb, LoadOptions())
@@ -239,8 +241,8 @@ def test_other_threads_open_files_as_ever(demo: Path) -> None:
         with modeling_utils.safe_open(shard, framework="pt") as file:
             seen.append((type(file), modeling_utils.safe_open))
 
-    def look(event: _events.Event) -> None:
-        if isinstance(event, _events.Placed) and not seen:
+    def look(event: events.Event) -> None:
+        if isinstance(event, events.Placed) and not seen:
             thread = threading.Thread(target=elsewhere)
             thread.start()
             thread.join()
@@ -262,7 +264,7 @@ def test_a_warm_load_opens_files_as_plain_does(demo: Path) -> None:
     nbloader.load(demo, progress=False)
     opened: list[Any] = []
     job = nbloader.LoadJob(demo, LoadOptions(), reload=True)
-    job.subscribe(lambda event: opened.append(modeling_utils.safe_open) if isinstance(event, _events.Placed) else None)
+    job.subscribe(lambda event: opened.append(modeling_utils.safe_open) if isinstance(event, events.Placed) else None)
     job.start().result()
     assert set(opened) == {safetensors.safe_open}
 

@@ -15,9 +15,10 @@ from support import archs
 from support.hub import Hub, Repo
 
 import nbloader
-from nbloader import LoadJob, LoadOptions, RemoteCodeError, _code
+from nbloader import LoadJob, LoadOptions, RemoteCodeError
+from nbloader._checkpoint import code as _code
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError
-from nbloader._events import Asked, StageStarted
+from nbloader._progress.events import Asked, StageStarted
 
 
 def load(model: object, **choices: Any) -> Any:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from nbloader._reporter import PORTION_LEAST_SECONDS, PORTION_SECONDS, Tally
+from nbloader._progress.reporter import PORTION_LEAST_SECONDS, PORTION_SECONDS, Tally
 
 
 class Clock:

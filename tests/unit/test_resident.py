@@ -19,9 +19,11 @@ from support.hub import Hub, Repo
 from support.waiting import all_at_once, own_threads, wait_for
 
 import nbloader
-from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, SourceError, WontFitError, _events, _resident
-from nbloader._holders import Holder, find_holders
-from nbloader._memory import Free
+from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, SourceError, WontFitError
+from nbloader._progress import events
+from nbloader._registry import models as registry
+from nbloader._registry.holders import Holder, find_holders
+from nbloader._system.memory import Free
 
 MAIN = sys.modules["__main__"]
 
@@ -62,7 +64,7 @@ def test_what_is_loaded_is_given_at_once(one: Path) -> None:
     assert state.summary is not None
     assert state.summary["already_loaded"]
     assert "already_loaded" in codes(job)
-    assert _events.Placed not in kinds(job)
+    assert events.Placed not in kinds(job)
     (resident,) = nbloader.loaded()
     assert resident.model is model
     assert (resident.name, resident.bytes) == (one.name, state.summary["bytes"])
@@ -79,7 +81,7 @@ def test_sixty_four_threads_load_once(demo_small: Path) -> None:
     models: list[Any] = all_at_once(64, load)
     assert len(models) == 64
     assert len({id(model) for model in models}) == 1
-    assert sum(_events.Placed in kinds(job) for job in set(jobs)) == 1
+    assert sum(events.Placed in kinds(job) for job in set(jobs)) == 1
     assert not any(parameter.is_meta for parameter in models[0].parameters())
 
 
@@ -120,9 +122,9 @@ def test_files_that_have_changed_are_loaded_again(one: Path, tmp_path: Path) -> 
     assert nbloader.load(one, progress=False).model is again
     lora.mkdir()
     options = LoadOptions(adapter=str(lora))
-    before = _resident.adapter_state(options)
+    before = registry.adapter_state(options)
     (lora / "adapter_config.json").write_text("{}")
-    assert _resident.adapter_state(options) != before
+    assert registry.adapter_state(options) != before
 
 
 def test_a_commit_that_moved_is_loaded_again(hub: Hub, one: Path, tmp_path: Path) -> None:
@@ -144,8 +146,8 @@ def test_another_model_takes_the_place_of_the_first(demo_1gb: Path, other: Path)
     second.result()
     assert [resident.name for resident in nbloader.loaded()] == [other.name]
     told = second.events
-    unloaded = next(i for i, event in enumerate(told) if isinstance(event, _events.Logged) and event.code == "unloaded")
-    placed = next(i for i, event in enumerate(told) if isinstance(event, _events.Placed))
+    unloaded = next(i for i, event in enumerate(told) if isinstance(event, events.Logged) and event.code == "unloaded")
+    placed = next(i for i, event in enumerate(told) if isinstance(event, events.Placed))
     assert unloaded < placed
     state = first.state
     assert (state.status, state.memory) == ("idle", state.gone and state.gone.after)
@@ -192,12 +194,12 @@ def test_loads_wait_in_order_and_can_be_cancelled_from_the_line(
     # A load in line has its whole path for a name, until it is known what that is.
     wait_for(lambda: third.state.ahead == ((running.number, "us/demo"), (second.number, one.name)))
     assert third.state.status == "queued"
-    _resident.cancel_waiting(second.number)
+    registry.cancel_waiting(second.number)
     with pytest.raises(LoadCancelled):
         second.result(30)
     wait_for(lambda: len(third.state.ahead) == 1)
     assert not third.done()
-    _resident.cancel_waiting(running.number)
+    registry.cancel_waiting(running.number)
     assert third.result(30).model is not None
     assert running.state.status == "cancelled"
 
@@ -213,7 +215,7 @@ def test_replace_cancels_what_loads_and_comes_next(
     assert waits.result(30).model is not None
     with pytest.raises(LoadCancelled):
         running.result(30)
-    ahead_of_it = [event.ahead for event in waits.events if isinstance(event, _events.Queued)]
+    ahead_of_it = [event.ahead for event in waits.events if isinstance(event, events.Queued)]
     assert [number for number, _ in ahead_of_it[-1]] == [urgent.number]
 
 
@@ -224,7 +226,7 @@ def test_who_asks_anew_does_not_join(hub: Hub, demo_small: Path, tmp_path: Path)
     assert nbloader.start("us/demo", cache_dir=tmp_path / "cache") in (running, anew)
     hub.repos["us/demo"].release.set()
     assert anew.result(60).model is not None
-    assert _events.Placed in kinds(anew)
+    assert events.Placed in kinds(anew)
 
 
 def test_nobody_joins_a_load_that_is_being_cancelled(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
@@ -419,9 +421,9 @@ def test_only_what_was_copied_is_counted_on(
     job.result()
     assert job.plan is not None
     assert job.plan.copies == is_copy
-    monkeypatch.setattr("nbloader._resident.find_free", lambda: Free(1000, {}))
+    monkeypatch.setattr("nbloader._registry.models.find_free", lambda: Free(1000, {}))
     weights = job.plan.host_memory["weights"] if is_copy else 0
-    assert _resident.Residence(LoadJob(demo_small, LoadOptions())).free().host == 1000 + weights
+    assert registry.Residence(LoadJob(demo_small, LoadOptions())).free().host == 1000 + weights
 
 
 def test_a_load_counts_on_what_it_will_take_the_place_of(
@@ -429,15 +431,15 @@ def test_a_load_counts_on_what_it_will_take_the_place_of(
 ) -> None:
     job = nbloader.start(demo_small, dtype="float32")
     size = job.result() and nbloader.loaded()[0].bytes
-    monkeypatch.setattr("nbloader._resident.find_free", lambda: Free(size // 2, {"cuda:0": None}))
+    monkeypatch.setattr("nbloader._registry.models.find_free", lambda: Free(size // 2, {"cuda:0": None}))
     with pytest.raises(WontFitError):
         nbloader.load(demo_small, progress=False, dtype="float32", reload=True, keep="all")
     assert job.result() is not None
-    monkeypatch.setattr("nbloader.stages.find_free", lambda: Free(2 * size, {}))
+    monkeypatch.setattr("nbloader._load.stages.pipeline.find_free", lambda: Free(2 * size, {}))
     assert nbloader.load(demo_small, progress=False, dtype="float32", reload=True).model is not None
     # And where somebody holds on to that, it is said who.
-    monkeypatch.setattr("nbloader._resident.find_free", lambda: Free(2 * size, {}))
+    monkeypatch.setattr("nbloader._registry.models.find_free", lambda: Free(2 * size, {}))
     main("mine", nbloader.load(demo_small, progress=False, dtype="float32").model)
-    monkeypatch.setattr("nbloader.stages.find_free", lambda: Free(size // 2, {}))
+    monkeypatch.setattr("nbloader._load.stages.pipeline.find_free", lambda: Free(size // 2, {}))
     with pytest.raises(WontFitError, match="mine refers to it"):
         nbloader.load(demo_small, progress=False, dtype="float32", reload=True)

@@ -11,10 +11,10 @@ import pytest
 
 import nbloader
 from nbloader import LoadState
-from nbloader._memory import Memory
-from nbloader._publisher import view_of, view_of_diagnosis
-from nbloader._saved import Outputs, panel_html
-from nbloader._state import ErrorInfo, Gone
+from nbloader._progress.state import ErrorInfo, Gone
+from nbloader._system.memory import Memory
+from nbloader._views.publisher import view_of, view_of_diagnosis
+from nbloader._views.saved import Outputs, panel_html
 
 
 class Page(HTMLParser):

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from support import archs
 
 import nbloader
-from nbloader import LoadOptions, OptionError, _events, _shown
-from nbloader._locale import Text, in_locale, text
-from nbloader._shown import clean
+from nbloader import LoadOptions, OptionError
+from nbloader._progress import events
+from nbloader._safety import redaction
+from nbloader._safety.redaction import clean
+from nbloader._text.catalogue import Text, in_locale, text
 
 SECRET = "hf_NobodyMaySeeThis"
 ACTIVE = "\x1b[31mred\x1b]0;title\x07\r\u202e"
@@ -30,7 +32,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_nothing_of_it_is_left_and_what_is_harmless_stays_the_same(value: Any) -> None:
-    _shown.keep_secret(SECRET)
+    redaction.keep_secret(SECRET)
     made = clean(value)
     assert SECRET not in repr(made)
     assert not [mark for mark in ("\\x1b", "\\u202e", "\\x07", "\\r") if mark in repr(made).replace("\\\\", "")]
@@ -39,7 +41,7 @@ def test_nothing_of_it_is_left_and_what_is_harmless_stays_the_same(value: Any) -
 
 
 def test_a_text_can_still_be_said_in_another_language() -> None:
-    _shown.keep_secret(SECRET)
+    redaction.keep_secret(SECRET)
     made = clean(text("error", "no_config", folder=f"/{SECRET}/\x1b", config="config.json"))
     assert isinstance(made, Text)
     assert str(in_locale(made, "ko")).startswith(r"/…/\x1b")
@@ -50,8 +52,8 @@ def test_every_event_is_cleaned_and_not_one_more_is_kept_than_can_be_used(demo_s
     for number in range(12_000):
         job.log("warning", "library_says", text=f"{number} {SECRET}")
     assert len(job.events) == 10_000
-    job._take(_events.StageStarted(0.0, "weights"))
-    assert isinstance(job.events[-1], _events.StageStarted)
+    job._take(events.StageStarted(0.0, "weights"))
+    assert isinstance(job.events[-1], events.StageStarted)
     assert SECRET not in repr(job.events) + repr(job.state)
     assert job.state.log[-1].arguments["text"].startswith("11999")
 
@@ -105,13 +107,13 @@ def test_any_text_of_the_environment_is_taken_or_refused(value: str) -> None:
     numbers = ("readers", "max_memory", "stall_seconds")
     for name in numbers:
         try:
-            LoadOptions(**{name: nbloader._options.parse_option(name, value, name)})
+            LoadOptions(**{name: nbloader._options.options.parse_option(name, value, name)})
         except OptionError:
             continue
 
 
 def test_an_error_leaves_without_what_led_to_it() -> None:
-    _shown.keep_secret(SECRET)
+    redaction.keep_secret(SECRET)
 
     def fail() -> None:
         try:
@@ -119,17 +121,17 @@ def test_an_error_leaves_without_what_led_to_it() -> None:
         except ValueError as error:
             raise nbloader.CheckpointError(f"It says {error}.") from error
 
-    with pytest.raises(nbloader.LoadError) as raised, _shown.leaving("model"):
+    with pytest.raises(nbloader.LoadError) as raised, redaction.leaving("model"):
         fail()
     assert (raised.value.__cause__, raised.value.__suppress_context__) == (None, True)
     assert SECRET not in str(raised.value)
-    with pytest.raises(nbloader.LoadError, match="ValueError: …"), _shown.leaving("model"):
+    with pytest.raises(nbloader.LoadError, match="ValueError: …"), redaction.leaving("model"):
         raise ValueError(SECRET)
-    with pytest.raises(ValueError, match="harmless"), _shown.leaving("model"):
+    with pytest.raises(ValueError, match="harmless"), redaction.leaving("model"):
         raise ValueError("harmless")
 
 
 def test_a_plan_is_cleaned(demo_small: Path) -> None:
-    _shown.keep_secret(SECRET)
+    redaction.keep_secret(SECRET)
     plan = dataclasses.replace(nbloader.plan(demo_small), format=SECRET)
     assert clean(plan).format == "…"

@@ -16,11 +16,12 @@ from support.hub import Hub, Repo
 from support.waiting import wait_for
 
 import nbloader
-from nbloader import LoadOptions, LoadState, OptionError, _stall
-from nbloader import _events as events
+from nbloader import LoadOptions, LoadState, OptionError
 from nbloader._errors import LoadCancelled
-from nbloader._stall import Doing, StallWatch, find_doing
-from nbloader._state import fold
+from nbloader._load import stall as _stall
+from nbloader._load.stall import Doing, StallWatch, find_doing
+from nbloader._progress import events
+from nbloader._progress.state import fold
 
 MB = 10**6
 
@@ -192,7 +193,7 @@ def test_what_nothing_tells_of_is_said_by_its_function() -> None:
     stall = load.until(10)
     assert stall is not None
     assert stall.reason == "unknown"
-    assert stall.arguments["function"].startswith("nbloader._stall.")
+    assert stall.arguments["function"].startswith("nbloader._load.stall.")
 
 
 @contextmanager
@@ -316,16 +317,16 @@ def test_a_download_that_hangs_is_told_with_the_stack_and_ends_with_it(
 def test_a_read_that_hangs_is_told_by_its_file(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.page_cache import make_cold
 
-    from nbloader import _readahead
+    from nbloader._reading import readahead
 
-    may_go_on, take = threading.Event(), _readahead._Sink.take
+    may_go_on, take = threading.Event(), readahead._Sink.take
 
     def hang(sink: object, fd: int, offset: int, length: int) -> int:
         may_go_on.wait(60)
         return take(sink, fd, offset, length)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_readahead._Sink, "take", hang)
-    monkeypatch.setattr(_readahead.Readahead, "is_little", False)
+    monkeypatch.setattr(readahead._Sink, "take", hang)
+    monkeypatch.setattr(readahead.Readahead, "is_little", False)
     make_cold(demo_small)
     job = nbloader.start(demo_small)
     wait_for(lambda: job.state.stall is not None)

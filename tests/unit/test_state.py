@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbloader import LoadState
-from nbloader import _events as events
-from nbloader._memory import Memory
-from nbloader._publisher import view_of
-from nbloader._state import FINAL, fold
+from nbloader._progress import events
+from nbloader._progress.state import FINAL, fold
+from nbloader._system.memory import Memory
+from nbloader._views.publisher import view_of
 
 MB = 10**6
 
@@ -295,7 +295,7 @@ def test_an_unknown_event_is_refused() -> None:
 
 
 def test_every_event_can_be_folded() -> None:
-    from nbloader._state import _apply
+    from nbloader._progress.state import _apply
 
     kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)]
     assert [kind for kind in kinds if kind is not events.Event and kind not in _apply.registry] == []

@@ -9,9 +9,9 @@ import pytest
 from support.page_cache import make_cold
 from support.slow_storage import SlowStorage
 
-from nbloader import _storage
-from nbloader._page_cache import find_missing
-from nbloader._storage import ThreadWork, find_places, probe, read_limits, thread_work, waited_for_files
+from nbloader._system import storage
+from nbloader._system.page_cache import find_missing
+from nbloader._system.storage import ThreadWork, find_places, probe, read_limits, thread_work, waited_for_files
 
 MB = 10**6
 
@@ -22,7 +22,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     folder = tmp_path / "disk"
     (folder / "queue").mkdir(parents=True)
     (folder / "dev").write_text("254:0\n")
-    monkeypatch.setattr(_storage, "_disk", lambda device: folder)
+    monkeypatch.setattr(storage, "_disk", lambda device: folder)
     return os.makedev(254, 0)
 
 
@@ -70,7 +70,7 @@ def test_without_a_limit_there_is_none(tmp_path: Path, disk: int) -> None:
     ],
 )
 def test_the_kind_of_storage_is_told_by_its_file_system(filesystem: str, options: str, kind: str) -> None:
-    assert _storage._kind_of(filesystem, options) == kind
+    assert storage._kind_of(filesystem, options) == kind
 
 
 def test_waiting_for_files_is_what_was_neither_computed_nor_queued() -> None:

@@ -17,8 +17,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 import nbloader
 from nbloader import CheckpointError, DependencyError, LoadError, OptionError
-from nbloader._stored import KINDS, find_stored
-from nbloader.stages.metadata import stored_bytes
+from nbloader._load.stages.metadata import stored_bytes
+from nbloader._planning.stored import KINDS, find_stored
 
 BITSANDBYTES = transformers.BitsAndBytesConfig
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

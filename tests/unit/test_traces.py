@@ -27,8 +27,9 @@ from support.page_cache import make_cold
 from support.waiting import own_threads, wait_for
 
 import nbloader
-from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, _events
-from nbloader._memory import sample_memory
+from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
+from nbloader._progress import events
+from nbloader._system.memory import sample_memory
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", "40"))
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # of malloc.h
@@ -140,8 +141,8 @@ def test_cancel_while_placing_gives_the_memory_back(demo_1gb: Path) -> None:
     before = sample_memory().process
     peaks = []
 
-    def cancel(event: _events.Event) -> None:
-        if isinstance(event, _events.Placed) and job.state.bytes_placed > 0.5 * job.state.bytes_to_place:
+    def cancel(event: events.Event) -> None:
+        if isinstance(event, events.Placed) and job.state.bytes_placed > 0.5 * job.state.bytes_to_place:
             peaks.append(sample_memory().process)
             job.cancel()
 
@@ -242,7 +243,7 @@ def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:
     code = """
 import signal, sys, threading, time
 import nbloader
-from nbloader import _job
+from nbloader._load import job as _job
 def interrupt():  # on this thread: what the main one waits for is not broken off, as when it was just about to wait
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 def waits():
@@ -274,7 +275,7 @@ except nbloader.LoadCancelled:
 """
     folder = archs.save(archs.build("llama"), tmp_path)
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["True", "False", "cancelled"], done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["True", "False", "cancelled"]), done.stderr
 
 
 def test_a_process_that_ends_in_mid_load_ends(hub: Hub, demo_small: Path, tmp_path: Path) -> None:

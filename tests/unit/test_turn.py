@@ -16,8 +16,10 @@ from support import archs
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import nbloader
-from nbloader import LoadCancelled, LoadError, _events, _resident, demo_checkpoint
-from nbloader._checkpoint import Tensor, check_depth
+from nbloader import LoadCancelled, LoadError, demo_checkpoint
+from nbloader._checkpoint.checkpoint import Tensor, check_depth
+from nbloader._progress import events
+from nbloader._registry import models as registry
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 60))
 
@@ -25,14 +27,14 @@ ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 60))
 def test_a_load_that_is_left_behind_keeps_no_other_waiting(demo_small: Path) -> None:
     held, let_go = threading.Event(), threading.Event()
 
-    def hold(event: _events.Event) -> None:
-        if isinstance(event, _events.StageStarted) and event.stage == "weights":
+    def hold(event: events.Event) -> None:
+        if isinstance(event, events.StageStarted) and event.stage == "weights":
             held.set()
             let_go.wait(60)
 
     stuck = nbloader.LoadJob(demo_small, nbloader.LoadOptions(), reload=True)
     stuck.subscribe(hold)
-    _resident.submit(stuck)
+    registry.submit(stuck)
     try:
         assert held.wait(60)
         stuck.cancel()
@@ -40,12 +42,12 @@ def test_a_load_that_is_left_behind_keeps_no_other_waiting(demo_small: Path) -> 
             stuck.result(60)
         after = nbloader.start(demo_small, reload=True)
         model = after.result(60).model
-        assert [type(event) for event in after.events if isinstance(event, _events.Queued)] == []
+        assert [type(event) for event in after.events if isinstance(event, events.Queued)] == []
     finally:
         let_go.set()
     # What was left behind ends, and neither takes what the other has made nor anybody's turn.
     assert nbloader.start(demo_small).result(60).model is model
-    assert (_resident._registry.active, _resident._registry.running) == ([], None)
+    assert (registry._registry.active, registry._registry.running) == ([], None)
 
 
 @pytest.mark.parametrize("which", ["nbloader-load", "nbloader-watch"])
@@ -63,7 +65,7 @@ def test_where_no_thread_can_be_started_nothing_is_left_in_line(
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(LoadError, match="no more threads: can't start new thread"):
             nbloader.load(demo_small, reload=True, progress=False)
-    assert _resident._registry.active == []
+    assert registry._registry.active == []
     assert nbloader.load(demo_small, reload=True, progress=False).model is not None
 
 
@@ -72,8 +74,8 @@ def test_a_thread_that_fails_in_its_last_steps_leaves_nobody_waiting(
 ) -> None:
     tell = nbloader.LoadJob._notify
 
-    def fail(job: nbloader.LoadJob, event: _events.Event) -> None:
-        if isinstance(event, _events.Ready):
+    def fail(job: nbloader.LoadJob, event: events.Event) -> None:
+        if isinstance(event, events.Ready):
             raise MemoryError
         tell(job, event)
 
@@ -86,7 +88,7 @@ def test_a_thread_that_fails_in_its_last_steps_leaves_nobody_waiting(
 INTERRUPTED = """
 import random, signal, sys, time
 import nbloader
-from nbloader import _resident
+from nbloader._registry import models as registry
 
 model, rounds, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 left, job = 0, None
@@ -120,12 +122,12 @@ for _ in range(rounds):
     if job is not None:
         job.cancel()
     until = time.monotonic() + 20
-    while _resident._registry.active and time.monotonic() < until:
+    while registry._registry.active and time.monotonic() < until:
         time.sleep(0.001)
-    if _resident._registry.active:
+    if registry._registry.active:
         break
 job = nbloader.start(model, reload=True)
-print(hit, type(job.result(60).model).__name__, _resident._registry.active, _resident._registry._line)
+print(hit, type(job.result(60).model).__name__, registry._registry.active, registry._registry._line)
 """
 
 
@@ -197,7 +199,7 @@ def test_a_model_that_is_being_built_is_cancelled_at_once(tmp_path: Path, monkey
     folder = archs.save(archs.build("llama"), tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**6, "layer_types": None}))
-    monkeypatch.setattr("nbloader._plan.check_depth", lambda *of_checkpoint: None)
+    monkeypatch.setattr("nbloader._planning.plan.check_depth", lambda *of_checkpoint: None)
     job = nbloader.start(folder)
     while job.state.stage != "weights":
         job._done.wait(0.01)

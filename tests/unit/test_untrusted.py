@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbloader import CheckpointError, _untrusted
-from nbloader._checkpoint import read_checkpoint
-from nbloader._untrusted import MOST_MEMORY, is_inside
+from nbloader import CheckpointError
+from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._safety import untrusted
+from nbloader._safety.untrusted import MOST_MEMORY, is_inside
 
 START = b"\x80\x04"
 
@@ -80,8 +81,8 @@ def at_the_limit(kind: str) -> bytes:
         count = (least + most) // 2
         text = HEADERS[kind](count)
         try:
-            _untrusted.parse_json(io.BytesIO(text), len(text))
-        except _untrusted.TooLargeError:
+            untrusted.parse_json(io.BytesIO(text), len(text))
+        except untrusted.TooLargeError:
             most = count
         else:
             least = count
@@ -92,7 +93,7 @@ def at_the_limit(kind: str) -> bytes:
 def a_tenth(monkeypatch: pytest.MonkeyPatch) -> float:
     """Let headers take a tenth of what they may; returns that, and what reading takes besides."""
     for name in ("MOST_MEMORY", "_FOR_PICKLE"):
-        monkeypatch.setattr(_untrusted, name, getattr(_untrusted, name) // 10)
+        monkeypatch.setattr(untrusted, name, getattr(untrusted, name) // 10)
     return MOST_MEMORY / 10 + 500_000
 
 
@@ -137,19 +138,19 @@ def program(kind: str, most: int) -> bytes:
 
 @pytest.mark.parametrize("kind", PICKLES)
 def test_no_pickle_takes_more_than_it_may(kind: str, tmp_path: Path, a_tenth: float) -> None:
-    folder = with_pickle(tmp_path, program(kind, _untrusted._FOR_PICKLE))
+    folder = with_pickle(tmp_path, program(kind, untrusted._FOR_PICKLE))
     assert peak_of(lambda: read_checkpoint(folder)) < a_tenth
 
 
 @pytest.mark.parametrize("kind", PICKLES)
 def test_a_longer_one_is_refused(kind: str, tmp_path: Path, a_tenth: float) -> None:
-    folder = with_pickle(tmp_path, program(kind, 2 * _untrusted._FOR_PICKLE))
+    folder = with_pickle(tmp_path, program(kind, 2 * untrusted._FOR_PICKLE))
     with pytest.raises(CheckpointError, match=r"more than 100 MB|no such operation"):
         read_checkpoint(folder)
 
 
 def test_no_pickle_takes_more_than_100_mb(tmp_path: Path) -> None:
-    folder = with_pickle(tmp_path, program("dicts", _untrusted._FOR_PICKLE))
+    folder = with_pickle(tmp_path, program("dicts", untrusted._FOR_PICKLE))
     assert MOST_MEMORY / 3 < peak_of(lambda: read_checkpoint(folder)) < MOST_MEMORY
 
 

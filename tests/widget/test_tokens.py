@@ -14,8 +14,8 @@ from support.waiting import wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget
-from nbloader._publisher import view_of
-from nbloader._saved import panel_html
+from nbloader._views.publisher import view_of
+from nbloader._views.saved import panel_html
 
 TOKEN = "hf_ThisIsVerySecret"
 SHARD = "model-00002-of-00004.safetensors"
@@ -136,7 +136,7 @@ def test_what_a_library_repeats_is_hidden(demo_small: Path, monkeypatch: pytest.
     def repeat(*_: object, **__: object) -> None:
         raise ValueError(f"Illegal header value b'Bearer {TOKEN}'")
 
-    monkeypatch.setattr("nbloader._transformers.load_tokenizer", repeat)
+    monkeypatch.setattr("nbloader._libraries.transformers.load_tokenizer", repeat)
     widget = LoaderWidget(demo_small, token=TOKEN, reload=True)
     with pytest.raises(LoadError, match="Illegal header value") as info:
         widget.result()

@@ -12,7 +12,8 @@ import pytest
 from support import archs
 from support.comm import RecordingComm
 
-from nbloader import LoaderWidget, WontFitError, _history
+from nbloader import LoaderWidget, WontFitError
+from nbloader._analysis import history as _history
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,143 @@
+"""Loading without a notebook: start() returns at once, load() blocks, plan() only looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from nbloader._analysis import history
+from nbloader._analysis.forecast import look_at
+from nbloader._load.job import Loaded, LoadJob
+from nbloader._options.options import LoadOptions, merge_options
+from nbloader._planning.plan import LoadPlan
+from nbloader._registry import models as registry
+from nbloader._views.callback import ProgressCallback, follow
+
+
+def start(
+    model: str | os.PathLike[str],
+    options: LoadOptions | None = None,
+    *,
+    progress_callback: ProgressCallback | None = None,
+    reload: bool = False,
+    replace: bool = False,
+    **choices: Any,
+) -> LoadJob:
+    """Load a checkpoint in the background; returns at once.
+
+    The same model with the same options is loaded once: a load that is under way is joined, and a model that is loaded
+    is what the job gives.
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    options
+        The load's options.
+    progress_callback
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
+        of the load and one call at a time. One that raises is logged and not called again.
+    reload
+        Load again even if the model is loaded, or being loaded.
+    replace
+        Cancel what is being loaded now, and come next; else loads wait for each other, in order.
+    **choices
+        Single options, on top of `options`: see `LoadOptions`.
+
+    Raises
+    ------
+    OptionError
+        For an option that does not exist or a value it cannot take. What is wrong with the checkpoint is told by
+        the job.
+    """
+    made = LoadJob(model, merge_options(options, choices), reload=reload)
+    return begin(made, progress_callback, replace=replace)
+
+
+def begin(
+    made: LoadJob,
+    progress_callback: ProgressCallback | None = None,
+    can_ask: Callable[[], bool] = lambda: False,
+    *,
+    replace: bool = False,
+) -> LoadJob:
+    """Start a load, or join one that does the same already; return the one that does it."""
+    # Before it starts, so that nothing is left to do for it once it has.
+    history.follow(made)
+    made.join(can_ask)
+    if progress_callback is not None:
+        follow(made, progress_callback)
+    job = registry.submit(made, replace=replace)
+    if job is not made:
+        job.join(can_ask)
+        if progress_callback is not None:
+            follow(job, progress_callback)
+    return job
+
+
+def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
+    """Load models in the background, one after the other, and keep them until they are unloaded.
+
+    A later request for one of them joins its load, or has the model at once. With no `keep=` all are kept.
+
+    Raises
+    ------
+    OptionError
+        For an option that does not exist or a value it cannot take.
+    """
+    jobs = [start(model, **{"keep": "all", **choices}) for model in models]
+    for job in jobs:
+        registry.keep(job)
+    return jobs
+
+
+def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:
+    """Return what loading a checkpoint will move and hold, without loading it.
+
+    Of a repository, the config, the index and the headers of the weights are fetched, and no weights. Neither torch
+    nor transformers is imported.
+
+    Raises
+    ------
+    LoadError
+        Where there is no such checkpoint, or its headers cannot be read.
+    """
+    return look_at(model, merge_options(options, choices))[2]
+
+
+def load(
+    model: str | os.PathLike[str],
+    options: LoadOptions | None = None,
+    *,
+    progress: bool = True,
+    progress_callback: ProgressCallback | None = None,
+    reload: bool = False,
+    replace: bool = False,
+    **choices: Any,
+) -> Loaded:
+    """Load a checkpoint and return (model, tokenizer), with a progress bar in the terminal meanwhile.
+
+    Parameters
+    ----------
+    progress
+        Whether to show the bar.
+
+    The other parameters are those of `start`.
+
+    Raises
+    ------
+    LoadError
+        Where it could not be loaded: what happened, where, and what to do.
+    LoadCancelled
+        Where it was cancelled.
+    KeyboardInterrupt
+        Where it was interrupted; the load is cancelled first.
+    """
+    job = start(model, options, progress_callback=progress_callback, reload=reload, replace=replace, **choices)
+    with job.expecting() as given:
+        if progress:
+            from nbloader._views.terminal import show_bar
+
+            show_bar(job)
+        return given[0] if given else job.result()

@@ -1,0 +1,1 @@
+"""What a checkpoint is: where its files are, and what they say."""

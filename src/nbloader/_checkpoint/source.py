@@ -1,0 +1,208 @@
+"""Where a checkpoint is: a folder, the Hub's cache, or the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbloader._checkpoint.checkpoint import CONFIG, read_index
+from nbloader._checkpoint.code import CODE, Code, read_code
+from nbloader._checkpoint.demo import demo_checkpoint
+from nbloader._checkpoint.recognise import names_in, not_a_checkpoint
+from nbloader._errors import CheckpointError, SourceError
+from nbloader._hub import repository as _hub
+from nbloader._safety.files import open_regular
+from nbloader._text.catalogue import text
+
+if TYPE_CHECKING:
+    from nbloader._options.options import LoadOptions
+
+DEMO = "demo"
+"""The name that stands for the demo checkpoint. A folder of that name is ``./demo``."""
+
+_WEIGHTS = (".safetensors", ".bin")  # which are not to be in memory for having been looked at
+_SMALL = 65_536  # bytes of a file up to which its content belongs to its state
+_SHORT = 80  # characters of what is no name that are worth repeating
+_ADDRESS = re.compile(
+    r"(?:https?://)?[\w.-]+\.[a-z]+(?::\d+)?/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
+)
+_WITH_REVISION = re.compile(r"(?P<id>[^@\s]+)@(?P<revision>[^@\s]+)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is.
+
+    `origin` is ``"folder"``, ``"cache"`` or ``"hub"``; `folder` is known for folders, `repository` for the other two.
+    """
+
+    name: str
+    origin: str
+    folder: Path | None = None
+    repository: _hub.Repository | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that is loaded, where there is one."""
+        if self.repository is not None:
+            return self.repository.commit
+        parts = self.folder.resolve().parts if self.folder is not None else ()
+        snapshot = parts[parts.index("snapshots") + 1 :][:1] if "snapshots" in parts else ()
+        return next((part for part in snapshot if _COMMIT.fullmatch(part)), None)
+
+    def code(self, options: LoadOptions) -> tuple[tuple[str, ...], str]:
+        """Return where the Python files that the checkpoint brings can be read, and what a consent to them is for.
+
+        The latter is the commit or, of a folder, a digest of the files.
+        """
+        repository = self.repository
+        if repository is not None and repository.files is not None:
+            names = sorted(name for name in repository.files if name.endswith(CODE))
+            return tuple(_hub.address(repository, name) for name in names), repository.commit
+        code = read_code(self.root(options))
+        return code.files, code.digest if repository is None else repository.commit
+
+    def allowed_code(self, options: LoadOptions) -> Code | None:
+        """Return the checkpoint's own Python code, where the options allow it to run; else None.
+
+        Raises
+        ------
+        CheckpointError
+            Where it is allowed and cannot be read, or is not what the repository lists.
+        """
+        if options.trust_remote_code is False:
+            return None
+        if self.repository is None:
+            code = read_code(self.root(options))
+            return code if options.allows_code(code.digest) else None
+        if not options.allows_code(self.repository.commit):
+            return None
+        code = read_code(self.root(options))
+        for name, content in code.content.items():
+            if not self.repository.has(name, content, code.folder):
+                path = code.folder / name
+                raise CheckpointError(text("error", "code_changed", path=path), text("hint", "code_changed"))
+        return code
+
+    def root(self, options: LoadOptions) -> Path:
+        """Return the checkpoint's top folder on this machine.
+
+        Raises
+        ------
+        SourceError
+            Where it is a repository of which nothing is cached yet.
+        """
+        if self.repository is None:
+            assert self.folder is not None
+            return self.folder
+        return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options, CONFIG)
+
+
+def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]:
+    """Return what tells the state of each file of a checkpoint's folder, and of those below that an index names.
+
+    That is what the system notes of a change, the one of which programs that copy cannot set the time included, and
+    of small files the content.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    tops = ["", subfolder]
+    for top in tops:  # which grows
+        with os.scandir(folder / top) as entries:
+            for entry in entries:
+                name = os.path.join(top, entry.name)
+                if name in found or not entry.is_file():
+                    continue
+                status = os.stat(entry.path)
+                content = b""
+                with suppress(OSError):
+                    content = b"" if name.endswith(_WEIGHTS) else _small(entry.path, status.st_size)
+                times = status.st_mtime_ns, status.st_ctime_ns
+                found[name] = status.st_size, *times, status.st_dev, status.st_ino, content
+                if entry.name.endswith(".index.json"):
+                    with suppress(CheckpointError):  # which the load tells
+                        below = {os.path.dirname(shard) for shard in read_index(Path(entry.path)).shards}
+                        tops += [os.path.join(top, each) for each in sorted(below) if (folder / top / each).is_dir()]
+    return found
+
+
+def _small(path: str, size: int) -> bytes:
+    if size > _SMALL:
+        return b""
+    with open_regular(path) as file:
+        return hashlib.sha256(file.read(_SMALL)).digest()
+
+
+def find_source(
+    model: str | os.PathLike[str], options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None
+) -> Source:
+    """Return where `model` is: the demo (written now, the first time), an existing folder, or a repository.
+
+    Raises
+    ------
+    SourceError
+        Where it is none of them.
+    """
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        shown = repr(model)
+        shown = shown if len(shown) <= _SHORT else f"<{type(model).__name__}>"
+        raise SourceError(text("error", "no_model", model=shown), text("hint", "folder_or_id"))
+    name = os.fspath(model)
+    if name == DEMO:
+        return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError(
+            text("error", "no_path", path=repr(name[:200]), error=str(error)), text("hint", "spelling")
+        ) from None
+    if is_folder:
+        _check_shadow(name, path, options)
+        return Source(path.name or str(path.resolve()), "folder", path)
+    if is_file:
+        raise SourceError(
+            text("error", "is_file", path=path), text("hint", "give_folder", parent=repr(str(path.parent)))
+        )
+    _check_address(name)
+    if not isinstance(model, str) or _looks_like_path(name):
+        raise SourceError(text("error", "no_folder", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
+    if not _hub.is_repo_id(name):
+        raise SourceError(
+            text("error", "neither", name=repr(name)),
+            text("hint", "like_id"),
+        )
+    repository = _hub.find_repository(name, options, CONFIG)
+    return Source(name, "cache" if repository.files is None else "hub", repository=repository)
+
+
+def _check_address(name: str) -> None:
+    """Refuse the address of a repository's page, and an id with a revision behind it; name the call that works."""
+    found = _ADDRESS.fullmatch(name) or _WITH_REVISION.fullmatch(name)
+    if found is None or not _hub.is_repo_id(found["id"]):
+        return
+    revision = found["revision"] or ""
+    arguments = json.dumps(found["id"]) + (f", revision={json.dumps(revision)}" if revision else "")
+    raise SourceError(text("error", "not_an_id", name=repr(name)), text("hint", "give_id", arguments=arguments))
+
+
+def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:
+    """Refuse a folder in which nothing is known, under the name that a repository may have."""
+    is_one = (path / options.subfolder / CONFIG).is_file()
+    if is_one or not _hub.is_repo_id(name) or _looks_like_path(name):
+        return
+    names = names_in(path)
+    if not_a_checkpoint(name, names, lambda file: {}, has_config=False) is None:
+        known = {"where": json.dumps(name), "folder": path.resolve()}
+        raise SourceError(text("found", "shadow", **known), text("try", "shadow", **known))
+
+
+def _looks_like_path(text: str) -> bool:
+    return os.path.isabs(text) or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1

@@ -1,0 +1,1 @@
+"""The one door to huggingface_hub, and bringing files from the Hub."""

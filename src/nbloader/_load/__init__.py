@@ -1,0 +1,1 @@
+"""One load: its handle, its thread and its stages."""

@@ -1,0 +1,40 @@
+"""Stage "adapter": read an adapter, attach it to the model that is in memory, and merge it if asked to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbloader._checkpoint.adapter import Adapter
+from nbloader._libraries import peft
+from nbloader._load.stages.device import read_missing, tell_held
+from nbloader._options.options import LoadOptions
+from nbloader._progress import events
+from nbloader._progress.reporter import Reporter
+from nbloader._text.catalogue import size_text, text
+
+
+def attach_adapter(model: Any, adapter: Adapter, shard: int, options: LoadOptions, reporter: Reporter) -> Any:
+    """Return the model with the adapter, whose bytes are told as those of one more shard, by the number `shard`.
+
+    Raises
+    ------
+    CheckpointError
+        Where it has no place in the model.
+    """
+    with reporter.stage("adapter") as note:
+        read_missing([adapter.weights.path], reporter, shard)
+        reporter.tell(events.ReadEnded, shard, adapter.weights.bytes)
+        reporter.tell(events.Placed, shard, 0, 0)
+
+        def warn(warning: str) -> None:
+            reporter.log("warning", "peft_says", text=warning)
+
+        model = peft.attach(model, adapter.folder, adapter.name, warn)
+        reporter.check_cancelled()
+        if options.merge_adapter:
+            model = peft.merge(model, adapter.name)
+        reporter.tell(events.Placed, shard, adapter.weights.bytes, adapter.weights.bytes)
+        tell_held(model, reporter)
+        code = "merged" if options.merge_adapter else "attached"
+        note.detail = text("detail", code, name=adapter.name, size=size_text(adapter.weights.bytes))
+    return model

@@ -1,0 +1,185 @@
+"""A load, stage by stage: one module a stage, run in this order on the loading thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG
+from nbloader._checkpoint.source import state_of
+from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
+from nbloader._libraries import transformers as _transformers
+from nbloader._load.stages.adapter import attach_adapter
+from nbloader._load.stages.config import choose_class
+from nbloader._load.stages.device import settle
+from nbloader._load.stages.download import OnPlan, fetching
+from nbloader._load.stages.metadata import describe
+from nbloader._load.stages.tokenizer import make_tokenizer
+from nbloader._load.stages.weights import place, reading
+from nbloader._planning.plan import check_fit, make_plan
+from nbloader._registry.outcome import Neighbours, Outcome
+from nbloader._system.memory import find_free
+from nbloader._text.catalogue import sentences, some, text
+
+if TYPE_CHECKING:
+    from nbloader._checkpoint.adapter import Adapter
+    from nbloader._checkpoint.checkpoint import Checkpoint
+    from nbloader._checkpoint.source import Source
+    from nbloader._options.options import LoadOptions
+    from nbloader._progress.reporter import Reporter
+
+
+_USED = (CONFIG, ".index.json", "generation_config.json", ADAPTER_CONFIG, *(name for _, name in ADAPTER_FILES))
+"""What the names of files end with, beside the weights', of which a model is made."""
+
+
+def find(source: Source, reporter: Reporter, neighbours: Neighbours) -> Outcome | None:
+    """Return what was made of `source` already; None where it has to be loaded."""
+    resident = neighbours.find(source)
+    if resident is None:
+        return None
+    reporter.log("info", "already_loaded", name=resident.name)
+    return Outcome(resident.model, resident.tokenizer, {**resident.summary, "already_loaded": True})
+
+
+def run(
+    model: str | os.PathLike[str],
+    source: Source,
+    options: LoadOptions,
+    reporter: Reporter,
+    on_plan: OnPlan,
+    neighbours: Neighbours,
+) -> Outcome:
+    """Load `model`, telling `reporter` everything and `on_plan` the plan once it is made.
+
+    Raises
+    ------
+    LoadError
+        Where it could not be loaded.
+    LoadCancelled
+        Where the load was cancelled.
+    """
+    with ExitStack() as stack:
+        with reporter.spending("resolve"):
+            before = _states(source, options)
+            fetched = stack.enter_context(fetching(model, source, options, reporter, on_plan, neighbours.free))
+            supply = stack.enter_context(reading(fetched.whole, options, reporter))
+        with _consenting(source, options):
+            allows_code = stack.enter_context(_running_code(source, options))
+            with reporter.spending("tokenizer"):
+                tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
+            with reporter.spending("imports"):
+                chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
+        with reporter.spending("download"):
+            checkpoint, plan = reporter.wait(fetched.whole)
+        make_room(source, checkpoint, options, reporter, neighbours, fetched.adapter)
+        with reporter.spending("other"):
+            loaded = place(checkpoint, plan, chosen, options, reporter, supply)
+    with reporter.spending("other"):
+        settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
+    if fetched.adapter is not None:
+        with reporter.spending("adapter"):
+            loaded = attach_adapter(loaded, fetched.adapter, len(checkpoint.files), options, reporter)
+    with reporter.spending("other"):
+        _check_unchanged(source, options, checkpoint, before)
+    summary = describe(loaded, tokenizer, source, plan, reporter)
+    return Outcome(loaded, tokenizer, summary)
+
+
+def _states(source: Source, options: LoadOptions) -> Mapping[Path, Mapping[str, Any]]:
+    """Return the state of each folder that a load reads, and that somebody may write meanwhile."""
+    found: dict[Path, Mapping[str, Any]] = {}
+    if source.folder is not None and (source.folder / options.subfolder).is_dir():
+        found[source.folder] = state_of(source.folder, options.subfolder)
+    if options.adapter is not None and Path(options.adapter).expanduser().is_dir():
+        adapter = Path(options.adapter).expanduser()
+        found[adapter] = state_of(adapter)
+    return found
+
+
+def _check_unchanged(
+    source: Source, options: LoadOptions, checkpoint: Checkpoint, before: Mapping[Path, Mapping[str, Any]]
+) -> None:
+    """Refuse a model whose files have been of two states while it was loaded.
+
+    Raises
+    ------
+    CheckpointError
+        Naming those that have changed.
+    """
+    weights = {os.path.join(options.subfolder, file.name) for file in checkpoint.files}
+    states = _states(source, options)
+    for folder, was in before.items():
+        is_now = states.get(folder, {})
+        # Of others, such as a log or what a conversion writes meanwhile, no tensor comes.
+        used = [name for name in sorted(was) if name in weights or os.path.basename(name).endswith(_USED)]
+        names = [name for name in used if was[name] != is_now.get(name)]
+        if names:
+            known = {"folder": folder, "names": some(names)}
+            raise CheckpointError(text("error", "changed_meanwhile", **known), text("hint", "changed_meanwhile"))
+
+
+def make_room(
+    source: Source,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    reporter: Reporter,
+    neighbours: Neighbours,
+    adapter: Adapter | None,
+) -> None:
+    """Have the models that are not to be kept unloaded.
+
+    Raises
+    ------
+    WontFitError
+        Where that gave back less than the load was promised.
+    """
+    reporter.check_cancelled()  # a load that was left behind has nobody make room for it
+    made = neighbours.make_room()
+    if made is None:
+        return
+    names, freed = made
+    level = "warning" if freed.holders else "info"
+    reporter.log(level, "unloaded", names=names, freed=str(freed))
+    plan = make_plan(checkpoint, options, 0, find_free(), adapter)
+    try:
+        check_fit(source.name, checkpoint, plan, options, adapter)
+    except WontFitError as error:
+        error.hint = sentences(*map(str, freed.holders), error.hint)
+        raise
+
+
+@contextmanager
+def _running_code(source: Source, options: LoadOptions) -> Iterator[bool]:
+    """Give whether the checkpoint's own code may run, of which transformers gets a copy then."""
+    code = source.allowed_code(options)
+    if code is None:
+        yield False
+        return
+    with code.copied() as copy, _transformers.code_of(code.folder, copy):
+        yield True
+
+
+@contextmanager
+def _consenting(source: Source, options: LoadOptions) -> Iterator[None]:
+    """Say of code that may not run where it is, and how to allow it."""
+    try:
+        yield
+    except RemoteCodeError as error:
+        files, commit = source.code(options)
+        if not files:  # what it asks for is not there, and nobody agrees to nothing
+            raise CheckpointError(error.message, text("hint", "whole_and_fitting")) from None
+        message = sentences(
+            error.message, text("error", "code_files", names=", ".join(files) or text("detail", "none"))
+        )
+        if options.trust_remote_code:
+            message = sentences(message, text("error", "code_allowed", commit=options.trust_remote_code))
+        raise RemoteCodeError(
+            message,
+            text("hint", "read_code", commit=repr(commit)),
+            files,
+            commit,
+        ) from None

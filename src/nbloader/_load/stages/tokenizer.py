@@ -1,0 +1,87 @@
+"""Stage "tokenizer": the tokenizer, or the processor where the model has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nbloader._checkpoint.source import Source
+from nbloader._errors import CheckpointError, LoadError, RemoteCodeError
+from nbloader._libraries import peft
+from nbloader._libraries import transformers as _transformers
+from nbloader._load.stages.download import Fetched
+from nbloader._options.options import LoadOptions
+from nbloader._progress import events
+from nbloader._progress.reporter import Reporter
+from nbloader._system.storage import thread_work, waited_for_files
+from nbloader._text.catalogue import sentences, text
+
+_WORTH_SAYING = 0.1  # seconds of importing that belong to the libraries and not to the tokenizer
+
+
+def make_tokenizer(
+    fetched: Fetched, source: Source, options: LoadOptions, reporter: Reporter, *, allows_code: bool
+) -> Any:
+    """Return the processor or tokenizer, or None where the checkpoint has neither.
+
+    It comes from the model's folder, or from the checkpoint's top where `subfolder` has none of its own.
+    """
+    with reporter.stage("tokenizer") as note:
+        began, before = reporter.now(), thread_work()
+        with reporter.spending("imports"):
+            versions = _transformers.import_libraries()
+            if fetched.adapter is not None:
+                peft.import_peft()
+        imports = reporter.now() - began
+        reporter.tell(events.Imported, waited_for_files(before, thread_work(), imports))
+        reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
+        reporter.check_cancelled()
+        if options.attn_implementation is None:
+            _transformers.check_kernels(fetched.folder, fetched.config)
+        _transformers.check_architecture(fetched.folder, fetched.config, options.auto_class, allows_code)
+
+        tokenizer, detail = _make(fetched.folder, source, options, reporter, allows_code=allows_code)
+        if tokenizer is not None and source.repository is not None:
+            _transformers.name_tokenizer(tokenizer, source.name)
+        note.detail = detail
+        if imports >= _WORTH_SAYING:
+            note.detail = text("detail", "imports", name=note.detail, seconds=f"{imports:.1f}")
+    return tokenizer
+
+
+def _make(
+    folder: Path, source: Source, options: LoadOptions, reporter: Reporter, *, allows_code: bool
+) -> tuple[Any, str]:
+    """Return the processor or tokenizer, and what the stage says of it.
+
+    It is None where the checkpoint has none, where none is wanted, and where it cannot be made.
+
+    Raises
+    ------
+    LoadError
+        Where one is asked for and there is none, or it cannot be made.
+    """
+    if options.tokenizer is False:
+        reporter.log("info", "tokenizer_left_out")
+        return None, text("detail", "none")
+
+    def warn(warning: str) -> None:
+        reporter.log("warning", "transformers_says", text=warning)
+
+    try:
+        tokenizer = _transformers.load_tokenizer(folder, warn, allows_code)
+        if tokenizer is None and options.subfolder:
+            tokenizer = _transformers.load_tokenizer(source.root(options), warn, allows_code)
+    except RemoteCodeError:
+        raise
+    except LoadError as error:
+        if options.tokenizer is True:
+            raise
+        reporter.log("warning", "tokenizer_failed", reason=sentences(error.message, error.hint))
+        return None, text("detail", "not_made", reason=error.hint or error.message)
+    if tokenizer is not None:
+        return tokenizer, type(tokenizer).__name__
+    if options.tokenizer is True:
+        raise CheckpointError(text("error", "no_tokenizer", folder=folder), text("hint", "leave_tokenizer"))
+    reporter.log("info", "no_tokenizer")
+    return None, text("detail", "none")

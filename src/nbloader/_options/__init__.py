@@ -1,0 +1,1 @@
+"""A load's options, and the code that chooses them."""

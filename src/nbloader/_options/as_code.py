@@ -1,0 +1,50 @@
+"""Options as Python code: the call that loads with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nbloader._options.options import LoadOptions, changed_options
+
+
+def as_code(model: str, options: LoadOptions) -> str:
+    """Return the call that loads `model` with these options; a token is left out of it."""
+    return f"LoaderWidget({as_arguments(model, options)}).show()"
+
+
+def as_arguments(model: str, options: LoadOptions) -> str:
+    """Return what such a call, or that of ``nbloader.load``, has between its parentheses."""
+    changed = changed_options(options)
+    if "max_memory" in changed:
+        limits = options.max_memory
+        changed["max_memory"] = limits_code(limits) if isinstance(limits, Mapping) else size_code(limits)
+    return ", ".join([quoted(model), *(f"{name}={quoted(value)}" for name, value in changed.items())])
+
+
+def quoted(value: Any) -> str:
+    """Return an option's value as it is written in Python."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
+    return repr(value)
+
+
+def limits_code(limits: Mapping[Any, Any]) -> dict[Any, str]:
+    """Return limits of memory, by device, as `size_code` gives each."""
+    return {device: size_code(limit) for device, limit in limits.items()}
+
+
+def size_code(limit: Any) -> str:
+    """Return a number of bytes as an option takes it: ``"8GB"``."""
+    for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
+        if limit % factor == 0:
+            return f"{limit // factor}{unit}"
+    return f"{limit}B"
+
+
+def said(changes: Mapping[str, Any]) -> str:
+    """Return choices as they are written in a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in changes.items())

@@ -1,0 +1,1 @@
+"""What a load will move and hold, from headers alone."""

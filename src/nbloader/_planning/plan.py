@@ -1,0 +1,440 @@
+"""LoadPlan: what a load will move and hold, from the headers, the options and what is free."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nbloader._checkpoint.adapter import Adapter
+from nbloader._checkpoint.checkpoint import FLOATS, Checkpoint, Tensor, check_depth, placing_order
+from nbloader._errors import CheckpointError, DependencyError, OptionError, WontFitError
+from nbloader._options.as_code import said
+from nbloader._options.options import LoadOptions
+from nbloader._planning.placement import CPU, place_bytes
+from nbloader._planning.quantization import (
+    CUSTOM,
+    METHODS,
+    check_quantization,
+    device_staging_bytes,
+    is_quantized,
+    method_of,
+    quantized_bytes,
+    staging_bytes,
+)
+from nbloader._planning.stored import dequantized_dtype, find_stored, staging_size, stored_size
+from nbloader._system.memory import Free
+from nbloader._text.catalogue import sentences, size_text, text
+
+_FLOAT_CODES = {code for code, _ in FLOATS.values()}
+_FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
+_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}  # other names that torch has for them
+_DTYPE = re.compile(r"u?int\d+|short|int|long|bool|c(half|float|double)|complex\d+|float\d+_\w+|float4\w*")
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
+"""What is tried, in this order, where a load will not fit."""
+
+_FUSED = re.compile(r"\.experts\.\d+\.")
+"""Tensors that placing joins into one, a copy: since transformers 5 the experts of a layer are one parameter."""
+
+_DOWN = re.compile(r"\.(w2|down_proj)\.weight$")  # joined by itself, after the larger one
+
+_TIGHT = 0.9  # share of what is free
+
+
+class KVCache(NamedTuple):
+    """How the cache of keys and values grows: `layer_bytes` for each token and layer, of one sequence.
+
+    Layers whose attention slides keep `window` tokens at most.
+    """
+
+    full_layers: int
+    sliding_layers: int
+    window: int
+    layer_bytes: int
+
+    def bytes(self, context_length: int) -> int:
+        """Return what the cache takes at so many tokens."""
+        tokens = self.full_layers * context_length + self.sliding_layers * min(context_length, self.window)
+        return tokens * self.layer_bytes
+
+
+class Room(NamedTuple):
+    """What a load takes of the host or of a device, and what is free there, in bytes; None where that is not known."""
+
+    name: str
+    needed: int
+    available: int | None
+
+    @property
+    def verdict(self) -> str | None:
+        """``"fits"``, ``"tight"`` or ``"wont_fit"``; None where it is not known what is free."""
+        if self.available is None:
+            return None
+        if self.needed > self.available:
+            return "wont_fit"
+        return "fits" if self.needed <= _TIGHT * self.available else "tight"
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What a load will move and hold. Sizes in bytes; the tuples have one entry a shard.
+
+    Parameters
+    ----------
+    format
+        ``"safetensors"`` or ``"bin"``.
+    tensors, parameters
+        How many of each the headers describe.
+    bytes_by_dtype
+        What the tensors take in the files, by type.
+    bytes_to_download
+        What is not on this machine yet, tokenizer and config included.
+    bytes_to_read
+        Sizes of the weight files.
+    bytes_to_place
+        What their tensors take in the model, after the cast to `dtype`.
+    dtype
+        The type that floating-point weights get, by torch's name; None where they keep their own.
+    copies
+        Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
+    adapter_bytes
+        Sizes of the weight files of adapters: the chosen one, and one that lies beside the model; 0 without any.
+    host_memory
+        What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
+        placed, and are the first to go where memory gets short, ``"quantization"`` is what making one weight smaller
+        takes, ``"dequantization"`` what making one larger does, ``"joining"`` what joining a layer's experts does,
+        ``"adapter"`` what an adapter adds, ``"merge"`` what merging it takes.
+    device_memory
+        What the load adds to each device at most, by the device's name and by part, as on the host; empty where all
+        is on the host, None where a device map decides it only when the libraries are there.
+    bytes_to_offload
+        What a device map leaves on disk for want of memory.
+    available
+        What was free on the host when the plan was made (a container's limit and ``max_memory`` counted); None where
+        nobody looked.
+    device_available
+        What was free on each device, by its name; None where that is not known.
+    kv_cache
+        What generating takes beside the weights; None where the config does not tell.
+    quantization
+        How the weights are quantized: by the option's name for it, or by transformers' for a checkpoint that is so
+        already and stays so; ``"custom"`` for a config whose sizes are not known before the load (they are counted as
+        if it were none); None where they are not.
+    dequantized
+        The method by which the checkpoint is quantized and that the load turns into `dtype`, as transformers does on a
+        machine without the hardware for it; None where it does not.
+    seconds
+        The least and the most that the load should take, by earlier loads of its kind on this machine; None where
+        there are none.
+    """
+
+    format: str
+    tensors: int
+    parameters: int
+    bytes_by_dtype: Mapping[str, int]
+    bytes_to_download: int
+    bytes_to_read: tuple[int, ...]
+    bytes_to_place: tuple[int, ...]
+    dtype: str | None
+    copies: bool
+    adapter_bytes: int
+    host_memory: Mapping[str, int]
+    device_memory: Mapping[str, Mapping[str, int]] | None
+    bytes_to_offload: int = 0
+    available: int | None = None
+    device_available: Mapping[str, int | None] = field(default_factory=dict)
+    kv_cache: KVCache | None = None
+    quantization: str | None = None
+    dequantized: str | None = None
+    seconds: tuple[float, float] | None = None
+
+    @property
+    def placed_as(self) -> str:
+        """The types of the weights in the model, in words; empty where they keep their own."""
+        return " + ".join(filter(None, (self.quantization, self.dtype)))
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that the load adds to this process at most."""
+        return sum(self.host_memory.values())
+
+    @property
+    def needed_memory(self) -> int:
+        """Bytes of it that the host cannot take back: all but mapped files."""
+        return self.peak_memory - self.host_memory.get("files", 0)
+
+    @property
+    def verdict(self) -> str | None:
+        """``"fits"``, ``"tight"`` or ``"wont_fit"`` where it fits worst; None where that is not known."""
+        if self.device_memory is None or self.quantization == CUSTOM:
+            return None
+        found = {room.verdict for room in self.rooms}
+        return next(verdict for verdict in ("wont_fit", None, "tight", "fits") if verdict in found)
+
+    @property
+    def rooms(self) -> tuple[Room, ...]:
+        """The host, by the name ``"cpu"``, and each device that the load takes memory of."""
+        devices = self.device_memory or {}
+        return (
+            Room(CPU, self.needed_memory, self.available),
+            *(Room(name, sum(parts.values()), self.device_available.get(name)) for name, parts in devices.items()),
+        )
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    bytes_to_download: int = 0,
+    free: Free | None = None,
+    adapter: Adapter | None = None,
+) -> LoadPlan:
+    """Return what loading `checkpoint` with `options`, and attaching `adapter` to it, will move and hold.
+
+    `free` is what is free now; None where nobody looked.
+    """
+    check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
+    check_depth(str(checkpoint.folder), checkpoint.config, checkpoint.tensors)
+    dtype, stored = target_dtype(checkpoint, options), find_stored(checkpoint.config, options.quantization)
+    sizes = placed_sizes(checkpoint, options)
+    to_place = [0] * len(checkpoint.shards)
+    by_dtype: Counter[str] = Counter()
+    copied = 0
+    for key, tensor in checkpoint.tensors.items():
+        to_place[tensor.shard] += sizes[key]
+        by_dtype[_FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
+        is_cast = stored is None and _is_cast(tensor, dtype)
+        is_copied = sizes[key] != tensor.bytes or is_cast or _FUSED.search(key)
+        copied += tensor.bytes if is_copied else 0
+    method = None if stored is not None else method_of(options.quantization)
+    is_kept = stored is not None and not stored.is_dequantized
+    limit = options.max_memory.get(CPU) if isinstance(options.max_memory, Mapping) else options.max_memory
+    available = None if free is None else min(free.host, limit) if isinstance(limit, int) else free.host
+    placed = place_bytes({key: sizes[key] for key in placing_order(sizes)}, options, free)
+    stays = placed.devices is not None and not placed.devices
+    if stays:
+        host_memory = _host_memory(checkpoint, sizes, copied, dtype, method)
+        dequantizing = 0 if stored is None else staging_size(checkpoint, stored, FLOATS[dtype or "float32"][1])
+        if dequantizing:
+            host_memory["dequantization"] = dequantizing
+        host_memory["weights"] -= placed.disk
+    else:
+        host_memory = {"weights": placed.cpu, "files": checkpoint.bytes}
+    adapter_bytes = 0 if adapter is None else adapter.weights.bytes
+    adapter_bytes += 0 if checkpoint.beside is None else checkpoint.beside.file.bytes
+    return LoadPlan(
+        format=checkpoint.format,
+        tensors=len(checkpoint.tensors),
+        parameters=sum(tensor.elements for tensor in checkpoint.tensors.values()),
+        bytes_by_dtype=dict(by_dtype.most_common()),
+        bytes_to_download=bytes_to_download,
+        bytes_to_read=tuple(shard.bytes for shard in checkpoint.shards),
+        bytes_to_place=tuple(to_place),
+        dtype=dtype if stored is None else None if is_kept else dequantized_dtype(checkpoint.tensors, stored, dtype),
+        copies=copied > 0 or not stays,
+        adapter_bytes=adapter_bytes,
+        host_memory=host_memory | _adapter_memory(adapter, adapter_bytes, sizes, options),
+        quantization=stored.name if stored is not None and is_kept else method,
+        dequantized=stored.name if stored is not None and not is_kept else None,
+        device_memory=_device_memory(placed.devices, device_staging_bytes(checkpoint, method)),
+        bytes_to_offload=placed.disk,
+        available=available,
+        device_available={} if free is None else free.devices,
+        kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
+    )
+
+
+def check_fit(
+    name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, adapter: Adapter | None = None
+) -> None:
+    """Refuse a load whose weights take more memory of the host or of a device than is free, unless options force it.
+
+    Raises
+    ------
+    WontFitError
+        Saying what it takes, what is free, and which choices would fit.
+    """
+    if plan.verdict != "wont_fit" or options.force:
+        return
+    short = next(room for room in plan.rooms if room.verdict == "wont_fit")
+    left = short.available or 0
+    free = Free(plan.available or 0, plan.device_available)
+    fitting = smaller(checkpoint, options, free, adapter, short.name)
+    offloaded = _offloaded(checkpoint, options, free)
+    if offloaded is not None:
+        fitting.append((offloaded, int(_TIGHT * left)))
+    would = [text("hint", "would_fit", changes=said(changes), size=size_text(size)) for changes, size in fitting]
+    ways = [*fitting, ({"force": True}, short.needed)]
+    known = {"name": name, "needed": size_text(short.needed), "free": size_text(left)}
+    raise WontFitError(
+        text("error", "wont_fit", **known)
+        if short.name == CPU
+        else text("error", "wont_fit_device", **known, device=short.name),
+        sentences(*would, text("hint", "free_or_force")),
+        [changes for changes, _ in ways],
+        [size for _, size in ways],
+    )
+
+
+def smaller(
+    checkpoint: Checkpoint, options: LoadOptions, free: Free, adapter: Adapter | None, place: str = CPU
+) -> list[tuple[Mapping[str, Any], int]]:
+    """Return choices with which a load takes less, and would fit, with what it takes of the host or a device then."""
+    found: list[tuple[Mapping[str, Any], int]] = []
+    for changes in _SMALLER:
+        with suppress(OptionError, DependencyError):
+            made = make_plan(checkpoint, replace(options, **changes), 0, free, adapter)
+            if made.verdict != "wont_fit":
+                found += [(changes, room.needed) for room in made.rooms if room.name == place]
+    return found
+
+
+def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapping[str, Any] | None:
+    """Return the choices that leave on the host or on disk what does not fit; None where that cannot be."""
+    limit = int(_TIGHT * free.host)
+    largest = max(placed_sizes(checkpoint, options).values(), default=0)
+    if isinstance(options.placement, Mapping) or options.quantization is not None or 2 * largest > limit:
+        return None
+    folder = str(Path(tempfile.gettempdir()) / "nbloader-offload")
+    spread = {"device": None, "device_map": "auto", "offload_folder": folder}
+    return {**spread, "max_memory": {"cpu": limit}} if options.placement in (None, CPU) else spread
+
+
+def _joining_bytes(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: str | None) -> int:
+    """Return what joining a layer's experts takes: two more of what is joined, where they are cast before."""
+    layers: Counter[str] = Counter()
+    for key, tensor in checkpoint.tensors.items():
+        found = _FUSED.search(key)
+        if found is not None and _is_cast(tensor, dtype) and not _DOWN.search(key):
+            layers[key[: found.start()]] += sizes[key]
+    return 2 * max(layers.values(), default=0)
+
+
+def _host_memory(
+    checkpoint: Checkpoint,
+    sizes: Mapping[str, int],
+    copied: int,
+    dtype: str | None,
+    method: str | None,
+) -> dict[str, int]:
+    """Return the parts where all stays on the CPU."""
+    to_place = sum(sizes.values())
+    if not copied:
+        return {"weights": checkpoint.bytes}
+    parts = {"weights": to_place, "files": copied}
+    joined = _joining_bytes(checkpoint, sizes, dtype)
+    if joined:
+        parts["joining"] = joined
+    if method is None or method == CUSTOM:
+        return parts
+    return {**parts, "quantization": staging_bytes(checkpoint, method)}
+
+
+def _adapter_memory(
+    adapter: Adapter | None, size: int, sizes: Mapping[str, int], options: LoadOptions
+) -> dict[str, int]:
+    """Return what attaching and merging take: merging makes four of the largest weight, for a while."""
+    parts = {"adapter": size} if size else {}
+    if adapter is not None and options.merge_adapter:
+        taken = [sizes[f"{module}.weight"] for module in adapter.modules if f"{module}.weight" in sizes]
+        parts["merge"] = 4 * max(taken, default=0)
+    return parts
+
+
+def _device_memory(weights: Mapping[str, int] | None, quantization: int) -> dict[str, dict[str, int]] | None:
+    if weights is None:
+        return None
+    extra = {"quantization": quantization} if quantization else {}
+    return {name: {"weights": size, **extra} for name, size in weights.items()}
+
+
+def _kv_cache(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
+    """Return how the cache grows, by the names that configs of transformers use; None where they tell too little."""
+    architectures = config.get("architectures")
+    named = architectures if isinstance(architectures, list) else []
+    if dtype is None or not any(str(name).endswith(_GENERATES) for name in named):
+        return None
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+
+    def number(*names: str) -> int | None:
+        found = next((text[name] for name in names if text.get(name) is not None), None)
+        return found if type(found) is int and found > 0 else None
+
+    layers, heads = number("num_hidden_layers", "n_layer"), number("num_attention_heads", "n_head")
+    width = number("hidden_size", "n_embd")
+    if layers is None or heads is None or width is None or config.get("is_encoder_decoder") or "kv_lora_rank" in text:
+        return None
+    kv_heads, head_dim = number("num_key_value_heads") or heads, number("head_dim") or width // heads
+    kinds = text.get("layer_types")
+    kinds = kinds if isinstance(kinds, list) and len(kinds) == layers else ["full_attention"] * layers
+    window = number("sliding_window") or 0
+    return KVCache(
+        full_layers=kinds.count("full_attention"),
+        sliding_layers=kinds.count("sliding_attention"),
+        window=window,
+        layer_bytes=2 * kv_heads * head_dim * FLOATS[dtype][1],
+    )
+
+
+def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
+    """Return the type that floating-point weights will get; None where no header tells what they have.
+
+    Without a choice it is what transformers takes: the config's type, what the index says, the first floating type in
+    the first shard. Those of a config's parts do not count.
+
+    Raises
+    ------
+    CheckpointError
+        For a type that torch does not have, or cannot make models of.
+    """
+    config, index = checkpoint.config, checkpoint.index or {}
+    named = next((value for value in (config.get("dtype"), config.get("torch_dtype")) if value is not None), None)
+    if isinstance(named, Mapping):
+        named = named.get("", "float32")
+    is_chosen = options.dtype != "auto"
+    if named is None and not is_chosen:
+        named = index.get("dtype")
+    if named is not None:
+        dtype = _DTYPE_NAMES.get(named, named) if isinstance(named, str) else ""
+        # Another type that torch has is no harm where one is chosen.
+        if dtype not in FLOATS and not (is_chosen and _DTYPE.fullmatch(dtype)):
+            raise CheckpointError(
+                text("error", "config_dtype", folder=checkpoint.folder, dtype=repr(named)), text("hint", "config_dtype")
+            )
+        if not is_chosen:
+            return dtype
+    if is_chosen:
+        return options.dtype
+    first = [(key, tensor) for key, tensor in checkpoint.tensors.items() if tensor.shard == 0]
+    if checkpoint.format == "safetensors":
+        first.sort(key=lambda each: each[0])
+    return next((_FLOAT_NAMES[tensor.dtype] for _, tensor in first if tensor.dtype in _FLOAT_CODES), None)
+
+
+def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]:
+    """Return what each tensor takes in the model, in bytes, by its name: cast, quantized, dequantized, or as it is."""
+    config, dtype = checkpoint.config, target_dtype(checkpoint, options)
+    stored = find_stored(config, options.quantization)
+    method = None if stored is not None else method_of(options.quantization)
+    width = FLOATS[dtype][1] if dtype is not None else 0
+
+    def size(key: str, tensor: Tensor) -> int:
+        if stored is not None and dtype is not None:
+            return stored_size(key, tensor, checkpoint.tensors, stored, width)
+        if method is not None and method in METHODS and is_quantized(key, tensor, config, method):
+            return quantized_bytes(tensor, config, method)
+        # A weight that is no float is cast like one: nothing says that it is quantized.
+        is_cast = _is_cast(tensor, dtype) or (key.endswith(".weight") and tensor.dtype not in _FLOAT_CODES)
+        return tensor.elements * width if is_cast and width else tensor.bytes
+
+    return {key: size(key, tensor) for key, tensor in checkpoint.tensors.items()}
+
+
+def _is_cast(tensor: Tensor, dtype: str | None) -> bool:
+    return dtype is not None and tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]

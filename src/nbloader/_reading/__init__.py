@@ -1,0 +1,1 @@
+"""Reading files ahead of their use, as fast as storage can."""

@@ -1,0 +1,446 @@
+"""Reads parts of files on threads of its own, in the order in which they will be needed, ahead of who needs them.
+
+What is read stays in the page cache, or goes into files in memory. Linux sends it on to nowhere (sendfile to the null
+device), which reads without copying a byte. macOS has preadv, which reads without holding the interpreter and without
+a file position that threads would share; Windows has neither, and there each reader opens the file for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from nbloader._reading.pace import Pace
+from nbloader._system.memory_file import MemoryFile, open_direct
+from nbloader._system.page_cache import Missing, kernel_readahead, resident_bytes
+from nbloader._system.threads import make_thread
+
+_BUFFER = 256 << 10  # what a read into the page cache passes through: small enough to stay in the processor's cache
+_MOST_BUFFERS = 1024  # that one call takes
+_LEAST_PART = 256 << 10  # bytes
+_MOST_PARTS = 4096
+_AT_ONCE = 8 << 20  # bytes; another thread would win the interpreter in turns of 5 ms, which takes longer
+_SCATTERED = 4  # times as much may be read to get at them, a page here and a page there
+_TELL_SECONDS = 0.025
+_NICENESS = 10
+_MOST_KERNEL_READAHEAD = 1 << 20  # bytes that may come in untold behind each reader
+
+
+class Part(NamedTuple):
+    """A part of a file that is read as one: `absent` of its bytes are not in memory yet."""
+
+    file: int
+    offset: int
+    length: int
+    absent: int
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file."""
+        return self.offset + self.length
+
+
+def make_parts(missing: Sequence[Sequence[Missing]], use: Iterable[tuple[int, int, int]] = ()) -> list[Part]:
+    """Return the parts to read, in the order in which they will be needed.
+
+    Parameters
+    ----------
+    missing
+        Of each file, what is not in memory, by offset.
+    use
+        (file, begin, end) of what will be used, in that order. What is never used comes last.
+    """
+    total = sum(piece.length for pieces in missing for piece in pieces)
+    pages = total // _MOST_PARTS // mmap.PAGESIZE + 1  # whole ones, for direct reads
+    unit = max(_LEAST_PART, pages * mmap.PAGESIZE)
+    files = [[part for piece in pieces for part in _split(file, piece, unit)] for file, pieces in enumerate(missing)]
+    first_use: dict[Part, int] = {}
+    for rank, (file, begin, end) in enumerate(use):
+        for part in _overlapping(files[file], begin, end):
+            first_use.setdefault(part, rank)
+    parts = [part for parts in files for part in parts]
+    return sorted(parts, key=lambda part: first_use.get(part, len(first_use) + len(parts) + part.file))
+
+
+def _split(file: int, piece: Missing, unit: int) -> list[Part]:
+    if piece.absent != piece.length:
+        return [Part(file, *piece)]
+    return [
+        Part(file, piece.offset + begin, length, length)
+        for begin in range(0, piece.length, unit)
+        for length in (min(unit, piece.length - begin),)
+    ]
+
+
+def _overlapping(parts: Sequence[Part], begin: int, end: int) -> Sequence[Part]:
+    first = bisect_left(parts, begin, key=lambda part: part.end - 1)
+    last = bisect_left(parts, end, key=lambda part: part.offset)
+    return parts[first:last]
+
+
+class Readahead:
+    """Reads parts of files, several at a time.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    parts
+        What to read of them, in order.
+    pace
+        Says how many readers there are, and how much each reads at once.
+    on_read
+        Called with (index of the file, bytes that are in memory now and were absent) some times a second, with 0 when
+        the first read of a file begins. Of reads that are under way it counts what the page cache has of them.
+    on_readers
+        Called with the number of readers whenever it changes.
+    copies
+        For each file that does not go to the page cache, the file in memory that takes what is read. They are closed
+        at the end.
+    window
+        Bytes that may lie read and unused; None for no limit.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        parts: Sequence[Part],
+        pace: Pace,
+        on_read: Callable[[int, int], None],
+        on_readers: Callable[[int], None] = lambda readers: None,
+        copies: Mapping[int, MemoryFile] | None = None,
+        window: int | None = None,
+    ) -> None:
+        self._paths = paths
+        self._left = deque(enumerate(parts))
+        self._ends = list(accumulate(part.length for part in parts))
+        self._absent = sum(part.absent for part in parts)
+        self._pace = pace
+        self._on_read = on_read
+        self._on_readers = on_readers
+        self._copies = copies or {}
+        self._window = window
+        self._read = bytearray(len(parts))  # 1 where a part is there
+        self._by_file: list[list[tuple[Part, int]]] = [[] for _ in paths]
+        for number, part in enumerate(parts):
+            self._by_file[part.file].append((part, number))
+        for numbered in self._by_file:
+            numbered.sort(key=lambda pair: pair[0].offset)
+        self._lock = threading.Lock()
+        self._may_go_on = threading.Condition(self._lock)  # for readers
+        self._has_come = threading.Condition(self._lock)  # for who waits for bytes
+        self._files: dict[int, int] = {}
+        self._unread = [len(numbered) for numbered in self._by_file]
+        self._under_way: dict[int, Part] = {}
+        self._counts = [0] * len(paths)
+        self._told = [0] * len(paths)
+        self._known: set[int] = set()
+        self._begun: list[int] = []  # not told yet
+        self._telling = threading.Lock()
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._teller: threading.Thread | None = None
+        self._told_readers = 0
+        self._used = 0
+        self._working = 0
+        self._stopped = False
+        self._ended = False
+        self._error: BaseException | None = None
+
+    @property
+    def is_little(self) -> bool:
+        """Whether it takes longer to read in the background than to wait for it."""
+        return self._absent <= _AT_ONCE and (not self._ends or self._ends[-1] <= _SCATTERED * _AT_ONCE)
+
+    def run(self) -> None:
+        """Read everything on this thread, and return."""
+        self._working = 1
+        self._work(0)
+        self._tell()
+
+    def start(self) -> None:
+        """Begin to read; returns at once."""
+        self._teller = make_thread(self._keep_telling, "nbloader-progress")
+        self._teller.start()
+        with self._lock:
+            self._add_readers()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything is read."""
+        return not any(self._unread)
+
+    def wait_for(self, file: int, begin: int, end: int, check_cancelled: Callable[[], None]) -> None:
+        """Return once the bytes from `begin` to `end` of a file are read. They count as used from then on.
+
+        Raises
+        ------
+        OSError
+            Where a file could not be read.
+        """
+        parts = self._by_file[file]
+        first = bisect_left(parts, begin, key=lambda pair: pair[0].end - 1)
+        last = bisect_left(parts, end, key=lambda pair: pair[0].offset)
+        numbers = [number for _, number in parts[first:last]]
+        if numbers:
+            self._use(max(numbers))
+        for number in numbers:
+            self._wait(number, check_cancelled)
+
+    def wait(self, check_cancelled: Callable[[], None]) -> None:
+        """Return once everything is read.
+
+        Raises
+        ------
+        OSError
+            Where a file could not be read.
+        """
+        for number in range(len(self._read)):
+            self._use(number)
+            self._wait(number, check_cancelled)
+        self._tell()
+
+    def stop(self, seconds: float = 0.5) -> None:
+        """End the reading. A read that hangs in the kernel is left behind after some seconds."""
+        with self._lock:
+            self._stopped = self._ended = True
+            self._may_go_on.notify_all()
+            self._has_come.notify_all()
+        self._over.set()
+        deadline = time.monotonic() + seconds
+        for thread in (*self._threads, *([self._teller] if self._teller else [])):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._close()
+
+    def _use(self, number: int) -> None:
+        if self._window is None or self._ends[number] <= self._used:
+            return
+        with self._lock:
+            self._used = max(self._used, self._ends[number])
+            self._may_go_on.notify_all()
+
+    def _wait(self, number: int, check_cancelled: Callable[[], None]) -> None:
+        while not self._read[number]:
+            check_cancelled()
+            with self._lock:
+                if self._error is not None:
+                    raise self._error
+                if self._stopped:
+                    raise RuntimeError("Reading was stopped.")
+                if not self._read[number]:
+                    self._has_come.wait(0.05)
+
+    def _add_readers(self) -> None:
+        while len(self._threads) < min(self._pace.readers, len(self._read)):
+            thread = make_thread(self._work_behind, "nbloader-reader", len(self._threads))
+            self._threads.append(thread)
+            self._working += 1
+            thread.start()
+        if self._told_readers != self._pace.readers:
+            self._told_readers = self._pace.readers
+            self._on_readers(self._pace.readers)
+
+    def _keep_telling(self) -> None:
+        while not self._over.wait(_TELL_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell what has come in since it was last told, counting what reads under way have brought so far."""
+        with self._telling:  # one at a time, so that nothing is told of a file before that it was begun
+            with self._lock:
+                if self._ended:
+                    return
+                begun, self._begun = self._begun, []
+                counts = list(self._counts)
+                for part in self._under_way.values():
+                    counts[part.file] += self._arrived(part)
+                new = [
+                    (file, count - told)
+                    for file, (count, told) in enumerate(zip(counts, self._told, strict=True))
+                    if count > told
+                ]
+                for file, size in new:
+                    self._told[file] += size
+            for file in begun:
+                self._on_read(file, 0)
+            for file, size in new:
+                self._on_read(file, size)
+
+    def _arrived(self, part: Part) -> int:
+        fd = self._files.get(part.file)
+        if fd is None or part.file in self._copies:
+            return 0
+        present = part.length - part.absent
+        return max(0, (resident_bytes(fd, part.offset, part.length) or 0) - present)
+
+    def _work_behind(self, reader: int) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the whole process's priority
+            with suppress(OSError):
+                # Reading keeps processors busy that the placing thread needs.
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        self._work(reader)
+
+    def _work(self, reader: int) -> None:
+        sink = _Sink()
+        try:
+            while taken := self._take(reader):
+                began = time.monotonic()
+                count = self._read_parts([part for _, part in taken], sink)
+                self._finish(reader, taken, count, time.monotonic() - began)
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            with self._lock:
+                self._error = self._error or error.with_traceback(None)
+                self._stopped = True
+                self._may_go_on.notify_all()
+                self._has_come.notify_all()
+            self._over.set()
+        finally:
+            sink.close()
+            with self._lock:
+                self._working -= 1
+            self._close()
+
+    def _take(self, reader: int) -> list[tuple[int, Part]]:
+        """Return the next parts for a reader, which lie one behind the other in a file; none once all are taken."""
+        with self._lock:
+            while not self._stopped and self._left and (reader >= self._pace.readers or self._is_far_ahead()):
+                self._may_go_on.wait()
+            if self._stopped or not self._left:
+                return []
+            taken = [self._left.popleft()]
+            length = taken[0][1].length
+            while self._left and length < self._pace.read_size:
+                follower = self._left[0][1]
+                if follower.file != taken[-1][1].file or follower.offset != taken[-1][1].end:
+                    break
+                taken.append(self._left.popleft())
+                length += follower.length
+            if not self._left:
+                self._may_go_on.notify_all()
+            first = taken[0][1]
+            absent = sum(part.absent for _, part in taken)
+            self._under_way[reader] = Part(first.file, first.offset, length, absent)
+            begins = first.file not in self._known
+            if begins:
+                self._known.add(first.file)
+                self._begun.append(first.file)
+        if begins:
+            self._tell()  # so that every event is true at its time
+        return taken
+
+    def _is_far_ahead(self) -> bool:
+        return self._window is not None and self._ends[self._left[0][0]] - self._used > self._window
+
+    def _finish(self, reader: int, taken: Sequence[tuple[int, Part]], count: int, seconds: float) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            read = self._under_way.pop(reader)
+            self._counts[read.file] += read.absent
+            for number, _ in taken:
+                self._read[number] = 1
+            self._unread[read.file] -= len(taken)
+            file_ended = self._unread[read.file] == 0
+            if file_ended and read.file in self._files:
+                os.close(self._files.pop(read.file))
+            self._pace.finished(time.monotonic(), count, seconds)
+            if self._threads and self._pace.readers != self._told_readers:
+                self._add_readers()
+                self._may_go_on.notify_all()
+            self._has_come.notify_all()
+            if self.is_over:
+                self._over.set()
+        if file_ended and self._threads:
+            self._tell()  # at the time when it happened
+
+    def _read_parts(self, parts: Sequence[Part], sink: _Sink) -> int:
+        file, begin, end = parts[0].file, parts[0].offset, parts[-1].end
+        copy = self._copies.get(file)
+        offset = begin
+        while offset < end:
+            try:
+                if copy is not None:
+                    count = copy.take(self._open(file), offset, end)
+                elif hasattr(os, "preadv"):
+                    count = sink.take(self._open(file), offset, end - offset)
+                else:
+                    count = sink.take_by_seeking(self._paths[file], offset, end - offset)
+            except OSError as error:
+                error.filename = error.filename or os.fspath(self._paths[file])
+                raise
+            if count == 0:
+                raise OSError(
+                    None, f"the file ended at byte {offset:,} while it was read", os.fspath(self._paths[file])
+                )
+            offset += count
+        return end - begin
+
+    def _open(self, file: int) -> int:
+        with self._lock:
+            if file not in self._files:
+                path = self._paths[file]
+                self._files[file] = open_direct(path) if file in self._copies else os.open(path, os.O_RDONLY)
+                if kernel_readahead(path) > _MOST_KERNEL_READAHEAD:
+                    # It would read behind every reader's back, as much again, what another reader is reading.
+                    os.posix_fadvise(self._files[file], 0, 0, os.POSIX_FADV_RANDOM)
+            return self._files[file]
+
+    def _close(self) -> None:
+        """Close every file, once nobody reads any more: a reader that was left behind does it when it comes back."""
+        with self._lock:
+            if self._working or not (self._stopped or not self._left):
+                return
+            while self._files:
+                os.close(self._files.popitem()[1])
+            if self._ended:
+                for copy in self._copies.values():
+                    copy.close()
+                self._copies = {}
+
+
+class _Sink:
+    """Takes what is read, and forgets it: that it is in the page cache then is all that is wanted."""
+
+    def __init__(self) -> None:
+        self._null = os.open(os.devnull, os.O_WRONLY) if sys.platform == "linux" else None
+        self._buffer: memoryview | None = None
+
+    def take(self, fd: int, offset: int, length: int) -> int:
+        """Read a range of an open file, or the beginning of it; returns the bytes read, 0 behind the file's end."""
+        if self._null is not None:
+            try:
+                return os.sendfile(self._null, fd, offset, length)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                self.close()  # storage from which the kernel cannot send
+        whole, rest = divmod(min(length, _MOST_BUFFERS * _BUFFER), _BUFFER)
+        buffer = self._own_buffer()
+        return os.preadv(fd, [buffer] * whole + ([buffer[:rest]] if rest else []), offset)
+
+    def take_by_seeking(self, path: Path, offset: int, length: int) -> int:
+        """Do so where there is no reading at an offset."""
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.readinto(self._own_buffer()[:length]) or 0
+
+    def _own_buffer(self) -> memoryview:
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(_BUFFER))
+        return self._buffer
+
+    def close(self) -> None:
+        if self._null is not None:
+            os.close(self._null)
+        self._null = None

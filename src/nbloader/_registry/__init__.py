@@ -1,0 +1,1 @@
+"""What this process has loaded, who waits for it, and who holds it."""

@@ -1,0 +1,1 @@
+"""What comes from outside is checked, and what leaves is cleaned."""

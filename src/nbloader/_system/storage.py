@@ -1,0 +1,347 @@
+"""What storage a path is on, what limits it, how much of it was read, and how fast it can be read."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from nbloader._system.control_groups import OWN, ROOT, control_groups
+from nbloader._system.page_cache import kernel_readahead
+from nbloader._system.threads import make_thread
+
+_NETWORK = re.compile(
+    r"^(nfs\d?|cifs|smb\d?|smbfs|afpfs|9p|ceph|lustre|beegfs|glusterfs|gpfs|webdav|davfs|afs|ncpfs|virtiofs)$"
+)
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+_COLD_READS = 8 << 20  # bytes that a thread read from storage, or …
+_COLD_FAULTS = 64  # … pages that it waited for, from which on its files were not in memory
+
+PROBE_BYTES = 512_000_000
+"""A probe reads so many bytes at most, …"""
+
+PROBE_SECONDS = 2.0
+"""… and takes so many seconds at most."""
+
+LEAST_BYTES = 16 << 20
+"""Fewer bytes tell more of latency than of throughput: from them there is no rate."""
+
+_PROBE_READERS = (16, 4, 64)  # tried one after the other, for a third of both each
+_BLOCK = 1 << 20
+_PATIENCE = 1.0  # seconds for reads that have begun
+_SEARCH_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The storage of a path.
+
+    Parameters
+    ----------
+    path
+        What was asked about, with links followed.
+    mount
+        Where its file system is mounted.
+    filesystem
+        The file system's type, by the system's name for it, such as ``"ext4"`` or ``"nfs4"``.
+    device
+        What is mounted there.
+    kind
+        ``"local"``, ``"network"``, ``"fuse"`` (a program's own file system, most often a network's), ``"memory"`` or
+        ``"unknown"``.
+    is_rotational
+        Whether it is a disk that turns; None where the system does not say.
+    read_ahead
+        Bytes that the kernel reads ahead; 0 where it does not say.
+    linked_from
+        The folder by which it was reached, where that is a link; None where it is not.
+    limit
+        Bytes a second that this process's control group may read of it; None where there is no limit, or none that
+        can be seen.
+    free
+        Bytes that are free there.
+    """
+
+    path: Path
+    mount: str
+    filesystem: str
+    device: str
+    kind: str
+    is_rotational: bool | None
+    read_ahead: int
+    limit: int | None
+    free: int
+    linked_from: Path | None = None
+
+
+class Probe(NamedTuple):
+    """What a short read told: `bytes` in `seconds`, at the number of readers that brought the most."""
+
+    bytes: int
+    seconds: float
+    readers: int
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return self.bytes / self.seconds
+
+
+class DiskCount(NamedTuple):
+    """Bytes read since some time in the past: of a disk by everybody, and of all storage by this process."""
+
+    disk: int
+    own: int
+
+
+class ThreadWork(NamedTuple):
+    """What a thread has done since it began.
+
+    `computed` are seconds on a processor, `queued` seconds in which it could have been on one; `read` counts bytes
+    that it read from storage, `faults` pages that it waited for.
+    """
+
+    computed: float
+    queued: float
+    read: int
+    faults: int
+
+
+def find_storage(path: Path) -> Storage:
+    """Return what storage a path is on.
+
+    Raises
+    ------
+    OSError
+        Where there is no such path.
+    """
+    real = path.resolve(strict=True)
+    found = max(_mounts(real), key=lambda mount: len(mount.mountpoint), default=None)
+    filesystem = found.fstype if found is not None else ""
+    return Storage(
+        path=real,
+        mount=found.mountpoint if found is not None else real.anchor,
+        filesystem=filesystem,
+        device=found.device if found is not None else "",
+        kind=_kind_of(filesystem, found.opts if found is not None else ""),
+        is_rotational=_is_rotational(real),
+        read_ahead=kernel_readahead(real),
+        limit=min(read_limits(os.stat(real).st_dev), default=None),
+        free=psutil.disk_usage(str(real)).free,
+        linked_from=path.parent if path.parent.resolve() != Path(os.path.abspath(path.parent)) else None,
+    )
+
+
+def _mounts(path: Path) -> Iterator[Any]:
+    for mount in psutil.disk_partitions(all=True):
+        if path.is_relative_to(mount.mountpoint):
+            yield mount
+
+
+def _kind_of(filesystem: str, options: str) -> str:
+    if filesystem.startswith("fuse"):
+        return "local" if filesystem == "fuseblk" else "fuse"
+    if _NETWORK.match(filesystem) or "remote" in options.split(","):
+        return "network"
+    if filesystem in _IN_MEMORY:
+        return "memory"
+    return "local" if filesystem else "unknown"
+
+
+def _disk(device: int) -> Path | None:
+    """Return the system's folder of the disk that holds a partition, on Linux; None where there is none."""
+    folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    for found in (folder, folder.resolve().parent):
+        if (found / "queue").is_dir():
+            return found.resolve()
+    return None
+
+
+def _is_rotational(path: Path) -> bool | None:
+    if sys.platform == "linux":
+        disk = _disk(os.stat(path).st_dev)
+        with suppress(OSError):
+            if disk is not None:
+                return (disk / "queue/rotational").read_text().strip() == "1"
+    return None
+
+
+def read_limits(device: int, own: Path = OWN, root: Path = ROOT) -> Iterator[int]:
+    """Yield the bytes a second that each control group of this process may read of a device, where it is limited.
+
+    Source: cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html (``io.max``), and v1,
+    https://docs.kernel.org/admin-guide/cgroup-v1/blkio-controller.html.
+    """
+    disk = _disk(device) if sys.platform == "linux" else None
+    if disk is None:
+        return
+    with suppress(OSError):
+        number = (disk / "dev").read_text().strip()
+        for group, is_second in control_groups("blkio", own, root):
+            yield from _limits_in(group / ("io.max" if is_second else "blkio.throttle.read_bps_device"), number)
+
+
+def _limits_in(path: Path, number: str) -> Iterator[int]:
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            named, *limits = line.split()
+            if named == number:
+                told = [
+                    limit.removeprefix("rbps=") for limit in limits if limit.startswith("rbps=") or "=" not in limit
+                ]
+                yield from (int(limit) for limit in told if limit.isdigit())
+
+
+def count_reads(path: Path) -> DiskCount | None:
+    """Return what was read so far of the disk of `path`, and by this process; None where the system does not say."""
+    with suppress(OSError, AttributeError, KeyError):
+        disk = _disk(os.stat(path).st_dev) if sys.platform == "linux" else None
+        if disk is not None:
+            counters = psutil.disk_io_counters(perdisk=True, nowrap=False)
+            return DiskCount(counters[disk.name].read_bytes, psutil.Process().io_counters().read_bytes)
+    return None
+
+
+def thread_work() -> ThreadWork | None:
+    """Return what the calling thread has done so far; None where the system does not say.
+
+    Source: https://docs.kernel.org/scheduler/sched-stats.html and https://docs.kernel.org/filesystems/proc.html.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        own = Path("/proc/thread-self")
+        computed, queued, _ = (own / "schedstat").read_text().split()
+        faults = (own / "stat").read_text().rpartition(")")[2].split()[9]
+        counts = dict(line.split(": ") for line in (own / "io").read_text().splitlines())
+        return ThreadWork(int(computed) / 1e9, int(queued) / 1e9, int(counts["read_bytes"]), int(faults))
+    return None
+
+
+def waited_for_files(before: ThreadWork | None, after: ThreadWork | None, seconds: float) -> float | None:
+    """Return how many of the seconds between two looks a thread waited for files that were not in memory.
+
+    None where that is not known. It is what it neither computed nor could have, had a processor been free; where it
+    read next to nothing from storage, it waited for something else.
+    """
+    if before is None or after is None:
+        return None
+    if after.read - before.read < _COLD_READS and after.faults - before.faults < _COLD_FAULTS:
+        return 0.0
+    return max(0.0, seconds - (after.computed - before.computed) - (after.queued - before.queued))
+
+
+def probe(paths: Sequence[Path], seconds: float = PROBE_SECONDS, most: int = PROBE_BYTES) -> Probe | None:
+    """Return how fast files can be read, in parallel and past the page cache; None where that cannot be found out.
+
+    Nothing is written, and what the page cache holds is neither used nor changed. Linux only, and storage that can be
+    read directly (O_DIRECT).
+
+    Parameters
+    ----------
+    paths
+        The files; other parts of them are read by each of the numbers of readers that are tried.
+    seconds
+        It takes at most so long, about.
+    most
+        It reads at most so many bytes.
+    """
+    blocks = [(path, offset) for path in paths for offset in range(0, path.stat().st_size - _BLOCK + 1, _BLOCK)]
+    blocks = blocks[: most // _BLOCK]
+    if sys.platform != "linux" or len(blocks) * _BLOCK < LEAST_BYTES:
+        return None
+    share = -(-len(blocks) // len(_PROBE_READERS))
+    found = [
+        _read_directly(blocks[turn * share : (turn + 1) * share], readers, seconds / len(_PROBE_READERS))
+        for turn, readers in enumerate(_PROBE_READERS)
+    ]
+    return max(filter(None, found), key=lambda told: told.rate, default=None)
+
+
+def _read_directly(blocks: Sequence[tuple[Path, int]], readers: int, seconds: float) -> Probe | None:
+    assert sys.platform == "linux"
+    left = iter(blocks)
+    lock = threading.Lock()
+    counts: list[int] = []
+    files: dict[Path, int] = {}
+    began = time.monotonic()
+
+    def work() -> None:
+        with suppress(OSError), mmap.mmap(-1, _BLOCK) as buffer:
+            while time.monotonic() - began < seconds:
+                with lock:
+                    block = next(left, None)
+                if block is None:
+                    return
+                counts.append(os.preadv(files[block[0]], [buffer], block[1]))
+
+    try:
+        with suppress(OSError):  # storage that is always read through the page cache
+            for path, _ in blocks:
+                if path not in files:
+                    files[path] = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            threads = [make_thread(work, "nbloader-probe") for _ in range(readers)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(max(0.0, began + seconds + _PATIENCE - time.monotonic()))
+            passed = time.monotonic() - began
+            if any(thread.is_alive() for thread in threads):
+                files = {}  # a read that hangs still needs its file
+            elif counts:
+                return Probe(sum(counts), passed, readers)
+    finally:
+        for fd in files.values():
+            os.close(fd)
+    return None
+
+
+def find_places(path: Path, least: int) -> Iterator[tuple[Path, Path]]:
+    """Yield (folder, file to probe) for other storage of this machine to which `least` bytes could be moved.
+
+    The folder is one that this user may write, on a local disk with room for them; the file is a large one that lies
+    on the same disk already.
+    """
+    own = {path.resolve().stat().st_dev}
+    mounts = [Path(mount.mountpoint) for mount in psutil.disk_partitions(all=False)]
+    for folder in (Path.home(), Path(tempfile.gettempdir()), *mounts):
+        with suppress(OSError):
+            device = folder.stat().st_dev
+            if device in own or not os.access(folder, os.W_OK) or find_storage(folder).kind != "local":
+                continue
+            own.add(device)
+            file = _large_file(folder, device) if psutil.disk_usage(str(folder)).free > 1.1 * least else None
+            if file is not None:
+                yield folder, file
+
+
+def _large_file(folder: Path, device: int) -> Path | None:
+    """Return a file on the disk of `folder` that is large enough to probe; None where none is found soon."""
+    deadline = time.monotonic() + _SEARCH_SECONDS
+    libraries = Path(sys.prefix)
+    tops = deque([libraries, folder] if libraries.stat().st_dev == device else [folder])
+    found, size = None, LEAST_BYTES
+    while tops and time.monotonic() < deadline:
+        with suppress(OSError), os.scandir(tops.popleft()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == device:
+                    tops.append(Path(entry.path))
+                elif (
+                    entry.is_file(follow_symlinks=False)
+                    and entry.stat().st_size > size
+                    and os.access(entry.path, os.R_OK)
+                ):
+                    found, size = Path(entry.path), entry.stat().st_size
+        if size >= PROBE_BYTES:
+            break
+    return found

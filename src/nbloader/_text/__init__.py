@@ -1,0 +1,1 @@
+"""Texts in the user's language, and sizes and times in words."""

@@ -1,0 +1,118 @@
+"""progress_callback: a load told as a sequence of small dicts, for front ends of the user's own."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nbloader._progress import events
+from nbloader._text.catalogue import text
+
+if TYPE_CHECKING:
+    from nbloader._load.job import LoadJob
+    from nbloader._progress.state import LoadState
+
+ProgressCallback = Callable[[Mapping[str, Any]], None]
+"""Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls."""
+
+_TOKENIZED, _LOADING = 20, 25
+_ON_START = {
+    "tokenizer": ("loading_tokenizer", 10),
+    "weights": ("loading_model", _LOADING),
+    "device": ("moving_to_device", 90),
+}
+_ON_END = {
+    "tokenizer": ("tokenizer_loaded", _TOKENIZED),
+    "weights": ("model_loaded", 85),
+    "metadata": ("metadata_extracted", 95),
+}
+
+
+def follow(job: LoadJob, callback: ProgressCallback) -> None:
+    """Call `callback` for each step of `job`, on the thread that takes it and one call at a time.
+
+    A callback that raises is logged and not called again.
+    """
+    teller = _Teller(job, callback)
+    job.subscribe(teller)
+    teller.catch_up()
+
+
+class _Teller:
+    def __init__(self, job: LoadJob, callback: ProgressCallback) -> None:
+        self._job = weakref.ref(job)
+        self._callback = callback
+        self._has_ended = False
+        self._progress = 0.0
+        self._in_weights = False
+        self._lock = threading.RLock()
+
+    def catch_up(self) -> None:
+        """Tell where a load is that was joined when it was under way, or has ended since."""
+        with self._lock:
+            state = self._state()
+            if state.stage is not None:
+                self._take(events.StageStarted(0.0, state.stage))
+            if state.status == "ready":
+                self._tell_end(events.Ready(0.0, {}))
+            elif state.error is not None:
+                self._tell_end(events.Failed(0.0, state.error.kind, state.error.message, state.error.hint))
+            elif state.status == "cancelled":
+                self._tell_end(events.Cancelled(0.0))
+
+    def _state(self) -> LoadState:
+        job = self._job()
+        assert job is not None  # who calls is the job
+        return job.state
+
+    def __call__(self, event: events.Event) -> None:
+        with self._lock:  # reading and placing tell from threads of their own
+            self._take(event)
+
+    def _take(self, event: events.Event) -> None:
+        if isinstance(event, events.StageStarted):
+            self._in_weights = event.stage == "weights"
+            self._tell(*_ON_START.get(event.stage, (None, 0)))
+        elif isinstance(event, events.StageEnded):
+            self._in_weights = self._in_weights and event.stage != "weights"
+            self._tell(*_ON_END.get(event.stage, (None, 0)))
+        elif isinstance(event, events.Downloaded):
+            state = self._state()
+            # The tokenizer is made meanwhile.
+            begin, end = (_TOKENIZED, _LOADING) if self._progress >= _TOKENIZED else (0, 10)
+            share = _share(state.bytes_downloaded, state.bytes_to_download)
+            self._tell("downloading", begin + (end - begin) * share)
+        elif isinstance(event, (events.Read, events.Placed)) and self._in_weights:
+            state = self._state()
+            done, to_do = state.bytes_read + state.bytes_placed, state.bytes_to_read + state.bytes_to_place
+            self._tell("loading_model", 25 + 60 * _share(done, to_do))
+        else:
+            self._tell_end(event)
+
+    def _tell_end(self, event: events.Event) -> None:
+        if isinstance(event, events.Ready):
+            self._tell("complete", 100)
+        elif isinstance(event, events.Failed):
+            self._send("error", text("message", "error", message=event.message, hint=event.hint).strip())
+        elif isinstance(event, events.Cancelled):
+            self._send("error", text("message", "cancelled"))
+
+    def _tell(self, status: str | None, progress: float) -> None:
+        if status is not None:
+            self._progress = max(self._progress, progress)
+            job = self._job()
+            assert job is not None  # who calls is the job
+            device = job.options.placement or "cpu"
+            self._send(status, text("message", status, device=device if isinstance(device, str) else "…"))
+
+    def _send(self, status: str, message: str) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = status in ("complete", "error")
+        self._callback({"status": status, "message": message, "progress": round(self._progress, 1)})
+
+
+def _share(done: int, to_do: int) -> float:
+    return min(done / to_do, 1.0) if to_do else 0.0

@@ -1,0 +1,295 @@
+"""What a saved notebook keeps of a panel: HTML that needs no kernel, no widget and no script.
+
+Whoever opens the notebook may strip whatever else it has: JupyterLab takes ``<style>``, ``<svg>`` and ``<script>`` from
+a notebook that is not trusted, GitHub every style too. So it is tables and text first, and colours are on top.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+from xml.etree import ElementTree
+
+from nbloader._text.catalogue import Text, seconds_text, size_text
+
+_MARKS = {"idle": "○", "queued": "◌", "running": "●", "ready": "✓", "failed": "✕", "cancelled": "⊘", "gone": "○"}
+_MOST_LANES, _MOST_LINES = 64, 50  # a notebook is a file that people send each other
+_LINE = "1px solid rgba(128, 128, 128, 0.35)"
+_DOWNLOAD, _READ, _PLACE = "#8c6bd1", "#3b82d6", "#2f9e78"
+_PARTS = {
+    "queue": "#9aa0a6", "choice": "#bdc1c6", "resolve": "#c9a0f5", "download": _DOWNLOAD, "imports": "#e0a030",
+    "tokenizer": "#d0679d", "storage": _READ, "mixed": "#52a5b5", "unpickle": "#c5503f", "cast": _PLACE,
+    "quantization": "#7a9a2e", "device": "#2e7d8f", "adapter": "#a0785a", "other": "#9aa0a6",
+}  # fmt: skip
+_PHASES = {"download": (10, _DOWNLOAD), "read": (4, _READ), "place": (6, _PLACE)}
+"""Where a lane has the start of a phase, and behind it its end (`nbloader._views.publisher`)."""
+_CHART = {"style": "width: 240px"}
+_Tag = ElementTree.Element
+
+
+class Publisher(Protocol):
+    """What a notebook displays with."""
+
+    def publish(
+        self,
+        data: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        transient: Mapping[str, Any] | None = None,
+        update: bool = False,
+    ) -> None:
+        """Send the running cell an output, or another content of one that it has."""
+
+
+class Outputs:
+    """The outputs of a notebook that show one panel, and what it keeps of each.
+
+    They have either the widget's own view, which a notebook without its kernel cannot show, or what can be kept. A page
+    that adopts the panel lays it over what is kept, so that the view goes at once. Elsewhere it goes when the load has
+    ended, and comes again with another load.
+
+    Parameters
+    ----------
+    make_bundle
+        Makes what is to be kept, by MIME type.
+    """
+
+    def __init__(self, make_bundle: Callable[[], Mapping[str, Any]]) -> None:
+        self._make_bundle = make_bundle
+        # One name for all of them: a front end changes every output that has it.
+        self._transient = {"display_id": secrets.token_hex(8)}
+        self._publisher: Publisher | None = None
+        self._view: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
+        self._has_view = self._stays = self._is_adopted = False
+        self._kept: object = None
+        self._lock = threading.Lock()
+
+    def add(self, publisher: Publisher, view: Mapping[str, Any], metadata: Mapping[str, Any], *, stays: bool) -> None:
+        """Show the widget's view in the running cell; where no page adopts it, it goes with the load or `stays`."""
+        with self._lock:
+            self._publisher, self._view, self._stays, self._has_view = publisher, (view, metadata), stays, True
+            publisher.publish({**view, **self._make_bundle()}, metadata, transient=self._transient)
+
+    def adopt(self) -> None:
+        """Take the views out: a page has said that it shows the panel without them."""
+        self._is_adopted = True
+        self._publish(is_over=False)
+
+    def keep(self, known: object, *, is_over: bool, always: bool = False) -> None:
+        """Have the outputs keep what there is to say now, where `known` is not what they keep already."""
+        if known != self._kept or always:
+            self._kept = known
+            self._publish(is_over)
+
+    def _publish(self, is_over: bool) -> None:
+        with self._lock, suppress(Exception):  # a front end can fail in any way
+            goes = self._is_adopted or (is_over and not self._stays)
+            if self._publisher is None or (self._has_view and not goes):
+                return
+            view, metadata = ({}, {}) if goes or is_over else self._view
+            self._has_view = bool(view)
+            bundle = {**view, **self._make_bundle()}
+            # In a context of its own it is said by whichever cell is running: what runs a notebook without a page
+            # listens to no other.
+            publish = self._publisher.publish
+            contextvars.Context().run(publish, bundle, metadata, transient=self._transient, update=True)
+
+
+def panel_html(view: Mapping[str, Any], language: str, anchor: str) -> str:
+    """Return a panel as HTML.
+
+    Parameters
+    ----------
+    view
+        What the front end draws, by trait name (`nbloader._views.publisher`).
+    language
+        The language of what is said beside that.
+    anchor
+        The class by which a page that still has its widget finds the place for the live panel.
+    """
+    state = view["_state"]
+    says = _Says(language)
+    root = _tag("div", {"class": f"nbl-saved {anchor}", "style": "max-width: 960px; line-height: 1.45"})
+    root.extend(_head(state, says))
+    if state["status"] != "idle" or state["gone"] is not None:
+        root.append(_stages(state, says))
+        root.extend(_memory(state, says))
+        root.extend(_lanes(view, says))
+        root.extend(_diagnosis(view.get("_diagnosis"), says))
+        root.extend(_log(state, says))
+    return ElementTree.tostring(root, encoding="unicode", method="html")
+
+
+class _Says:
+    """Says texts of the catalogue in one language."""
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+
+    def __call__(self, group: str, key: str, /, **arguments: Any) -> Text:
+        return Text(group, key, arguments, self._language)
+
+    def seconds(self, seconds: float) -> Text:
+        return seconds_text(seconds).in_locale(self._language)
+
+
+def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
+    status = "gone" if state["gone"] is not None else state["status"]
+    # It comes first where it waits for no other.
+    word = "idle" if status == "queued" and not state["ahead"] else status
+    parts: list[str | _Tag] = [
+        _tag("strong", {}, f"{_MARKS[word]} {says('status', word)}"),
+        " · ",
+        _tag("code", {}, state["name"]),
+    ]
+    if state["commit"] is not None:
+        parts += [" · ", _tag("code", {}, state["commit"][:7])]
+    if state["elapsed"]:
+        parts += [" · ", says.seconds(state["elapsed"])]
+    yield _tag("p", {}, *parts)
+    if status == "ready" and state["summary"] is not None:
+        ended = state["summary"]
+        told = says(
+            "panel",
+            "already" if ended.get("already_loaded") else "ready",
+            bytes=size_text(ended["bytes"]),
+            seconds=says.seconds(state["elapsed"]),
+            dtype=ended["dtype"],
+            device=ended["device"],
+        )
+        yield _tag("p", {}, _tag("strong", {}, ended["model_class"]), " ", told)
+    if status == "gone":
+        yield from _given_back(state["gone"], says)
+    if state["error"] is not None:
+        error = state["error"]
+        yield _tag("p", {}, _tag("strong", {}, says("panel", "error", kind=error["kind"])), " ", error["message"])
+        yield _tag("p", {}, error["hint"])
+    if status in ("queued", "running"):
+        done, total = state["all"]
+        if total:
+            share = {"value": str(round(state["fraction"], 3)), "max": "1", "style": "width: 100%"}
+            yield _tag("progress", share, _percent(state["fraction"]))
+            moved = says("panel", "moved", done=size_text(done), total=size_text(total))
+            yield _tag("p", {}, f"{_percent(state['fraction'])} · {moved}")
+    yield _tag("p", {}, _tag("em", {}, says("saved", status)))
+
+
+def _given_back(gone: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
+    told = [
+        says("panel", "given_back", name=name, before=size_text(before), after=size_text(after))
+        for name, before, after in gone["places"]
+    ]
+    yield _tag("p", {}, says("panel", "unloaded", places="; ".join(told)))
+    if gone["successor"]:
+        yield _tag("p", {}, says("panel", "made_room", name=gone["successor"]))
+    for holder in gone["holders"]:
+        yield _tag("p", {}, f"⚠ {holder}")
+
+
+def _stages(state: Mapping[str, Any], says: _Says) -> _Tag:
+    is_over = state["status"] not in ("queued", "running")
+    rows = []
+    for stage in state["stages"]:
+        started, ended = stage["started"], stage["ended"]
+        mark = "✓" if ended is not None else "○" if started is None else "✕" if is_over else "●"
+        took = "" if started is None else says.seconds((state["elapsed"] if ended is None else ended) - started)
+        rows.append([f"{mark} {says('stage', stage['name'])}", stage["detail"], took])
+    return _table([says("panel", "stages"), "", says("fact", "time")], rows)
+
+
+def _memory(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
+    if state["predicted_peak"] is not None and state["observed_peak"]:
+        sizes = {name: size_text(state[f"{name}_peak"]) for name in ("observed", "predicted")}
+        yield _tag("p", {}, _tag("strong", {}, says("panel", "memory")), " ", says("panel", "peaks", **sizes))
+
+
+def _lanes(view: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
+    """Yield a row a shard: its size, how long it was downloaded, read and placed, and when."""
+    shards, whole = view["_shards"], view["_state"]["elapsed"]
+    lanes = list(zip(shards["names"], shards["bytes"], view["_lanes"], strict=False))
+    if not lanes or not whole:
+        return
+    seen = [phase for phase in _PHASES if any(lane[_PHASES[phase][0]] is not None for _, _, lane in lanes)]
+    rows: list[list[str | _Tag]] = []
+    for name, size, lane in lanes[:_MOST_LANES]:
+        took, chart = [], []
+        for at, color in (_PHASES[phase] for phase in seen):
+            start, end = lane[at], whole if lane[at + 1] is None else lane[at + 1]
+            took.append("" if start is None else says.seconds(end - start))
+            if start is not None:
+                chart.append(_bar(start / whole, (end - start) / whole, color))
+        rows.append([name, size_text(size), *took, _tag("div", _CHART, *chart)])
+    if len(lanes) > _MOST_LANES:
+        rows.append([says("saved", "more", count=len(lanes) - _MOST_LANES)])
+    title = f"{says('panel', 'shards')} · {shards['shards']}"
+    yield _table([title, "", *(says("phase", phase) for phase in seen), ""], rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _bar(left: float, width: float, color: str) -> _Tag:
+    left, width = 100 * min(left, 0.99), 100 * max(0.01, width)
+    style = f"margin-left: {left:.1f}%; width: {min(width, 100 - left):.1f}%; height: 5px; background-color: {color}"
+    return _tag("div", {"style": style})
+
+
+def _diagnosis(told: Mapping[str, Any] | None, says: _Says) -> Iterator[_Tag]:
+    if told is None or told["measuring"]:
+        return
+    whole = sum(seconds for _, _, seconds in told["parts"]) or 1
+    parts = [part for part in told["parts"] if part[2] >= 0.005]
+    rows = [
+        [
+            name,
+            says.seconds(seconds),
+            _percent(seconds / whole),
+            _tag("div", _CHART, _bar(0, seconds / whole, _PARTS[key])),
+        ]
+        for key, name, seconds in parts
+    ]
+    yield _table([says("diagnosis", "title"), "", "", ""], rows)
+    if not told["remedies"]:
+        yield _tag("p", {}, told["verdict"])
+    for sentence, lines in told["remedies"]:
+        yield _tag("p", {}, sentence)
+        yield _tag("pre", {}, lines)
+    facts = _table(None, [list(fact) for fact in told["facts"]])
+    yield _tag("details", {}, _tag("summary", {}, says("diagnosis", "facts")), facts)
+
+
+def _log(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
+    lines = state["log"][-_MOST_LINES:]
+    if lines:
+        rows = [[says.seconds(line["t"]), f"{'⚠ ' * (line['level'] == 'warning')}{line['text']}"] for line in lines]
+        count = f"{says('panel', 'log')} · {len(state['log'])}"
+        yield _tag("details", {}, _tag("summary", {}, count), _table(None, rows))
+
+
+def _table(names: Sequence[str] | None, rows: Sequence[Sequence[str | _Tag]]) -> _Tag:
+    style = "border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums"
+    cell = "padding: 2px 12px 2px 0; text-align: left; vertical-align: middle"
+    made = _tag("table", {"style": style})
+    if names is not None:
+        head = [_tag("th", {"style": f"{cell}; border-bottom: {_LINE}"}, name) for name in names]
+        made.append(_tag("thead", {}, _tag("tr", {}, *head)))
+    body = [_tag("tr", {}, *[_tag("td", {"style": cell}, part) for part in row]) for row in rows]
+    made.append(_tag("tbody", {}, *body))
+    return made
+
+
+def _tag(name: str, attributes: Mapping[str, str], *children: str | _Tag) -> _Tag:
+    made = _Tag(name, dict(attributes))
+    for child in children:
+        if isinstance(child, _Tag):
+            made.append(child)
+        elif len(made):
+            made[-1].tail = (made[-1].tail or "") + child
+        else:
+            made.text = (made.text or "") + child
+    return made

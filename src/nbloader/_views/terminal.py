@@ -1,0 +1,201 @@
+"""A load in a terminal: a tqdm bar of its bytes."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm import tqdm
+
+from nbloader._text.catalogue import (
+    columns,
+    in_locale,
+    locale,
+    seconds_text,
+    size_text,
+    span_text,
+    text,
+    types_text,
+)
+
+if TYPE_CHECKING:
+    from nbloader._load.job import LoadJob
+    from nbloader._planning.plan import LoadPlan, Room
+    from nbloader._progress.state import LoadState
+
+_STEP = 0.1  # seconds
+_LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other: in a file, in the log of a job
+
+
+def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
+    """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on.
+
+    Where the output is no terminal there is one for each stage, and one now and then. Below it come the log's warnings.
+    """
+    steady = _Steady(file or sys.stderr)
+    is_seen = steady.isatty()
+    bar: tqdm[Any] = tqdm(
+        total=0,
+        unit="B",
+        unit_scale=True,
+        file=steady,
+        desc=text("status", "running"),
+        leave=True,
+        dynamic_ncols=True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+    )
+    spoken = job.options.locale or locale()
+    try:
+        drawn: object = None
+        while not job.done():
+            state = job.state
+            turn = state.stage, None if is_seen else state.elapsed // _LOG_SECONDS
+            if is_seen or turn != drawn:
+                drawn = turn
+                _draw(bar, state, spoken)
+            _wait(job)
+        _draw(bar, job.state, spoken)
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+    finally:
+        bar.close()
+        tell_warnings(job, file)
+
+
+def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
+    """Write what the log of a load warns of."""
+    spoken = job.options.locale or locale()
+    for line in job.state.log:
+        if line.needs_attention:
+            said = in_locale(text("log", line.code, **line.arguments), spoken)
+            print(f"⚠ {said}", file=_Steady(file or sys.stderr))
+
+
+class _Steady(io.TextIOBase):
+    """A stream that ends no load: one that is not there, is closed or cannot show a letter."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, said: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        with suppress(OSError, ValueError, AttributeError):
+            try:
+                self._stream.write(said)
+            except UnicodeEncodeError:
+                self._stream.write(said.encode(encoding, "backslashreplace").decode(encoding))
+        return len(said)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(self._stream.isatty())
+        return False
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    def close(self) -> None:
+        """Nothing: the stream is somebody else's."""
+
+    @property
+    def encoding(self) -> Any:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None)
+
+
+def _wait(job: LoadJob) -> None:
+    with suppress(Exception):  # how the load ends is told by its result, not by the bar
+        job.result(_STEP)
+
+
+def _draw(bar: tqdm[Any], state: LoadState, spoken: str) -> None:
+    bar.total = state.bytes_to_do
+    bar.n = state.bytes_to_do if state.status == "ready" else min(state.bytes_done, state.bytes_to_do)
+    what = text("doing", state.stage) if state.stage else text("status", state.status)
+    bar.set_description_str(f"{state.name}: {in_locale(what, spoken)}", refresh=False)
+    rate, eta = state.rate, state.eta
+    told = [f"{size_text(rate)}/s"] if rate else []
+    told += [text("panel", "eta", time=seconds_text(eta))] if eta else []
+    if state.stall is not None:
+        told = [text("stall", state.stall.reason, **state.stall.arguments)]
+    bar.set_postfix_str(", ".join(in_locale(told, spoken)), refresh=False)
+    bar.refresh()
+
+
+def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
+    """Return what a plan says, a line a figure; the KV cache is that of one sequence of `context_length` tokens."""
+    lines = {
+        "weights": text(
+            "plan",
+            "counts",
+            format=plan.format,
+            shards=len(plan.bytes_to_read),
+            tensors=plan.tensors,
+            parameters=f"{plan.parameters:,}",
+        ),
+        "files": types_text(plan.bytes_by_dtype),
+        "download": size_text(plan.bytes_to_download),
+        "read": size_text(sum(plan.bytes_to_read)),
+        "place": f"{plan.placed_as} {size_text(sum(plan.bytes_to_place))}".strip(),
+        "host": f"{size_text(plan.peak_memory)} ({_parts(plan.host_memory)})",
+    }
+    host, *on_devices = plan.rooms
+    if host.available is not None:
+        lines["free"] = size_text(host.available) + ("" if plan.verdict is None else _verdict(host))
+    if plan.device_memory is None:
+        lines["devices"] = text("plan", "unknown")
+    else:
+        devices = [_device_text(room, plan.device_memory[room.name]) for room in on_devices]
+        offloaded = text("plan", "offloaded", size=size_text(plan.bytes_to_offload)) if plan.bytes_to_offload else ""
+        lines["devices"] = ", ".join(filter(None, [*devices, offloaded]))
+    if plan.kv_cache is not None:
+        cache = size_text(plan.kv_cache.bytes(context_length))
+        lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
+    lines["time"] = text("plan", "no_seconds")
+    if plan.seconds is not None:
+        lines["time"] = span_text(*(f"{seconds:.1f} s" for seconds in plan.seconds))
+    return "\n".join([name, *columns("plan_line", {key: line for key, line in lines.items() if line})])
+
+
+def _parts(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{text('memory_part', part)} {size_text(size)}" for part, size in parts.items() if size)
+
+
+def _device_text(room: Room, parts: Mapping[str, int]) -> str:
+    needed = size_text(room.needed)
+    if room.available is not None:
+        needed = text("plan", "needs", size=needed, free=size_text(room.available))
+    return f"{room.name} {needed} ({_parts(parts)}){_verdict(room)}"
+
+
+def _verdict(room: Room) -> str:
+    return "" if room.verdict is None else f": {text('verdict', room.verdict)}"
+
+
+def result_line(state: LoadState) -> str:
+    """Return what is said of a load that ended: one line, and the hint where there is one."""
+    if state.status == "ready" and state.summary is not None:
+        return text(
+            "terminal",
+            "ready",
+            name=state.name,
+            bytes=size_text(state.summary["bytes"]),
+            seconds=state.elapsed,
+            dtype=state.summary["dtype"],
+            device=state.summary["device"],
+        )
+    if state.error is not None:
+        return error_lines(state.error.kind, state.error.message, state.error.hint)
+    return text("terminal", "cancelled", seconds=state.elapsed)
+
+
+def error_lines(kind: str, message: str, hint: str) -> str:
+    """Return what is said of an error: what happened and, below it, what to do."""
+    return "\n".join(filter(None, (text("terminal", "error", kind=kind, message=message), hint)))

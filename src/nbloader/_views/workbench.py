@@ -1,0 +1,159 @@
+"""The workbench behind a form: plans what the options chosen now would cost, in the background."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nbloader._analysis import history
+from nbloader._analysis.forecast import Looked, check_fits, foresee, look_in
+from nbloader._checkpoint.adapter import Adapter, find_adapter
+from nbloader._checkpoint.checkpoint import Checkpoint
+from nbloader._errors import LoadError
+from nbloader._options.as_code import as_code
+from nbloader._options.options import LoadOptions
+from nbloader._planning.plan import LoadPlan
+from nbloader._safety.redaction import clean
+from nbloader._system.threads import make_thread
+from nbloader._text.catalogue import text
+from nbloader._views.form import fields_of
+
+CONTEXT_LENGTH = 4096
+"""Tokens for which the KV cache is told."""
+
+_MOST_ROWS = 20
+_ADAPTER_OPTIONS = ("adapter", "token", "cache_dir", "local_files_only")
+_SOURCE_OPTIONS = (
+    "revision", "token", "cache_dir", "subfolder", "variant", "use_safetensors", "local_files_only"
+)  # fmt: skip
+
+
+class Workbench:
+    """Keeps a form's view true: its fields, its plan, and the runs so far.
+
+    Headers are read once for each source; what else is chosen changes the plan without reading anything.
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    send
+        Takes the form's view, on any thread.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], send: Callable[[Mapping[str, Any]], None]) -> None:
+        self._model = model
+        self._send = send
+        self._lock = threading.Lock()
+        self._working = threading.Lock()
+        self._turn = 0
+        self._known: tuple[tuple[Any, ...], Looked] | None = None
+        self._adapter: tuple[tuple[Any, ...], Adapter | None] | None = None
+        self._view: dict[str, Any] = {"plan": None}
+
+    def change(self, options: LoadOptions) -> None:
+        """Show these options and plan for them; returns at once."""
+        turn = self._next_turn()
+        known = self._known
+        is_on_hub, config = (known[1].is_on_hub, known[1].checkpoint.config) if known is not None else (False, {})
+        self._show(
+            turn,
+            groups=fields_of(options, is_on_hub, config),
+            code=as_code(os.fspath(self._model), options),
+            error=None,
+            planning=True,
+        )
+        make_thread(self._plan, "nbloader-plan", turn, options).start()
+
+    def refuse(self, error: LoadError) -> None:
+        """Show why what was chosen cannot be; the options stay what they were."""
+        self._show(self._next_turn(), error=_told(error), planning=False)
+
+    def forget(self) -> None:
+        """Look again the next time: a load has changed what is cached and what is in memory."""
+        self._known = self._adapter = None
+
+    def runs(self) -> dict[str, Any]:
+        """Return the runs of this model, the newest first, and what must be said before they are compared."""
+        found = history.runs(os.fspath(self._model))[-_MOST_ROWS:][::-1]
+        words = {run["cache"] for run in found}
+        return {"runs": found, "note": text("runs", "mixed") if len(words) > 1 else ""}
+
+    def _next_turn(self) -> int:
+        with self._lock:
+            self._turn += 1
+            return self._turn
+
+    def _plan(self, turn: int, options: LoadOptions) -> None:
+        with self._working:
+            if turn != self._turn:
+                return
+            try:
+                looked = self._look(options)
+                adapter = self._look_at_adapter(looked.checkpoint, options)
+                plan = foresee(looked.checkpoint, options, looked.bytes_to_download, looked.bytes_resident, adapter)
+            except LoadError as error:
+                self._show(turn, plan=None, error=_told(error), planning=False)
+            except Exception as error:  # noqa: BLE001 - a form says what is wrong, whatever it is
+                told = LoadError(text("error", "not_looked_at", name=str(self._model), error=repr(error)))
+                self._show(turn, plan=None, error=_told(told), planning=False)
+            else:
+                fields = fields_of(options, looked.is_on_hub, looked.checkpoint.config)
+                self._show(turn, plan=plan_view(plan), groups=fields, error=None, planning=False)
+
+    def _look(self, options: LoadOptions) -> Looked:
+        key = tuple(getattr(options, name) for name in _SOURCE_OPTIONS)
+        known = self._known
+        if known is None or known[0] != key:
+            known = self._known = key, look_in(self._model, options)
+        return known[1]
+
+    def _look_at_adapter(self, checkpoint: Checkpoint, options: LoadOptions) -> Adapter | None:
+        key = tuple(getattr(options, name) for name in _ADAPTER_OPTIONS)
+        known = self._adapter
+        if known is None or known[0] != key:
+            known = self._adapter = key, find_adapter(options)
+        check_fits(known[1], os.fspath(self._model), checkpoint, options)
+        return known[1]
+
+    def _show(self, turn: int, **parts: Any) -> None:
+        with self._lock:
+            if turn != self._turn:
+                return
+            self._view = {**self._view, **parts}
+            view = dict(self._view)
+        self._send(clean(view))
+
+
+def _told(error: LoadError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def plan_view(plan: LoadPlan) -> dict[str, Any]:
+    """Return what the front end draws of a plan (js/src/state.ts has the same shape)."""
+    host, *devices = plan.rooms
+    held = plan.device_memory or {}
+    told = [{**room._asdict(), "verdict": room.verdict, "parts": list(held[room.name].items())} for room in devices]
+    return {
+        "format": plan.format,
+        "shards": len(plan.bytes_to_read),
+        "tensors": plan.tensors,
+        "parameters": plan.parameters,
+        "by_dtype": [list(item) for item in plan.bytes_by_dtype.items()],
+        "download": plan.bytes_to_download,
+        "read": sum(plan.bytes_to_read),
+        "place": sum(plan.bytes_to_place),
+        "placed_as": plan.placed_as,
+        "host": [[part, size] for part, size in plan.host_memory.items() if size],
+        "peak": plan.peak_memory,
+        "available": plan.available,
+        "host_verdict": host.verdict,
+        "devices": None if plan.device_memory is None else told,
+        "offloaded": plan.bytes_to_offload,
+        "verdict": plan.verdict,
+        "kv_cache": None if plan.kv_cache is None else plan.kv_cache.bytes(CONTEXT_LENGTH),
+        "kv_tokens": CONTEXT_LENGTH,
+        "seconds": plan.seconds,
+    }
