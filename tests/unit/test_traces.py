@@ -244,6 +244,7 @@ def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:
 import signal, sys, threading, time
 import nbloader
 from nbloader._load import job as _job
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has not
 def interrupt():  # on this thread: what the main one waits for is not broken off, as when it was just about to wait
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 def waits():
