@@ -14,6 +14,8 @@ import pytest
 from support import archs
 from support.compare import differences, tensor_differences
 from support.page_cache import make_cold
+from support.waiting import all_at_once
+from tqdm import tqdm
 
 import nbloader
 from nbloader import LoadCancelled, LoadError
@@ -453,6 +455,20 @@ def test_an_interrupt_of_the_bar_cancels(demo_small: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         terminal.show_bar(job)
     assert job.state.cancelling
+
+
+def test_an_interrupt_while_the_bar_is_drawn_leaves_bars_to_others(
+    demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tqdm, "display", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            nbloader.load(demo_small, reload=True)
+    (model,) = all_at_once(1, lambda number: nbloader.load(demo_small).model)
+    assert model is not None
 
 
 @pytest.mark.parametrize(

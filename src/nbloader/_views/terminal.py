@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,6 +31,25 @@ _STEP = 0.1  # seconds
 _LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other: in a file, in the log of a job
 
 
+_drawing = threading.RLock()
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that an interrupt leaves usable: tqdm's own lock would stay taken, for every bar of the process."""
+
+    monitor_interval = 0  # no thread that looks at bars, and waits for that lock
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        if nolock:
+            super().refresh(nolock=True)
+            return
+        with _drawing:
+            super().refresh(nolock=True)
+
+
+_Bar.set_lock(_drawing)
+
+
 def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on.
 
@@ -37,7 +57,7 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     """
     steady = _Steady(file or sys.stderr)
     is_seen = steady.isatty()
-    bar: tqdm[Any] = tqdm(
+    bar = _Bar(
         total=0,
         unit="B",
         unit_scale=True,
@@ -115,7 +135,7 @@ def _wait(job: LoadJob) -> None:
         job.result(_STEP)
 
 
-def _draw(bar: tqdm[Any], state: LoadState, spoken: str) -> None:
+def _draw(bar: _Bar, state: LoadState, spoken: str) -> None:
     bar.total = state.bytes_to_do
     bar.n = state.bytes_to_do if state.status == "ready" else min(state.bytes_done, state.bytes_to_do)
     what = text("doing", state.stage) if state.stage else text("status", state.status)
