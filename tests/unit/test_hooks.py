@@ -11,8 +11,8 @@ from support import archs
 from support.compare import differences
 
 import nbloader
-from nbloader._libraries import transformers as _transformers
-from nbloader._libraries.transformers import _HOOKS
+from nbloader._libraries.transformers import hooks, watching
+from nbloader._libraries.transformers.hooks import _HOOKS
 
 # transformers' own code calls these, so that they can be taken away from its sight only by name.
 CALLED = {name for names in _HOOKS.values() for name in names}
@@ -20,7 +20,7 @@ CALLED = {name for names in _HOOKS.values() for name in names}
 
 @pytest.mark.parametrize("name", sorted(CALLED))
 def test_this_transformers_has_it(name: str) -> None:
-    assert name not in _transformers.missing_hooks()
+    assert name not in hooks.missing_hooks()
 
 
 @pytest.mark.parametrize("name", sorted(CALLED))
@@ -31,8 +31,8 @@ def test_a_load_without_it_is_a_plain_one_and_says_what_is_missing(
     model = archs.build("gpt2 (tied)")
     folder = archs.save(model, tmp_path, 2) if kind == "safetensors" else archs.save_bin(model, tmp_path, 2)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
-    has = _transformers._has
-    monkeypatch.setattr(_transformers, "_has", lambda each: each != name and has(each))
+    has = hooks._has
+    monkeypatch.setattr(hooks, "_has", lambda each: each != name and has(each))
     if name == "utils.logging:set_tqdm_hook":
         monkeypatch.delattr("transformers.utils.logging.set_tqdm_hook")
     job = nbloader.start(folder, dtype="bfloat16")
@@ -61,7 +61,7 @@ def test_another_way_to_the_elements_has_the_whole_file() -> None:
         def path_of(self, path: str) -> str:
             return path
 
-    file: Any = _transformers._WaitingFile(File(), "x.safetensors", Gate())
+    file: Any = watching._WaitingFile(File(), "x.safetensors", Gate())
     assert (file.keys(), waited) == (["a"], [])
     assert file.prefetch(["a"]) == "prefetched"
     assert waited == [("x.safetensors", "")]

@@ -322,6 +322,8 @@ def test_plain_loads_of_another_thread_are_told_and_hurt_nobody(tmp_path: Path) 
 def test_a_model_that_lacks_weights_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tied = archs.save(archs.build("gpt2 (tied)"), tmp_path)
     nbloader.load(tied, progress=False)
-    monkeypatch.setattr("nbloader._libraries.transformers._tie_weights", lambda: lambda model, **settings: None)
+    monkeypatch.setattr(
+        "nbloader._libraries.transformers.one_thread.original_tie_weights", lambda: lambda model, **settings: None
+    )
     with pytest.raises(LoadError, match=r"1 weights of .* are not there, lm_head.weight among them"):
         nbloader.load(tied, progress=False, reload=True)

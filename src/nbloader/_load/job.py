@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbloader._errors import LoadCancelled, LoadError, OptionError, os_failure
 from nbloader._libraries.imports import import_failure
 from nbloader._libraries.output import captured, uncaptured
-from nbloader._libraries.transformers import ambient_device
+from nbloader._libraries.transformers.loading import ambient_device
 from nbloader._load.heartbeat import Heartbeat, Killed, find_killed
 from nbloader._load.stages import pipeline
 from nbloader._load.stages.resolve import resolve

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG
 from nbloader._checkpoint.source import state_of
 from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
-from nbloader._libraries import transformers as _transformers
+from nbloader._libraries.transformers.code import code_of
 from nbloader._load.stages.adapter import attach_adapter
 from nbloader._load.stages.config import choose_class
 from nbloader._load.stages.device import settle
@@ -159,7 +159,7 @@ def _running_code(source: Source, options: LoadOptions) -> Iterator[bool]:
     if code is None:
         yield False
         return
-    with code.copied() as copy, _transformers.code_of(code.folder, copy):
+    with code.copied() as copy, code_of(code.folder, copy):
         yield True
 
 

@@ -1,0 +1,194 @@
+"""Which class a model is of, and whether it can be built here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbloader._errors import CheckpointError, OptionError, RemoteCodeError, did_you_mean
+from nbloader._libraries.transformers.errors import as_load_error, explain
+from nbloader._text.catalogue import text
+
+
+def check_architecture(
+    folder: Path, config: Mapping[str, Any], auto_class: str | type | None, allows_code: bool
+) -> None:
+    """Refuse a checkpoint whose architecture the auto classes of this process do not know.
+
+    A model class that is named knows its own config.
+
+    Raises
+    ------
+    RemoteCodeError
+        Where the checkpoint brings the architecture's code itself, and that is not allowed to run.
+    CheckpointError
+        Where the model type is missing or unknown.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if auto_class is not None and _is_model_class(_named_class(auto_class)):
+        return
+    model_type = config.get("model_type")
+    is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+    if is_known and not allows_code:
+        return
+    known = {"config": folder / "config.json", "type": repr(model_type)}
+    elsewhere = [name for name in _code_names(config) if "--" in name]
+    if elsewhere:
+        raise CheckpointError(
+            text("error", "code_elsewhere", **known, repository=elsewhere[0].partition("--")[0]),
+            text("hint", "own_code_only"),
+        )
+    if is_known or (_code_names(config) and allows_code):
+        return
+    if _code_names(config):
+        raise RemoteCodeError(text("error", "code_inside", **known))
+    try:
+        transformers.AutoConfig.from_pretrained(str(folder))
+    except ImportError as error:  # such as that of timm, whose configs name no type
+        raise explain(error, folder) from None
+    except Exception:  # noqa: BLE001, S110 - told below
+        pass
+    else:
+        return
+    if model_type is None:
+        raise CheckpointError(
+            text("error", "no_model_type", config=folder / "config.json"), text("hint", "add_model_type")
+        )
+    raise CheckpointError(
+        text("error", "unknown_model_type", **known, version=transformers.__version__),
+        text("hint", "newer_transformers", guess=did_you_mean(str(model_type), CONFIG_MAPPING)),
+    )
+
+
+def check_kernels(folder: Path, config: Mapping[str, Any]) -> None:
+    """Hold back a checkpoint whose config chooses code of another repository to compute attention with.
+
+    transformers would download and run it, with the package ``kernels``, without that anybody has asked for it.
+
+    Raises
+    ------
+    CheckpointError
+        Where the config names such a repository.
+    """
+    named = [name for name in _attention_names(config) if "/" in name]
+    if named:
+        raise CheckpointError(
+            text("error", "attention_elsewhere", config=folder / "config.json", name=named[0]),
+            text("hint", "choose_attention", name=repr(named[0])),
+        )
+
+
+def _attention_names(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every attention that a config and its parts choose."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _attention_names(value)
+        if "attn_implementation" in name:
+            values = value.values() if isinstance(value, Mapping) else [value]
+            yield from (chosen for chosen in values if isinstance(chosen, str))
+
+
+def _code_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a config names in code of the checkpoint's own: "modeling_x.Class"."""
+    named = config.get("auto_map")
+    values = named.values() if isinstance(named, Mapping) else ()
+    return [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
+
+
+def load_config(
+    folder: Path, extra: Mapping[str, Any], auto_class: str | type | None, allows_code: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Return the checkpoint's config, and what of `extra` is not the config's.
+
+    It is of the class that a named model class has for it, else of the one that ``AutoConfig`` chooses.
+    """
+    from transformers import AutoConfig
+
+    named: Any = None if auto_class is None else _named_class(auto_class)
+    with as_load_error(folder):
+        if _is_model_class(named) and named.config_class is not None:
+            config, rest = named.config_class.from_pretrained(str(folder), return_unused_kwargs=True, **extra)
+        else:
+            config, rest = AutoConfig.from_pretrained(
+                str(folder), trust_remote_code=allows_code, return_unused_kwargs=True, **extra
+            )
+    return config, {name: value for name, value in rest.items() if name in extra}
+
+
+def find_model_class(config: Any, auto_class: str | type | None, allows_code: bool) -> tuple[Any, Any]:
+    """Return the class that loads the model, and the config to give it.
+
+    Where the checkpoint brings code that is allowed to run, it is the auto class that the config names for that code.
+    Without `auto_class` it is the class that the config names as its architecture, which is what the matching auto
+    class would choose. For a config that names none, or one that transformers does not have, it is an auto class that
+    fits the model type: the one for sequence to sequence, for causal LM, or the bare ``AutoModel``.
+
+    Raises
+    ------
+    OptionError
+        For an `auto_class` that transformers does not have.
+    """
+    import transformers
+
+    if auto_class is not None:
+        return _named_class(auto_class), config
+    named = config.architectures if isinstance(config.architectures, (list, tuple)) else ()
+    own = {auto: name for auto, name in (getattr(config, "auto_map", None) or {}).items() if "Model" in auto}
+    if allows_code and own:
+        built = (auto for auto, name in own.items() if str(name).rpartition(".")[2] in named)
+        return getattr(transformers, next(built, min(own))), config
+    for name in named:
+        found: Any = getattr(transformers, str(name), None) or _registered_class(str(name), config)
+        if _is_model_class(found):
+            text = config.sub_configs.get("text_config")
+            # A text-only class of a model with several parts wants its own part of the config.
+            is_text_only = text is not None and found.config_class is text and not isinstance(config, text)
+            return found, config.get_text_config() if is_text_only else config
+    return _guessed_class(config), config
+
+
+def _registered_class(name: str, config: Any) -> Any:
+    """Return the class of this name that somebody registered with an auto class for such a config; None if none is."""
+    import transformers
+
+    autos = (getattr(transformers, auto) for auto in dir(transformers) if auto.startswith("AutoModel"))
+    found = (auto._model_mapping[type(config)] for auto in autos if _knows(auto, config))
+    return next((kind for kind in found if getattr(kind, "__name__", "") == name), None)
+
+
+def _knows(auto: Any, config: Any) -> bool:
+    """Tell whether an auto class has a class for such a config."""
+    return type(config) in getattr(auto, "_model_mapping", ())
+
+
+def _guessed_class(config: Any) -> Any:
+    import transformers as library
+
+    if config.is_encoder_decoder:
+        has_class = _knows(library.AutoModelForSeq2SeqLM, config)
+        return library.AutoModelForSeq2SeqLM if has_class else library.AutoModel
+    is_encoder = _knows(library.AutoModelForMaskedLM, config) and not getattr(config, "is_decoder", False)
+    has_class = _knows(library.AutoModelForCausalLM, config) and not is_encoder
+    return library.AutoModelForCausalLM if has_class else library.AutoModel
+
+
+def _is_model_class(found: object) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)
+
+
+def _named_class(auto_class: str | type) -> Any:
+    import transformers
+
+    found = getattr(transformers, auto_class, None) if isinstance(auto_class, str) else auto_class
+    if not hasattr(found, "from_pretrained"):
+        known = [name for name in dir(transformers) if name.startswith("AutoModel")]
+        raise OptionError(
+            text("error", "no_auto_class", auto_class=repr(auto_class)),
+            did_you_mean(auto_class, known) if isinstance(auto_class, str) else text("hint", "auto_class"),
+        )
+    return found

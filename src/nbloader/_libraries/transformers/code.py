@@ -1,0 +1,64 @@
+"""Having transformers import a checkpoint's own code from the copy that may run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nbloader._errors import CheckpointError, DependencyError, RemoteCodeError
+from nbloader._libraries import isolation
+from nbloader._libraries.transformers.hooks import missing_hooks
+from nbloader._text.catalogue import text
+
+_code_copies: dict[int, tuple[str, Path]] = {}
+
+
+@contextlib.contextmanager
+def code_of(folder: Path, copy: Path) -> Iterator[None]:
+    """Have what this thread loads take the code that `folder` brings from its copy."""
+    thread = threading.get_ident()
+    _code_copies[thread] = os.path.realpath(folder), copy
+    try:
+        yield
+    finally:
+        del _code_copies[thread]
+
+
+@contextlib.contextmanager
+def only_code_that_was_read(folder: Path) -> Iterator[None]:
+    """Have transformers import no code on this thread but that of the copy which it may run.
+
+    Raises
+    ------
+    DependencyError
+        Where there is some, and this transformers imports it in another way.
+    """
+    import transformers
+
+    own = _code_copies.get(threading.get_ident())
+    if missing_hooks("code"):
+        if own is not None:
+            known = {"folder": folder, "version": transformers.__version__}
+            raise DependencyError(text("error", "code_unguarded", **known), text("hint", "code_unguarded"))
+        yield
+        return
+    from transformers import dynamic_module_utils
+
+    bring: Any = dynamic_module_utils.get_cached_module_file
+
+    def bring_copy(place: Any, module_file: str, *args: Any, **kwargs: Any) -> Any:
+        if own is None:
+            raise RemoteCodeError(text("error", "brings_code", folder=folder))
+        top, copy = own
+        below = os.path.normpath(copy / os.path.relpath(os.path.realpath(place), top))
+        if not os.path.isdir(place) or not os.path.isfile(os.path.join(below, module_file)):
+            name = os.path.join(place, module_file)
+            raise CheckpointError(text("error", "code_other", folder=folder, name=name), text("hint", "own_code_only"))
+        return bring(below, module_file, *args, **kwargs)
+
+    with isolation.here_only(dynamic_module_utils, "get_cached_module_file", bring_copy):
+        yield

@@ -1,0 +1,118 @@
+"""What transformers raises, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG
+from nbloader._errors import (
+    CheckpointError,
+    DependencyError,
+    LoadCancelled,
+    LoadError,
+    OptionError,
+    RemoteCodeError,
+    first_line,
+)
+from nbloader._libraries.imports import import_failure
+from nbloader._libraries.transformers.code import only_code_that_was_read
+from nbloader._text.catalogue import text
+
+
+@contextlib.contextmanager
+def as_load_error(folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Turn what transformers raises into a LoadError that says what, where and what to do.
+
+    `account` is transformers' own of the keys that it placed.
+    """
+    try:
+        with only_code_that_was_read(folder):
+            yield
+    except (LoadError, LoadCancelled):
+        raise
+    except Exception as error:  # noqa: BLE001 - the libraries raise what they like
+        raise explain(error, folder, account) from None
+
+
+def explain(error: Exception, folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> LoadError:
+    """Return what an exception of the libraries means for the user."""
+    broken = import_failure(error)
+    if broken is not None:
+        return broken
+    import torch
+    from safetensors import SafetensorError
+
+    said = str(error).strip()
+    first = first_line(error) or type(error).__name__
+    package = re.search(r"pip install (?:-U |--upgrade )?['\"]?([\w.\[\]<>=,-]+)", said)
+    if isinstance(error, ImportError) or package is not None:
+        hint = text("hint", "with_pip") if package is None else text("hint", "pip", package=package[1].rstrip(".,"))
+        polite = r"[.:]? (?:Please note|You can install|Install it|Please install|You need to install)"
+        reason = re.split(polite, first)[0]
+        return DependencyError(text("error", "package_missing", folder=folder, first=reason or first), hint)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return LoadError(text("error", "out_of_memory", folder=folder, first=first), text("hint", "free_or_smaller"))
+    if isinstance(error, SafetensorError):
+        return CheckpointError(
+            text("error", "broken_safetensors", folder=folder, first=first), text("hint", "download_again")
+        )
+    if isinstance(error, ValueError) and "trust_remote_code=True" in said:
+        return RemoteCodeError(text("error", "brings_code", folder=folder))
+    if "attn_implementation" in said:
+        return OptionError(first, text("hint", "other_attention"))
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", said)
+    if unknown:
+        return OptionError(
+            text("error", "unknown_argument", folder=folder, name=unknown[1], error=first), text("hint", "out_of_extra")
+        )
+    if "Weights only load failed" in said or "UnpicklingError" in type(error).__name__:
+        return CheckpointError(
+            text("error", "pickle_refused", folder=folder, error=_refused(said, first)),
+            text("hint", "ask_safetensors"),
+            details=said,
+        )
+    empty = [key for key, stored, _ in account.get("mismatched_keys", ()) if tuple(stored) == (0,)]
+    if empty:
+        return CheckpointError(
+            text("error", "zero3", folder=folder, count=len(empty), name=min(empty)), text("hint", "zero3")
+        )
+    if account.get("mismatched_keys") and ("ignore_mismatched_sizes" in said or "size mismatch" in said):
+        is_beside = any("lora_" in key for key, *_ in account["mismatched_keys"])
+        return CheckpointError(
+            text(
+                "error",
+                "beside_misfit" if is_beside else "other_shape",
+                folder=folder,
+                mismatch=_mismatch(account["mismatched_keys"]),
+            ),
+            text("hint", "beside_lacks", config=ADAPTER_CONFIG) if is_beside else text("hint", "same_checkpoint"),
+            details=said,
+        )
+    if account.get("conversion_errors"):
+        name, reason = min(account["conversion_errors"].items())
+        last = str(reason).strip().splitlines()[-1]
+        return CheckpointError(
+            text("error", "not_converted_here", folder=folder, name=name, reason=last),
+            text("hint", "other_repository"),
+            details="\n".join(f"{key}: {each}" for key, each in account["conversion_errors"].items()),
+        )
+    return CheckpointError(
+        text("error", "not_by_transformers", folder=folder, kind=type(error).__name__, first=first),
+        text("hint", "whole_and_fitting"),
+    )
+
+
+def _refused(said: str, first: str) -> str:
+    named = (line.strip() for line in said.splitlines() if "GLOBAL" in line or "nsupported" in line)
+    return next(named, first)
+
+
+def _mismatch(keys: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> str:
+    (key, stored, wanted), *others = sorted(keys)
+    shapes = {"stored": ", ".join(map(str, stored)), "wanted": ", ".join(map(str, wanted))}
+    return text("reason", "mismatches" if others else "mismatch", key=key, **shapes, more=len(others))
