@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from nbloader._checkpoint.checkpoint import Checkpoint, is_packed
 from nbloader._checkpoint.source import find_source
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
-from nbloader._hub import repository as _hub
-from nbloader._libraries.transformers import errors
+from nbloader._hub.repository import save_tensors
+from nbloader._libraries.transformers.errors import explain
 from nbloader._load.stages.download import fetching
 from nbloader._options.options import LoadOptions
 from nbloader._progress.reporter import Reporter
@@ -84,7 +84,7 @@ def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable
     with _told(checkpoint.folder), _draft_in(checkpoint.folder) as draft:
         tensors = _read(checkpoint, tell)
         _check_room(checkpoint.folder, sum(tensor.nbytes for tensor in tensors.values()))
-        _hub.save_tensors(tensors, draft)
+        save_tensors(tensors, draft)
         _check_equal(tensors, draft)
         names = sorted(os.listdir(draft), key=lambda name: name.endswith(".json"))  # the index last
         files = tuple(checkpoint.folder / name for name in names)
@@ -160,7 +160,7 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
             is_mapped = number in with_header and not is_packed(shard.path)
             content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
-            raise errors.explain(error, shard.path) from None
+            raise explain(error, shard.path) from None
         if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
             raise CheckpointError(
                 text("error", "no_named_tensors", path=shard.path, type=type(content).__name__),

@@ -18,9 +18,8 @@ from support.hub import Hub, Repo
 from support.pickles import as_pickle, tensors_of
 
 import nbloader
-from nbloader import CheckpointError, LoadOptions, OptionError
+from nbloader import CheckpointError, LoadOptions, OptionError, _convert
 from nbloader._convert import convert
-from nbloader._hub import repository as _hub
 from nbloader._system import own_files
 
 ROUNDS = int(os.environ.get("NBLOADER_TEST_ROUNDS", 40)) // 10
@@ -114,13 +113,13 @@ def test_tensors_without_names_are_refused(pickled: Path, content: Any, is_zip: 
 
 
 def test_what_was_written_wrongly_does_not_stay(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = _hub.save_tensors
+    save = _convert.save_tensors
 
     def save_wrongly(tensors: dict[str, torch.Tensor], folder: Path) -> None:
         name = next(iter(tensors))
         save({**tensors, name: tensors[name] + 1}, folder)
 
-    monkeypatch.setattr(_hub, "save_tensors", save_wrongly)
+    monkeypatch.setattr(_convert, "save_tensors", save_wrongly)
     with pytest.raises(CheckpointError, match="was not written as it is"):
         convert(pickled, LoadOptions())
     assert [path.name for path in pickled.iterdir() if "safetensors" in path.name or path.is_dir()] == []

@@ -22,8 +22,9 @@ from support.hub import Hub, Repo, sha256
 
 import nbloader
 from nbloader import DownloadError, LoadCancelled, LoadError, SourceError
-from nbloader._hub import repository as _hub
-from nbloader._hub import transfer
+from nbloader._hub import http, transfer
+from nbloader._hub.download import DownloadWatcher, download_files
+from nbloader._hub.find import find_repository
 from nbloader._progress import events
 
 
@@ -290,7 +291,7 @@ def test_a_connection_that_always_breaks_ends(
     demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("nbloader._hub.repository._pause", lambda seconds, check: waits.append(seconds))
+    monkeypatch.setattr("nbloader._hub.download._pause", lambda seconds, check: waits.append(seconds))
     demo.faults[SHARD] = ["503"] * 6
     with pytest.raises(DownloadError, match=r"The connection .* broke: HTTP 503"):
         load_demo(tmp_path)
@@ -467,14 +468,14 @@ def test_cancel_stops_the_traffic_and_the_next_load_goes_on(
 def test_a_file_that_fails_ends_the_others(demo: Repo, tmp_path: Path) -> None:
     options = nbloader.LoadOptions(cache_dir=str(tmp_path))
     demo.faults = {SHARD: ["slow"], "model-00001-of-00004.safetensors": ["wrong"]}
-    watcher = _hub.DownloadWatcher(
+    watcher = DownloadWatcher(
         on_bytes=lambda name, size: None,
         on_file=lambda name: None,
         on_wait=lambda name, seconds, reason: None,
         check_cancelled=lambda: None,
     )
     with pytest.raises(DownloadError, match="its hash is"):
-        _hub.download(_hub.find_repository("us/demo", options, "config.json"), list(demo.faults), options, watcher)
+        download_files(find_repository("us/demo", options, "config.json"), list(demo.faults), options, watcher)
     assert demo.hung_up.wait(30)
 
 
@@ -567,7 +568,7 @@ def test_a_size_that_is_none_is_refused(size: Any, demo: Repo, tmp_path: Path) -
 
 @pytest.mark.parametrize("wait", ["²", "9" * 400, "-1", "soon", "Thu, 99 Foo 2026"])
 def test_any_time_to_wait_is_understood_or_left(wait: str) -> None:
-    found = _hub._asked_wait(503, {"retry-after": wait})
+    found = http._asked_wait(503, {"retry-after": wait})
     assert found is None or found >= 0
 
 

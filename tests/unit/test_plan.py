@@ -19,7 +19,7 @@ import nbloader
 from nbloader import CheckpointError, DownloadError, LoadOptions, LoadPlan, WontFitError
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._cli import run
-from nbloader._hub import repository as _hub
+from nbloader._hub import download
 from nbloader._hub.remote_file import open_remote
 from nbloader._hub.transfer import BrokenOffError, Reply
 from nbloader._planning.plan import check_fit, make_plan
@@ -93,12 +93,12 @@ def test_bin_files_are_planned_from_both_of_their_ends(hub: Hub, tmp_path: Path,
 
 def test_a_part_is_cut_out_of_what_a_server_sends() -> None:
     reply = Reply(0, 10, iter([b"0123", b"4567", b"89"]))
-    assert _hub._taken(reply, 3, 6) == b"345"
+    assert download._taken(reply, 3, 6) == b"345"
     assert next(reply.chunks) == b"89"
     with pytest.raises(BrokenOffError, match="parts of files"):
-        _hub._taken(Reply(0, 9 * MB, iter([])), 8 * MB, 9 * MB)
+        download._taken(Reply(0, 9 * MB, iter([])), 8 * MB, 9 * MB)
     with pytest.raises(BrokenOffError, match="broke off"):
-        _hub._taken(Reply(0, 10, iter([b"0123"])), 3, 6)
+        download._taken(Reply(0, 10, iter([b"0123"])), 3, 6)
 
 
 def test_a_remote_file_fetches_nothing_twice() -> None:

@@ -18,8 +18,7 @@ from support.waiting import wait_for
 
 import nbloader
 from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError
-from nbloader._libraries.transformers import tokenizers
-from nbloader._load.stages import weights
+from nbloader._load.stages import tokenizer, weights
 from nbloader._progress import events
 
 
@@ -138,13 +137,13 @@ def test_a_shard_is_placed_while_another_is_read(demo: Path) -> None:
 def test_reading_goes_on_while_the_tokenizer_is_made(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = threading.Event()
     in_time: list[bool] = []
-    load_tokenizer = tokenizers.load_tokenizer
+    load_tokenizer = tokenizer.load_tokenizer
 
     def wait_and_load(*args: Any) -> Any:
         in_time.append(began.wait(30))
         return load_tokenizer(*args)
 
-    monkeypatch.setattr(tokenizers, "load_tokenizer", wait_and_load)
+    monkeypatch.setattr(tokenizer, "load_tokenizer", wait_and_load)
     make_cold(demo)
     job = nbloader.LoadJob(demo, LoadOptions())
     job.subscribe(lambda event: began.set() if isinstance(event, events.Read) else None)

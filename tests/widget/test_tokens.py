@@ -136,7 +136,7 @@ def test_what_a_library_repeats_is_hidden(demo_small: Path, monkeypatch: pytest.
     def repeat(*_: object, **__: object) -> None:
         raise ValueError(f"Illegal header value b'Bearer {TOKEN}'")
 
-    monkeypatch.setattr("nbloader._libraries.transformers.tokenizers.load_tokenizer", repeat)
+    monkeypatch.setattr("nbloader._load.stages.tokenizer.load_tokenizer", repeat)
     widget = LoaderWidget(demo_small, token=TOKEN, reload=True)
     with pytest.raises(LoadError, match="Illegal header value") as info:
         widget.result()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbloader._analysis.forecast import look_at, resident_bytes
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._errors import LoadError
-from nbloader._libraries.transformers import tokenizers
+from nbloader._libraries.transformers.tokenizers import load_tokenizer
 from nbloader._options.as_code import as_arguments, as_code, quoted
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._planning.plan import LoadPlan
@@ -332,7 +332,7 @@ def _try_tokenizer(tokenizer: Any) -> float | None:
         if not Path(folder, "tokenizer.json").is_file():
             return None
         began = time.monotonic()
-        tokenizers.load_tokenizer(Path(folder), lambda warning: None, allows_code=False)
+        load_tokenizer(Path(folder), lambda warning: None, allows_code=False)
         return time.monotonic() - began
     return None
 

@@ -17,7 +17,10 @@ from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG as CONFIG
 from nbloader._checkpoint.checkpoint import ADAPTER_FILES, Checkpoint, ShardFile, Tensor, read_json, read_tensors
 from nbloader._checkpoint.source import state_of
 from nbloader._errors import CheckpointError, SourceError
-from nbloader._hub import repository as _hub
+from nbloader._hub.cache import cached_file, kept_bytes, snapshot_folder
+from nbloader._hub.download import DownloadWatcher, download_files, open_file
+from nbloader._hub.find import find_repository
+from nbloader._hub.repository import Repository, is_repo_id
 from nbloader._options.options import LoadOptions
 from nbloader._safety.files import open_regular
 from nbloader._text.catalogue import text
@@ -37,7 +40,7 @@ class Adapter:
     config: Mapping[str, Any]
     weights: ShardFile
     tensors: Mapping[str, Tensor]
-    repository: _hub.Repository | None = None
+    repository: Repository | None = None
 
     @property
     def base(self) -> str:
@@ -72,21 +75,21 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
     folder = Path(options.adapter).expanduser()
     if folder.is_dir():
         return _read(str(options.adapter), folder, None, {path.name for path in folder.iterdir()}, open_local)
-    if not _hub.is_repo_id(options.adapter):
+    if not is_repo_id(options.adapter):
         raise SourceError(text("error", "adapter_unknown", adapter=repr(options.adapter)), text("hint", "spelling"))
     own = adapter_options(options)
-    repository = _hub.find_repository(options.adapter, own, CONFIG)
+    repository = find_repository(options.adapter, own, CONFIG)
     if repository.files is None:
-        folder = _hub.snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
+        folder = snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
         return _read(options.adapter, folder, None, {path.name for path in folder.iterdir()}, open_local)
     if CONFIG in repository.files:
         bring(repository, [CONFIG], own, check_cancelled)
-        folder = _hub.snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
+        folder = snapshot_folder(repository.repo_id, repository.commit, own, CONFIG)
 
     def open_remote(shard: ShardFile) -> BinaryIO:
         if shard.path.is_file():
             return open_local(shard)
-        return _hub.open_file(repository, shard.name, own, check_cancelled)
+        return open_file(repository, shard.name, own, check_cancelled)
 
     return _read(options.adapter, folder, repository, set(repository.files), open_remote)
 
@@ -98,21 +101,21 @@ def adapter_state(options: LoadOptions) -> tuple[Any, ...] | None:
     folder = Path(options.adapter).expanduser()
     if folder.is_dir():
         return os.path.realpath(folder), state_of(folder)
-    if not _hub.is_repo_id(options.adapter):
+    if not is_repo_id(options.adapter):
         return (options.adapter,)
-    return options.adapter, _hub.find_repository(options.adapter, adapter_options(options), CONFIG).commit
+    return options.adapter, find_repository(options.adapter, adapter_options(options), CONFIG).commit
 
 
 def missing_bytes(adapter: Adapter, options: LoadOptions) -> int:
     """Return how many bytes of the adapter's weights are not on this machine."""
     if adapter.repository is None:
         return 0
-    kept = _hub.kept_bytes(adapter.repository, adapter.weights.name, adapter_options(options))
+    kept = kept_bytes(adapter.repository, adapter.weights.name, adapter_options(options))
     return adapter.weights.bytes - kept
 
 
 def bring(
-    repository: _hub.Repository,
+    repository: Repository,
     names: list[str],
     options: LoadOptions,
     check_cancelled: Callable[[], None],
@@ -123,14 +126,14 @@ def bring(
 
     `on_bytes` is told what arrived of them; `on_wait` a file, the seconds until it is asked for again, and why.
     """
-    missing = [name for name in names if _hub.cached_file(repository.repo_id, repository.commit, name, options) is None]
-    watcher = _hub.DownloadWatcher(
+    missing = [name for name in names if cached_file(repository.repo_id, repository.commit, name, options) is None]
+    watcher = DownloadWatcher(
         on_bytes=lambda name, size: on_bytes(size),
         on_file=lambda name: None,
         on_wait=on_wait,
         check_cancelled=check_cancelled,
     )
-    _hub.download(repository, missing, options, watcher)
+    download_files(repository, missing, options, watcher)
 
 
 def open_local(shard: ShardFile) -> BinaryIO:
@@ -141,7 +144,7 @@ def open_local(shard: ShardFile) -> BinaryIO:
 def _read(
     name: str,
     folder: Path,
-    repository: _hub.Repository | None,
+    repository: Repository | None,
     names: set[str],
     opened: Callable[[ShardFile], BinaryIO],
 ) -> Adapter:
@@ -187,7 +190,7 @@ def check_adapter(adapter: Adapter, base: str, checkpoint: Checkpoint, options: 
         )
     if not adapter.base or _model_name(adapter.base) == _model_name(base):
         return ""
-    if _hub.is_repo_id(base) and "/" in base and not os.path.isdir(base) and not options.force:
+    if is_repo_id(base) and "/" in base and not os.path.isdir(base) and not options.force:
         error = CheckpointError(
             text("error", "other_base", name=repr(adapter.name), own=repr(adapter.base), base=repr(base)),
             text("hint", "attach_anyway", own=repr(adapter.base)),

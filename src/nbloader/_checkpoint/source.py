@@ -17,7 +17,9 @@ from nbloader._checkpoint.code import CODE, Code, read_code
 from nbloader._checkpoint.demo import demo_checkpoint
 from nbloader._checkpoint.recognise import names_in, not_a_checkpoint
 from nbloader._errors import CheckpointError, SourceError
-from nbloader._hub import repository as _hub
+from nbloader._hub.cache import snapshot_folder
+from nbloader._hub.find import find_repository
+from nbloader._hub.repository import Repository, address, is_repo_id
 from nbloader._safety.files import open_regular
 from nbloader._text.catalogue import text
 
@@ -47,7 +49,7 @@ class Source:
     name: str
     origin: str
     folder: Path | None = None
-    repository: _hub.Repository | None = None
+    repository: Repository | None = None
 
     @property
     def commit(self) -> str | None:
@@ -66,7 +68,7 @@ class Source:
         repository = self.repository
         if repository is not None and repository.files is not None:
             names = sorted(name for name in repository.files if name.endswith(CODE))
-            return tuple(_hub.address(repository, name) for name in names), repository.commit
+            return tuple(address(repository, name) for name in names), repository.commit
         code = read_code(self.root(options))
         return code.files, code.digest if repository is None else repository.commit
 
@@ -103,7 +105,7 @@ class Source:
         if self.repository is None:
             assert self.folder is not None
             return self.folder
-        return _hub.snapshot_folder(self.repository.repo_id, self.repository.commit, options, CONFIG)
+        return snapshot_folder(self.repository.repo_id, self.repository.commit, options, CONFIG)
 
 
 def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]:
@@ -174,19 +176,19 @@ def find_source(
     _check_address(name)
     if not isinstance(model, str) or _looks_like_path(name):
         raise SourceError(text("error", "no_folder", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
-    if not _hub.is_repo_id(name):
+    if not is_repo_id(name):
         raise SourceError(
             text("error", "neither", name=repr(name)),
             text("hint", "like_id"),
         )
-    repository = _hub.find_repository(name, options, CONFIG)
+    repository = find_repository(name, options, CONFIG)
     return Source(name, "cache" if repository.files is None else "hub", repository=repository)
 
 
 def _check_address(name: str) -> None:
     """Refuse the address of a repository's page, and an id with a revision behind it; name the call that works."""
     found = _ADDRESS.fullmatch(name) or _WITH_REVISION.fullmatch(name)
-    if found is None or not _hub.is_repo_id(found["id"]):
+    if found is None or not is_repo_id(found["id"]):
         return
     revision = found["revision"] or ""
     arguments = json.dumps(found["id"]) + (f", revision={json.dumps(revision)}" if revision else "")
@@ -196,7 +198,7 @@ def _check_address(name: str) -> None:
 def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:
     """Refuse a folder in which nothing is known, under the name that a repository may have."""
     is_one = (path / options.subfolder / CONFIG).is_file()
-    if is_one or not _hub.is_repo_id(name) or _looks_like_path(name):
+    if is_one or not is_repo_id(name) or _looks_like_path(name):
         return
     names = names_in(path)
     if not_a_checkpoint(name, names, lambda file: {}, has_config=False) is None:

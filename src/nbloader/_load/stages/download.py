@@ -32,7 +32,9 @@ from nbloader._checkpoint.code import CODE
 from nbloader._checkpoint.recognise import not_a_checkpoint
 from nbloader._checkpoint.source import Source
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
-from nbloader._hub import repository as _hub
+from nbloader._hub.cache import cached_file, kept_bytes, remember_revision, snapshot_folder
+from nbloader._hub.download import DownloadWatcher, download_files, open_file
+from nbloader._hub.repository import Repository
 from nbloader._hub.transfer import Expected
 from nbloader._libraries.imports import check_packages
 from nbloader._libraries.peft import check_peft
@@ -207,7 +209,7 @@ def _check_config(where: str, config: Mapping[str, Any], options: LoadOptions) -
 
 def _bring_adapter(
     adapter: Adapter,
-    repository: _hub.Repository,
+    repository: Repository,
     options: LoadOptions,
     reporter: Reporter,
     check: Callable[[], None],
@@ -215,7 +217,7 @@ def _bring_adapter(
 ) -> None:
     missing, own = missing_bytes(adapter, options), adapter_options(options)
     if missing == 0:
-        _hub.remember_revision(repository, own)
+        remember_revision(repository, own)
         return
     size = adapter.weights.bytes
     number = download.planned if download is not None else 0
@@ -228,7 +230,7 @@ def _bring_adapter(
             tally.add(number, size)
 
     bring(repository, [adapter.weights.name], own, check, count, _teller_of_waits(reporter))
-    _hub.remember_revision(repository, own)
+    remember_revision(repository, own)
     tally.flush()
     reporter.tell(events.DownloadEnded, number)
 
@@ -245,7 +247,7 @@ class _Download:
 
     def __init__(
         self,
-        repository: _hub.Repository,
+        repository: Repository,
         files: Mapping[str, Expected],
         options: LoadOptions,
         reporter: Reporter,
@@ -302,10 +304,10 @@ class _Download:
         return Checkpoint(top / self._prefix, self._kind, config, shards, tensors, index, self._lacks_index, beside)
 
     def _open(self, name: str) -> BinaryIO:
-        path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
+        path = cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
         if path is not None:
             return open_regular(path)
-        file = _hub.open_file(self._repository, name, self._options, self._check)
+        file = open_file(self._repository, name, self._options, self._check)
         file.read(1)  # fetches the beginning, where headers are, while others do
         file.seek(0)
         return file
@@ -328,7 +330,7 @@ class _Download:
     def bring_weights(self) -> None:
         """Bring the weights; then all is there."""
         self._bring(self._missing_shards)
-        _hub.remember_revision(self._repository, self._options)
+        remember_revision(self._repository, self._options)
 
     def _plan(self, wanted: Sequence[str]) -> None:
         shards = tuple(
@@ -346,7 +348,7 @@ class _Download:
         return sum(self._files[name].bytes for name in names)
 
     def _kept(self, names: Sequence[str]) -> dict[str, int]:
-        return {name: _hub.kept_bytes(self._repository, name, self._options) for name in names}
+        return {name: kept_bytes(self._repository, name, self._options) for name in names}
 
     def _choose(self, config: Mapping[str, Any]) -> list[str]:
         """Return the names of all files that are wanted; from then on the weights' format and shards are known."""
@@ -377,7 +379,7 @@ class _Download:
         self._index = None
         if weights.is_indexed:
             self._bring_untold(entry)
-            path = _hub.cached_file(repo_id, self._repository.commit, entry, self._options)
+            path = cached_file(repo_id, self._repository.commit, entry, self._options)
             self._index = None if path is None else read_index(path)
             shards = () if self._index is None else self._index.shards
         absent = [name for name in shards if name not in self._here]
@@ -400,7 +402,7 @@ class _Download:
             known = self._recognised(has_config=False)
             if known is not None:
                 raise known
-        root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, CONFIG)
+        root = snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, CONFIG)
         return read_config(root / self._prefix)
 
     def _recognised(self, *, has_config: bool) -> CheckpointError | None:
@@ -409,28 +411,28 @@ class _Download:
 
         def read(name: str) -> Mapping[str, Any]:
             self._bring_untold(self._prefix + name)
-            root = _hub.snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, name)
+            root = snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, name)
             return read_json(root / self._prefix / name)
 
         return not_a_checkpoint(self._repository.repo_id, names, read, has_config)
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         repo_id, commit = self._repository.repo_id, self._repository.commit
-        return [name for name in names if _hub.cached_file(repo_id, commit, name, self._options) is None]
+        return [name for name in names if cached_file(repo_id, commit, name, self._options) is None]
 
     def _bring_untold(self, name: str) -> None:
         """Bring a file on which the plan depends: it counts as there when all bytes are counted."""
-        watcher = _hub.DownloadWatcher(lambda name, size: None, lambda name: None, self._waited, self._check)
-        _hub.download(self._repository, self._missing([name]), self._options, watcher)
+        watcher = DownloadWatcher(lambda name, size: None, lambda name: None, self._waited, self._check)
+        download_files(self._repository, self._missing([name]), self._options, watcher)
 
     def _bring(self, names: Sequence[str]) -> None:
-        watcher = _hub.DownloadWatcher(
+        watcher = DownloadWatcher(
             on_bytes=self._count,
             on_file=self._arrived,
             on_wait=self._waited,
             check_cancelled=self._check,
         )
-        _hub.download(self._repository, names, self._options, watcher)
+        download_files(self._repository, names, self._options, watcher)
 
     def _count(self, name: str, size: int) -> None:
         with self._lock:
@@ -442,7 +444,7 @@ class _Download:
             self._tally.flush()
             self._reporter.tell(events.DownloadEnded, self._numbers[name])
         if name in self._shards:
-            path = _hub.cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
+            path = cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
             if path is not None:
                 absent = sum(piece.absent for piece in find_missing(path))
                 size = self._files[name].bytes - absent

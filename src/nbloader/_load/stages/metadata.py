@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbloader._checkpoint.source import Source
-from nbloader._libraries.transformers import loading
+from nbloader._libraries.transformers.loading import name_model
 from nbloader._load.stages.device import devices_of, parts_of
 from nbloader._planning.plan import LoadPlan
 from nbloader._progress.reporter import Reporter
@@ -23,7 +23,7 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
     with reporter.stage("metadata") as note:
         if source.repository is not None:
             base = model.get_base_model() if hasattr(model, "get_base_model") else model  # within peft's
-            loading.name_model(base, source.name, source.commit)
+            name_model(base, source.name, source.commit)
         parameters, buffers = list(model.parameters()), list(model.buffers())
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in parameters if not _is_packed(tensor))
         words = [plan.quantization] if plan.quantization is not None else []

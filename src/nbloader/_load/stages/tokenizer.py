@@ -8,7 +8,9 @@ from typing import Any
 from nbloader._checkpoint.source import Source
 from nbloader._errors import CheckpointError, LoadError, RemoteCodeError
 from nbloader._libraries import peft
-from nbloader._libraries.transformers import classes, loading, tokenizers
+from nbloader._libraries.transformers.classes import check_architecture, check_kernels
+from nbloader._libraries.transformers.loading import import_libraries
+from nbloader._libraries.transformers.tokenizers import load_tokenizer, name_tokenizer
 from nbloader._load.stages.download import Fetched
 from nbloader._options.options import LoadOptions
 from nbloader._progress import events
@@ -29,7 +31,7 @@ def make_tokenizer(
     with reporter.stage("tokenizer") as note:
         began, before = reporter.now(), thread_work()
         with reporter.spending("imports"):
-            versions = loading.import_libraries()
+            versions = import_libraries()
             if fetched.adapter is not None:
                 peft.import_peft()
         imports = reporter.now() - began
@@ -37,12 +39,12 @@ def make_tokenizer(
         reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()
         if options.attn_implementation is None:
-            classes.check_kernels(fetched.folder, fetched.config)
-        classes.check_architecture(fetched.folder, fetched.config, options.auto_class, allows_code)
+            check_kernels(fetched.folder, fetched.config)
+        check_architecture(fetched.folder, fetched.config, options.auto_class, allows_code)
 
         tokenizer, detail = _make(fetched.folder, source, options, reporter, allows_code=allows_code)
         if tokenizer is not None and source.repository is not None:
-            tokenizers.name_tokenizer(tokenizer, source.name)
+            name_tokenizer(tokenizer, source.name)
         note.detail = detail
         if imports >= _WORTH_SAYING:
             note.detail = text("detail", "imports", name=note.detail, seconds=f"{imports:.1f}")
@@ -69,9 +71,9 @@ def _make(
         reporter.log("warning", "transformers_says", text=warning)
 
     try:
-        tokenizer = tokenizers.load_tokenizer(folder, warn, allows_code)
+        tokenizer = load_tokenizer(folder, warn, allows_code)
         if tokenizer is None and options.subfolder:
-            tokenizer = tokenizers.load_tokenizer(source.root(options), warn, allows_code)
+            tokenizer = load_tokenizer(source.root(options), warn, allows_code)
     except RemoteCodeError:
         raise
     except LoadError as error:

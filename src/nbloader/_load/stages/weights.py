@@ -12,8 +12,9 @@ from typing import Any
 
 from nbloader._checkpoint.checkpoint import Checkpoint, placing_order
 from nbloader._errors import CheckpointError
-from nbloader._libraries.transformers import hooks, loading, watching
-from nbloader._libraries.transformers.watching import PlacedItem
+from nbloader._libraries.transformers.hooks import missing_hooks
+from nbloader._libraries.transformers.loading import load_model
+from nbloader._libraries.transformers.watching import Gate, PlacedItem, Watcher, can_wait
 from nbloader._load.stages.config import Chosen
 from nbloader._load.stages.device import read_missing, tell_reads
 from nbloader._options.options import MOST_READERS, LoadOptions
@@ -156,7 +157,7 @@ class Supply:
             window,
         )
 
-    def gate(self) -> watching.Gate | None:
+    def gate(self) -> Gate | None:
         """Return what placing goes through; None where it finds everything in the files.
 
         Raises
@@ -275,9 +276,9 @@ def place(
     """Return the model with every tensor in its place."""
     with reporter.stage("weights") as note:
         reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory)
-        if not watching.can_wait():
+        if not can_wait():
             supply.wait()
-        lacking = hooks.missing_hooks()
+        lacking = missing_hooks()
         if lacking:
             reporter.log("warning", "hooks_missing", names=", ".join(lacking))
         tracker = _PlaceTracker(checkpoint, plan, options, reporter)
@@ -292,7 +293,7 @@ def place(
         method = unheeded(checkpoint.config)
         if method:
             reporter.log("warning", "quantization_unheeded", method=method)
-        model, info = loading.load_model(
+        model, info = load_model(
             checkpoint.folder,
             chosen.model_class,
             chosen.config,
@@ -342,8 +343,8 @@ class _PlaceTracker:
         self._reporter = reporter
         self._tally = reporter.tally(events.Placed, sum(plan.bytes_to_place))
 
-    def watcher(self, supply: Supply) -> watching.Watcher:
-        return watching.Watcher(
+    def watcher(self, supply: Supply) -> Watcher:
+        return Watcher(
             on_open=self._open,
             on_placed=self._placed,
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),

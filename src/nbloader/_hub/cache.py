@@ -1,0 +1,131 @@
+"""The cache of huggingface_hub: where files of a repository lie, and laying them there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbloader._errors import SourceError
+from nbloader._hub.repository import Repository
+from nbloader._text.catalogue import text
+
+if TYPE_CHECKING:
+    from nbloader._options.options import LoadOptions
+
+
+def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> Path | None:
+    """Return where a file of the repository lies in the cache, whole; None where it does not.
+
+    `commit` may be a branch: it is the commit that the cache remembers for it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, name, cache_dir=options.cache_dir, revision=commit)
+    return Path(found) if isinstance(found, str) else None
+
+
+def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str) -> Path:
+    """Return the cache's folder for this state of the repository (its root, whatever `subfolder` is).
+
+    `needed` is the file by which it is known.
+
+    Raises
+    ------
+    SourceError
+        Where nothing of it is cached.
+    """
+    name = path_in(options.subfolder, needed)
+    found = cached_file(repo_id, commit, name, options)
+    if found is None:
+        raise SourceError(text("error", "has_no", repository=repo_id, name=name), text("hint", "is_transformers"))
+    return snapshot_of(found, name)
+
+
+def snapshot_of(path: Path, name: str) -> Path:
+    return path.parents[len(Path(name).parts) - 1]
+
+
+def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
+    """Return how many bytes of a file have arrived already: all of them, or what an interrupted download left."""
+    expected = repo.expected(name)
+    if cached_file(repo.repo_id, repo.commit, name, options) is not None or has_blob(repo, name, options):
+        return expected.bytes
+    try:
+        size = part_file(repo, name, options).stat().st_size
+    except OSError:
+        return 0
+    return size if size <= expected.bytes else 0
+
+
+def link(repo: Repository, name: str, blob: Path, options: LoadOptions, *, is_new: bool) -> None:
+    """Make a whole file part of the snapshot (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
+    from huggingface_hub import constants
+
+    pointer = cache_folder(repo.repo_id, options) / "snapshots" / repo.commit / name
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    if pointer.is_symlink() and not pointer.exists():
+        pointer.unlink()  # it points to nothing
+    try:
+        if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
+            raise OSError("The user wants no links.")
+        os.symlink(os.path.relpath(blob, pointer.parent), pointer)
+    except FileExistsError:
+        return  # somebody else's, of the same content
+    except OSError:  # Windows, where links take a right that few have
+        if is_new:
+            os.replace(blob, pointer)
+        else:
+            shutil.copyfile(blob, pointer)  # other snapshots may have a link to it
+
+
+def remember_revision(repo: Repository, options: LoadOptions) -> None:
+    """Note in the cache which commit the branch is at, so that it is found offline.
+
+    To be called once all that a load needs is there: then what is found offline is never half a snapshot.
+    """
+    revision = options.revision or "main"
+    if revision == repo.commit:
+        return
+    reference = cache_folder(repo.repo_id, options) / "refs" / revision
+    with suppress(OSError):  # a cache that only others may write
+        if not reference.is_file() or reference.read_text() != repo.commit:
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            draft = reference.with_name(f"{reference.name}.{uuid.uuid4().hex[:8]}.incomplete")
+            draft.write_text(repo.commit)
+            os.replace(draft, reference)
+
+
+def cache_root(options: LoadOptions) -> Path:
+    from huggingface_hub import constants
+
+    return Path(options.cache_dir or constants.HF_HUB_CACHE)
+
+
+def cache_folder(repo_id: str, options: LoadOptions) -> Path:
+    from huggingface_hub.file_download import repo_folder_name
+
+    return cache_root(options) / str(repo_folder_name(repo_id=repo_id, repo_type="model"))
+
+
+def part_file(repo: Repository, name: str, options: LoadOptions) -> Path:
+    key = repo.expected(name).key or hashlib.sha256(f"{repo.commit}/{name}".encode()).hexdigest()
+    return blobs_of(repo, options) / f"{key}.nbloader.incomplete"
+
+
+def blobs_of(repo: Repository, options: LoadOptions) -> Path:
+    return cache_folder(repo.repo_id, options) / "blobs"
+
+
+def has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
+    expected = repo.expected(name)
+    blob = blobs_of(repo, options) / (expected.key or "")
+    return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes
+
+
+def path_in(subfolder: str, name: str) -> str:
+    return f"{subfolder.strip('/')}/{name}" if subfolder else name

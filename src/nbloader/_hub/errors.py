@@ -1,0 +1,76 @@
+"""What huggingface_hub raises, in words."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
+from nbloader._hub.http import http_library
+from nbloader._hub.transfer import BrokenOffError
+from nbloader._text.catalogue import text
+
+if TYPE_CHECKING:
+    from nbloader._options.options import LoadOptions
+
+
+@contextmanager
+def as_load_error(repo_id: str, options: LoadOptions) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a LoadError that says what, where and what to do."""
+    try:
+        yield
+    except (LoadError, LoadCancelled):
+        raise
+    except Exception as error:
+        told = _explain(error, repo_id, options)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError | None:
+    from huggingface_hub import constants, errors
+
+    where = f"{repo_id} on {constants.ENDPOINT}"
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    if isinstance(cause, errors.GatedRepoError):
+        return DownloadError(
+            text("error", "gated", where=where),
+            text("hint", "ask_access"),
+        )
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return SourceError(
+            text("error", "no_revision", where=where, revision=repr(options.revision)), text("hint", "check_revision")
+        )
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return SourceError(text("error", "no_repository", where=where), text("hint", "spelling_or_token"))
+    if isinstance(cause, errors.HfHubHTTPError):
+        # In our words: the server's may repeat what it was sent, the token too.
+        return DownloadError(
+            text("error", "answered", where=where, status=_status_text(cause.response.status_code)),
+            text("hint", "later"),
+        )
+    if isinstance(cause, BrokenOffError) and cause.wait is not None:
+        return DownloadError(
+            text("error", "left_alone", where=where, status=cause.args[0], seconds=f"{cause.wait:.0f}"),
+            text("hint", "again_then"),
+        )
+    if isinstance(cause, (http_library().HTTPError, ConnectionError, BrokenOffError)):
+        return DownloadError(
+            text("error", "broke", where=where, reason=_reason(cause)),
+            text("hint", "again_kept"),
+        )
+    if isinstance(cause, OSError):
+        return DownloadError(text("error", "not_stored", where=where, cause=str(cause)), text("hint", "room_or_rights"))
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return error.args[0] if isinstance(error, BrokenOffError) else type(error).__name__
+
+
+def _status_text(status: int) -> str:
+    phrase = http.client.responses.get(status, "")
+    return f"HTTP {status} {phrase}".strip()

@@ -1,0 +1,102 @@
+"""Requests to the Hub and to where it stores files."""
+
+from __future__ import annotations
+
+import re
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from nbloader._hub.transfer import BrokenOffError, Reply, WrongContentError
+from nbloader._text.catalogue import text
+
+if TYPE_CHECKING:
+    from nbloader._options.options import LoadOptions
+
+
+TIMEOUT = 10.0  # seconds without an answer
+_COME_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def http_library() -> Any:
+    """Return the HTTP library that this huggingface_hub uses: it has changed it, and the exceptions with it."""
+    try:
+        from huggingface_hub.utils import httpx
+    except ImportError:
+        import httpx  # type: ignore[no-redef, unused-ignore]
+    return httpx
+
+
+def _session() -> Any:
+    """Return the HTTP client of this module, which belongs to that of huggingface_hub and is made as that one is.
+
+    It closes its own in every process that is forked, and hangs there where a thread of the parent was just using it.
+    """
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import _http
+
+    theirs = get_session()  # another one once the user has closed it, or asks for another kind
+    make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", None)
+    if make is None:
+        return theirs
+    if theirs not in _sessions:
+        _sessions.setdefault(theirs, make())
+    return _sessions[theirs]
+
+
+def headers_of(options: LoadOptions) -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    # A file that is packed on its way has no parts to go on from.
+    return {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
+
+
+@contextmanager
+def opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterator[Reply]:
+    from huggingface_hub.utils import hf_raise_for_status
+
+    wanted = {**headers, "Range": f"bytes={begin}-{end - 1}"}
+    try:
+        with _session().stream("GET", url, headers=wanted, timeout=TIMEOUT, follow_redirects=True) as response:
+            if response.status_code in _COME_AGAIN:
+                raise BrokenOffError(
+                    f"HTTP {response.status_code}", _asked_wait(response.status_code, response.headers)
+                )
+            if response.status_code == 416:
+                raise WrongContentError(text("reason", "has_less"))
+            hf_raise_for_status(response)
+            yield _reply(response)
+    except http_library().TransportError as error:
+        raise BrokenOffError(type(error).__name__) from None
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise BrokenOffError(text("reason", "closed")) from None  # by another download of this process that broke
+
+
+def _reply(response: Any) -> Reply:
+    is_packed = response.headers.get("content-encoding", "identity") != "identity"
+    told = re.match(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("content-range", ""))
+    if response.status_code == 206 and told and not is_packed:
+        return Reply(int(told[1]), int(told[2]) if told[2] != "*" else None, response.iter_bytes())
+    length = response.headers.get("content-length")
+    is_told = length is not None and re.fullmatch("[0-9]{1,18}", length) and not is_packed
+    return Reply(0, int(length) if is_told else None, response.iter_bytes())
+
+
+def _asked_wait(status: int, headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait: Retry-After (RFC 9110), or the Hub's own RateLimit."""
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch("[0-9]+", text):
+        return float(text)
+    if text:
+        with suppress(ValueError):
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    # It comes with every answer, and is the reason for a refusal only where nothing remains.
+    limit = headers.get("ratelimit", "")
+    found = re.search(r"\bt=(\d+)", limit)
+    return float(found[1]) + 1 if status == 429 and found and re.search(r"\br=0\b", limit) else None
