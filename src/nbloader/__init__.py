@@ -1,6 +1,7 @@
 """nbloader loads Hugging Face transformers checkpoints in a notebook, in the background, with true progress."""
 
-from nbloader._analysis.diagnosis import Diagnosis, diagnose
+from nbloader._analysis.diagnose import diagnose
+from nbloader._analysis.diagnosis import Diagnosis
 from nbloader._api import load, plan, preload, start
 from nbloader._checkpoint.demo import demo_checkpoint
 from nbloader._errors import (

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from typing import Any
 
-from nbloader._analysis.diagnosis import diagnose
+from nbloader._analysis.diagnose import diagnose
 from nbloader._api import begin, plan, start
 from nbloader._convert import convert
 from nbloader._errors import LoadCancelled, LoadError
@@ -18,7 +18,8 @@ from nbloader._load.job import LoadJob
 from nbloader._options.options import DTYPES, QUANTIZATIONS, merge_options
 from nbloader._progress import events
 from nbloader._safety.redaction import clean
-from nbloader._text.catalogue import LOCALES, size_text, speak, text
+from nbloader._text.catalogue import LOCALES, speak, text
+from nbloader._text.units import size_text
 from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end

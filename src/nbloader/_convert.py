@@ -26,7 +26,8 @@ from nbloader._safety.untrusted import TensorStub, read_pickle
 from nbloader._system.memory import find_free
 from nbloader._system.own_files import is_alive, one_process
 from nbloader._system.threads import Flag
-from nbloader._text.catalogue import size_text, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import size_text
 
 _DRAFT = ".nbloader-convert-"
 _PORTION = 1 << 24  # bytes

@@ -19,7 +19,8 @@ import copy
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from nbloader._text.catalogue import some, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -17,7 +17,7 @@ import anywidget
 import traitlets
 
 from nbloader._analysis import history as _history
-from nbloader._analysis.diagnosis import diagnose
+from nbloader._analysis.diagnose import diagnose
 from nbloader._api import begin
 from nbloader._errors import LoadError, OptionError
 from nbloader._load.job import Loaded, LoadJob

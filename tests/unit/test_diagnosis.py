@@ -16,12 +16,12 @@ from support.slow_storage import SlowStorage
 
 import nbloader
 from nbloader import Diagnosis, LoadError, LoadJob, LoadOptions, _cli
-from nbloader._analysis import diagnosis
-from nbloader._analysis.diagnosis import Measured, explain
+from nbloader._analysis import diagnose, remedies
+from nbloader._analysis.remedies import Measured, diagnosis_of
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._planning.plan import make_plan
 from nbloader._progress import events
-from nbloader._progress.state import fold
+from nbloader._progress.fold import fold
 from nbloader._system.storage import Probe, Storage, find_storage
 from nbloader._text.catalogue import text
 
@@ -49,15 +49,15 @@ def _imported(demo_small: Path) -> None:
 def places(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
     """The other disks of the machine: none, but for what a test puts here."""
     found: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(diagnosis, "find_places", lambda path, least: iter(found))
+    monkeypatch.setattr(diagnose, "find_places", lambda path, least: iter(found))
     return found
 
 
 @pytest.fixture
 def _small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every remedy be worth telling: what takes seconds of a real model takes a few ms of a small one."""
-    monkeypatch.setattr(diagnosis, "_WORTH_SECONDS", 0.001)
-    monkeypatch.setattr(diagnosis, "_WORTH_SHARE", 0)
+    monkeypatch.setattr(remedies, "_WORTH_SECONDS", 0.001)
+    monkeypatch.setattr(remedies, "_WORTH_SHARE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_slow_storage_where_nothing_is_faster(small: Path, monkeypatch: pytest.M
 
 
 def test_slow_network_storage_where_nothing_is_faster(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "find_storage", lambda path: replace(find_storage(path), kind="network"))
+    monkeypatch.setattr(diagnose, "find_storage", lambda path: replace(find_storage(path), kind="network"))
     make_cold(small)
     SlowStorage(monkeypatch, small, rate=20 * MB)
     told = loaded(small)
@@ -178,7 +178,7 @@ def test_slow_network_storage_where_nothing_is_faster(small: Path, monkeypatch: 
 
 
 def test_a_disk_that_a_control_group_limits(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "find_storage", lambda path: replace(find_storage(path), limit=20 * MB))
+    monkeypatch.setattr(diagnose, "find_storage", lambda path: replace(find_storage(path), limit=20 * MB))
     make_cold(small)
     SlowStorage(monkeypatch, small, rate=20 * MB)
     told = loaded(small)
@@ -200,11 +200,11 @@ def test_too_few_readers(
 def test_without_reading_ahead(small: Path) -> None:
     state, plan = ready(small, {"mixed": 9.0}, 0, copies=False)
     measured = Measured(probe=Probe(100 * MB, 1.0, 16))
-    told = explain(state, plan, LoadOptions(readahead=False), measured)
+    told = diagnosis_of(state, plan, LoadOptions(readahead=False), measured)
     assert first(told) == "readahead"
     # Where placing copies as well, how long reading took is not known, and so nothing that would save some of it.
     state, plan = ready(small, {"mixed": 9.0}, 0)
-    told = explain(state, plan, LoadOptions(readahead=False), measured)
+    told = diagnosis_of(state, plan, LoadOptions(readahead=False), measured)
     assert (first(told), told.rate) == ("nothing", None)
 
 
@@ -220,7 +220,7 @@ def test_a_little_that_was_read_beside_other_work_tells_no_rate(
 ) -> None:
     read = [events.Read(0.1, 0, 10), events.Read(5.0, 0, 10**9)]
     state, plan = ready(demo_1gb, {"storage": waited, "other": 5.0}, int(resident * 250 * MB), *read)
-    assert (explain(state, plan, LoadOptions(), Measured()).rate is not None) is is_told
+    assert (diagnosis_of(state, plan, LoadOptions(), Measured()).rate is not None) is is_told
 
 
 def test_a_slow_network(hub: Hub, small: Path) -> None:
@@ -234,18 +234,18 @@ def test_a_slow_network(hub: Hub, small: Path) -> None:
 
 def test_a_tokenizer_that_has_to_be_made(demo_small: Path) -> None:
     state, plan = ready(demo_small, {"tokenizer": 8.0, "other": 1.0})
-    told = explain(state, plan, LoadOptions(), Measured(tokenizer=0.5))
+    told = diagnosis_of(state, plan, LoadOptions(), Measured(tokenizer=0.5))
     assert first(told) == "tokenizer"
     assert told.remedies[0].seconds == pytest.approx(7.5)
     assert told.remedies[0].lines.endswith(f'\ntokenizer.save_pretrained("{demo_small}")')
     # Where the one that is saved takes as long, saving it is no remedy.
-    assert first(explain(state, plan, LoadOptions(), Measured(tokenizer=7.9))) == "nothing"
+    assert first(diagnosis_of(state, plan, LoadOptions(), Measured(tokenizer=7.9))) == "nothing"
 
 
 def test_a_tokenizer_is_tried_as_it_would_be_saved(demo_small: Path) -> None:
     tokenizer = nbloader.load(demo_small, progress=False).tokenizer
-    assert diagnosis._try_tokenizer(tokenizer) is not None
-    assert diagnosis._try_tokenizer(None) is None
+    assert diagnose._try_tokenizer(tokenizer) is not None
+    assert diagnose._try_tokenizer(None) is None
 
 
 def ready(
@@ -275,32 +275,32 @@ def ready(
 
 def test_a_cold_import_of_the_libraries(demo_small: Path) -> None:
     state, plan = ready(demo_small, {"imports": 20.0, "other": 1.0}, None, events.Imported(20.0, 16.5))
-    told = explain(state, plan, LoadOptions(), Measured())
+    told = diagnosis_of(state, plan, LoadOptions(), Measured())
     assert first(told) == "imports"
     assert told.remedies[0].seconds == 16.5
     assert "16.5 s" in told.verdict
     state, plan = ready(demo_small, {"imports": 20.0, "other": 1.0}, None, events.Imported(20.0, 0.0))
-    assert first(explain(state, plan, LoadOptions(), Measured())) == "nothing"
+    assert first(diagnosis_of(state, plan, LoadOptions(), Measured())) == "nothing"
 
 
 def test_almost_no_free_memory(demo_small: Path) -> None:
     size = sum(path.stat().st_size for path in demo_small.glob("*.safetensors"))
     log = events.Logged(0.0, "warning", "too_large_to_read_ahead", {"size": "1"})
     state, plan = ready(demo_small, {"storage": 10.0}, 0, log)
-    told = explain(state, plan, LoadOptions(), Measured(probe=Probe(size, 1.0, 16)))
+    told = diagnosis_of(state, plan, LoadOptions(), Measured(probe=Probe(size, 1.0, 16)))
     assert first(told) == "memory"
     assert told.remedies[0].seconds == pytest.approx(9.0)
 
 
 def test_remedies_come_by_the_seconds_they_save(demo_small: Path) -> None:
     state, plan = ready(demo_small, {"imports": 9.0, "unpickle": 5.0}, None, events.Imported(9.0, 7.0))
-    told = explain(state, plan, LoadOptions(), Measured())
+    told = diagnosis_of(state, plan, LoadOptions(), Measured())
     assert [(remedy.code, remedy.seconds) for remedy in told.remedies] == [("imports", 7.0), ("convert", 5.0)]
 
 
 def test_what_saves_next_to_nothing_is_no_remedy(demo_small: Path) -> None:
     state, plan = ready(demo_small, {"imports": 30.0, "unpickle": 1.0})
-    assert explain(state, plan, LoadOptions(), Measured()).remedies == ()
+    assert diagnosis_of(state, plan, LoadOptions(), Measured()).remedies == ()
 
 
 def test_before_a_load_storage_is_probed_and_nothing_is_loaded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def inner(request: pytest.FixtureRequest, hub: Hub, demo_small: Path, tmp_path: 
     job = nbloader.start(model, **choices)
     job.result()
     assert job.state.folder is not None
-    return diagnosis._wanted(job.state.origin, job.state.name, job.state.folder, job.options)
+    return remedies.wanted_of(job.state.origin, job.state.name, job.state.folder, job.options)
 
 
 def run(lines: str) -> Any:
@@ -402,7 +402,7 @@ def explained(job: nbloader.LoadJob, part: str) -> nbloader.Diagnosis:
     """Return what is told of a load that is ready, had one part of it taken long."""
     assert job.plan is not None
     state = fold(replace(job.state, status="running"), events.Spent(job.state.elapsed, {part: 9.0}))
-    return explain(state, job.plan, job.options, diagnosis._measure(state, job.options, None))
+    return diagnosis_of(state, job.plan, job.options, diagnose._measure(state, job.options, None))
 
 
 def test_safetensors_beside_the_pickles(inner: Any) -> None:
@@ -439,7 +439,7 @@ def test_a_model_without_a_tokenizer_is_saved_without_one(
 
 def test_a_variant_cannot_be_converted(demo_small: Path) -> None:
     state, plan = ready(demo_small, {"unpickle": 5.0})
-    assert first(explain(state, plan, LoadOptions(variant="fp16"), Measured())) == "nothing"
+    assert first(diagnosis_of(state, plan, LoadOptions(variant="fp16"), Measured())) == "nothing"
 
 
 def test_everything_is_said_in_lines(demo_1gb: Path) -> None:
@@ -470,9 +470,9 @@ def test_a_link_is_told(small: Path, tmp_path: Path) -> None:
 
 def test_memory_that_is_short_is_told(demo_small: Path) -> None:
     state, plan = ready(demo_small, {"other": 1.0})
-    told = explain(state, plan, LoadOptions(), Measured(memory_limit=4 * 10**9, memory_pressure=0.25)).facts
+    told = diagnosis_of(state, plan, LoadOptions(), Measured(memory_limit=4 * 10**9, memory_pressure=0.25)).facts
     assert (told["memory_limit"], told["pressure"]) == (
         "4.00 GB",
         "processes waited for memory in 25 % of the last minute",
     )
-    assert not {"memory_limit", "pressure"} & explain(state, plan, LoadOptions(), Measured()).facts.keys()
+    assert not {"memory_limit", "pressure"} & diagnosis_of(state, plan, LoadOptions(), Measured()).facts.keys()

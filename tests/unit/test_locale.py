@@ -13,20 +13,8 @@ import pytest
 
 import nbloader
 from nbloader import LoadOptions, OptionError
-from nbloader._text.catalogue import (
-    LOCALES,
-    Text,
-    columns,
-    in_locale,
-    locale,
-    nearest,
-    seconds_text,
-    sentences,
-    size_text,
-    speak,
-    text,
-    texts,
-)
+from nbloader._text.catalogue import LOCALES, Text, in_locale, locale, nearest, speak, text, texts
+from nbloader._text.units import columns, seconds_text, sentences, size_text
 
 
 def placeholders(written: str) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from nbloader._errors import LoadCancelled
 from nbloader._load import stall as _stall
 from nbloader._load.stall import Doing, StallWatch, find_doing
 from nbloader._progress import events
-from nbloader._progress.state import fold
+from nbloader._progress.fold import fold
 
 MB = 10**6
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nbloader import LoadState
 from nbloader._progress import events
-from nbloader._progress.state import FINAL, fold
+from nbloader._progress.fold import fold
+from nbloader._progress.state import FINAL
 from nbloader._system.memory import Memory
 from nbloader._views.publisher import view_of
 
@@ -295,7 +296,7 @@ def test_an_unknown_event_is_refused() -> None:
 
 
 def test_every_event_can_be_folded() -> None:
-    from nbloader._progress.state import _apply
+    from nbloader._progress.fold import _apply
 
     kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)]
     assert [kind for kind in kinds if kind is not events.Event and kind not in _apply.registry] == []

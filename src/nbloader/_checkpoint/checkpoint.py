@@ -33,7 +33,8 @@ from nbloader._safety.untrusted import (
     parse_json,
     read_pickle,
 )
-from nbloader._text.catalogue import some, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import some
 
 CONFIG = "config.json"
 _LFS = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nbloader._errors import CheckpointError
-from nbloader._text.catalogue import some, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import some
 
 _BIN = "pytorch_model.bin"
 _ADAPTER = "adapter_config.json"

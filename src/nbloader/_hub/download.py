@@ -33,7 +33,8 @@ from nbloader._hub.remote_file import open_remote
 from nbloader._hub.repository import Repository
 from nbloader._hub.transfer import BrokenOffError, Reply, WrongContentError, bring
 from nbloader._system.threads import make_thread
-from nbloader._text.catalogue import size_text, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import size_text
 
 if TYPE_CHECKING:
     from nbloader._options.options import LoadOptions

@@ -26,13 +26,15 @@ from nbloader._load.stall import StallWatch, find_doing
 from nbloader._options.as_code import said
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._progress import events as _events
+from nbloader._progress.fold import fold
 from nbloader._progress.reporter import Reporter
-from nbloader._progress.state import FINAL, LoadState, fold, stages_of
+from nbloader._progress.state import FINAL, LoadState, stages_of
 from nbloader._registry import models as registry
 from nbloader._safety.redaction import clean, clean_error
 from nbloader._system.memory import release_memory, sample_memory
 from nbloader._system.threads import Flag, make_thread, weakly
-from nbloader._text.catalogue import size_text, speak, text
+from nbloader._text.catalogue import speak, text
+from nbloader._text.units import size_text
 
 if TYPE_CHECKING:
     from nbloader._planning.plan import LoadPlan

@@ -16,7 +16,7 @@ import psutil
 
 from nbloader._progress.events import Stall
 from nbloader._progress.state import LoadState
-from nbloader._text.catalogue import size_text
+from nbloader._text.units import size_text
 
 STALLED_SECONDS = 10.0
 """Seconds without progress after which it is said what the load waits for."""

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from nbloader._errors import OptionError, did_you_mean
 from nbloader._safety.redaction import keep_secret
-from nbloader._text.catalogue import LOCALES, sentences, text
+from nbloader._text.catalogue import LOCALES, text
+from nbloader._text.units import sentences
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("8bit", "4bit", "int8", "int4")

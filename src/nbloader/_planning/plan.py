@@ -29,7 +29,8 @@ from nbloader._planning.quantization import (
 )
 from nbloader._planning.stored import dequantized_dtype, find_stored, staging_size, stored_size
 from nbloader._system.memory import Free
-from nbloader._text.catalogue import sentences, size_text, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import sentences, size_text
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}

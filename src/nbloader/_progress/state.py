@@ -1,4 +1,4 @@
-"""LoadState: what is known of a load, as a pure fold of its events.
+"""LoadState: what is known of a load, as it follows from its events (`fold`).
 
 Nothing here reads a clock or a thread: `fold` adds one event, `LoadState.at` says what the time is, and every figure a
 view shows follows from the two.
@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
-from typing import Any, TypeVar
+from typing import Any
 
 from nbloader._progress import events
 from nbloader._system.memory import Memory
 
 RATE_WINDOW = 5.0
 """Seconds over which the rate is taken."""
-
-Item = TypeVar("Item")
-
-_RATE_STEP = 0.1
+RATE_STEP = 0.1
 _STALL = 1.0
-_LOG_LINES = 200
 FINAL = ("ready", "failed", "cancelled")
-_OF_A_SHARD = (events.Resident, events.Read, events.ReadEnded, events.Placed)
-_OF_A_FILE = (events.Downloaded, events.DownloadEnded)
 
 
 @dataclass(frozen=True)
@@ -231,7 +224,7 @@ class LoadState:
             self.ended is not None
             or self.stalled_for > _STALL
             or len(recent) < 2
-            or self.now - recent[0][0] < _RATE_STEP
+            or self.now - recent[0][0] < RATE_STEP
         ):
             return None
         moved = sum(recent[-1][1:]) - sum(recent[0][1:])  # negative where a transfer had to start over
@@ -248,7 +241,7 @@ class LoadState:
             return None
         recent = self._recent(self.moves[-1][0])
         seconds = recent[-1][0] - recent[0][0]
-        if seconds < _RATE_STEP:
+        if seconds < RATE_STEP:
             return None
         rates = [max(0, last - first) / seconds for first, last in zip(recent[0][1:], recent[-1][1:], strict=True)]
         if not any(rates):
@@ -280,292 +273,3 @@ class LoadState:
 def stages_of(*, with_adapter: bool) -> tuple[Stage, ...]:
     """Return the stages of a load, none of them begun."""
     return tuple(Stage(name) for name in events.STAGES if with_adapter or name != "adapter")
-
-
-def fold(state: LoadState, event: events.Event) -> LoadState:
-    """Return `state` with one more event in it. Of what follows a final event, only being unloaded changes it.
-
-    Bytes of a shard or a file that is not known change nothing: they come late, from a thread of an attempt that was
-    given up.
-    """
-    if state.status in FINAL and not isinstance(event, events.Unloaded):
-        return state
-    if isinstance(event, _OF_A_SHARD) and event.shard >= len(state.shards):
-        return state
-    if isinstance(event, _OF_A_FILE) and event.file >= len(state.downloads):
-        return state
-    state = _apply(event, replace(state, now=max(state.now, event.t)))
-    if state.stall is not None and state.status != "running":
-        state = replace(state, stall=None)
-    done, to_do = state.bytes_done, state.bytes_to_do
-    fraction = min(done / to_do, 0.999) if to_do else 0.0
-    return replace(state, floor=max(state.floor, fraction))
-
-
-@singledispatch
-def _apply(event: events.Event, state: LoadState) -> LoadState:
-    raise TypeError(f"no such event: {event!r}")
-
-
-@_apply.register
-def _(event: events.Queued, state: LoadState) -> LoadState:
-    return replace(state, status="queued", ahead=event.ahead)
-
-
-@_apply.register
-def _(event: events.Started, state: LoadState) -> LoadState:
-    return replace(state, status="running", ahead=())
-
-
-@_apply.register
-def _(event: events.StageStarted, state: LoadState) -> LoadState:
-    return replace(_change_stage(state, event.stage, started=event.t), stage=event.stage)
-
-
-@_apply.register
-def _(event: events.StageEnded, state: LoadState) -> LoadState:
-    state = _change_stage(state, event.stage, ended=event.t, detail=event.detail)
-    open_stages = [stage.name for stage in state.stages if stage.started is not None and stage.ended is None]
-    return replace(state, stage=open_stages[-1] if open_stages else state.stage)
-
-
-@_apply.register
-def _(event: events.Spent, state: LoadState) -> LoadState:
-    spent = dict(state.spent)
-    for part, seconds in event.seconds.items():
-        spent[part] = spent.get(part, 0.0) + seconds
-    return replace(state, spent=spent)
-
-
-@_apply.register
-def _(event: events.Imported, state: LoadState) -> LoadState:
-    return replace(state, imports_waited=event.waited)
-
-
-@_apply.register
-def _(event: events.SourceResolved, state: LoadState) -> LoadState:
-    return replace(state, name=event.name, commit=event.commit, origin=event.origin)
-
-
-@_apply.register
-def _(event: events.CheckpointRead, state: LoadState) -> LoadState:
-    return replace(state, folder=event.folder, format=event.format, found=event.t)
-
-
-@_apply.register
-def _(event: events.ReadsCounted, state: LoadState) -> LoadState:
-    return replace(state, reads=(*state.reads[:1], (event.disk, event.own)))
-
-
-@_apply.register
-def _(event: events.DownloadPlanned, state: LoadState) -> LoadState:
-    return replace(state, downloads=tuple(Download(name, size, here, here) for name, size, here in event.files))
-
-
-@_apply.register
-def _(event: events.DownloadAdded, state: LoadState) -> LoadState:
-    name, size, here = event.file
-    return replace(state, downloads=(*state.downloads, Download(name, size, here, here)))
-
-
-@_apply.register
-def _(event: events.Downloaded, state: LoadState) -> LoadState:
-    file = state.downloads[event.file]
-    arrived = max(0, file.bytes_downloaded + event.bytes)
-    file = replace(
-        file,
-        bytes_cached=min(file.bytes_cached, arrived),
-        bytes_downloaded=arrived,
-        started=_first(file.started, event),
-        ended=event.t if arrived >= file.bytes else None,
-    )
-    return _moved(_change_download(state, event.file, file), event.t, downloaded=event.bytes)
-
-
-@_apply.register
-def _(event: events.DownloadEnded, state: LoadState) -> LoadState:
-    file = state.downloads[event.file]
-    others = file.bytes - file.bytes_downloaded  # what somebody else brought is no speed of ours
-    file = replace(
-        file,
-        bytes_cached=max(0, file.bytes_cached + others),
-        bytes_downloaded=file.bytes,
-        ended=file.ended if file.ended is not None else event.t,
-    )
-    return _change_download(state, event.file, file)
-
-
-@_apply.register
-def _(event: events.ShardsFound, state: LoadState) -> LoadState:
-    known = {shard.name: shard for shard in state.shards}
-    shards = []
-    for name, size, to_place in event.shards:
-        shard = known.get(name, Shard(name, size, to_place))
-        shards.append(replace(shard, bytes=size, bytes_to_place=to_place))
-    return replace(state, shards=tuple(shards), placing_copies=event.copies)
-
-
-@_apply.register
-def _(event: events.Resident, state: LoadState) -> LoadState:
-    shard = replace(state.shards[event.shard], bytes_resident=event.bytes, bytes_read=event.bytes)
-    return _change_shard(state, event.shard, shard)
-
-
-@_apply.register
-def _(event: events.Read, state: LoadState) -> LoadState:
-    shard = state.shards[event.shard]
-    bytes_read = shard.bytes_read + event.bytes
-    shard = replace(
-        shard,
-        bytes_read=bytes_read,
-        read_started=_first(shard.read_started, event),
-        read_ended=event.t if bytes_read >= shard.bytes else None,
-    )
-    return _moved(_change_shard(state, event.shard, shard), event.t, read=event.bytes)
-
-
-@_apply.register
-def _(event: events.ReadersChanged, state: LoadState) -> LoadState:
-    return replace(state, readers=event.readers)
-
-
-@_apply.register
-def _(event: events.ReadEnded, state: LoadState) -> LoadState:
-    shard = state.shards[event.shard]
-    missed = event.bytes - shard.bytes_read
-    return _apply(events.Read(event.t, event.shard, missed), state) if missed > 0 else state
-
-
-@_apply.register
-def _(event: events.PlacePlanned, state: LoadState) -> LoadState:
-    placed = zip(state.shards, event.bytes, strict=False)  # an adapter's, behind them, keeps its own
-    shards = tuple(replace(shard, bytes_to_place=planned) for shard, planned in placed)
-    return replace(state, shards=(*shards, *state.shards[len(shards) :]))
-
-
-@_apply.register
-def _(event: events.Placed, state: LoadState) -> LoadState:
-    shard = state.shards[event.shard]
-    bytes_placed = shard.bytes_placed + event.bytes
-    # What was planned by the headers is corrected by what is really there: a module kept in fp32 takes more.
-    bytes_to_place = shard.bytes_to_place + event.bytes - event.planned
-    shard = replace(
-        shard,
-        bytes_placed=bytes_placed,
-        bytes_to_place=bytes_to_place,
-        place_started=_first(shard.place_started, event),
-        place_ended=event.t if bytes_placed >= bytes_to_place else None,
-    )
-    return _moved(_change_shard(state, event.shard, shard), event.t, placed=event.bytes)
-
-
-@_apply.register
-def _(event: events.PeakPredicted, state: LoadState) -> LoadState:
-    return replace(state, predicted_peak=event.bytes)
-
-
-@_apply.register
-def _(event: events.MemorySampled, state: LoadState) -> LoadState:
-    memory, first = event.memory, state.peak_before
-    if state.memory is None:
-        first = memory.process_peak
-    # The process's peak is this load's where it has risen since; else an earlier one hides it, and looks must do.
-    has_risen = memory.process_peak is not None and first is not None and memory.process_peak > first
-    peak = max(state.observed_peak or 0, memory.process, memory.process_peak or 0 if has_risen else 0)
-    return replace(state, memory=memory, observed_peak=peak, peak_before=first)
-
-
-@_apply.register
-def _(event: events.Untouched, state: LoadState) -> LoadState:
-    held = event.bytes + (state.memory.process if state.memory is not None else 0)
-    return replace(state, observed_peak=max(state.observed_peak or 0, held))
-
-
-@_apply.register
-def _(event: events.Stalled, state: LoadState) -> LoadState:
-    return replace(state, stall=event.stall)
-
-
-@_apply.register
-def _(event: events.Logged, state: LoadState) -> LoadState:
-    line = LogLine(event.t, event.level, event.code, event.arguments)
-    return replace(state, log=(*state.log, line)[-_LOG_LINES:])
-
-
-@_apply.register
-def _(event: events.Asked, state: LoadState) -> LoadState:
-    return replace(state, question=Question(event.kind, event.message, event.choices, event.files, event.number))
-
-
-@_apply.register
-def _(event: events.Answered, state: LoadState) -> LoadState:
-    return replace(
-        state,
-        question=None,
-        stage=None,
-        stages=tuple(Stage(stage.name) for stage in state.stages),
-        shards=(),
-        downloads=(),
-        moves=(),
-        readers=0,
-    )
-
-
-@_apply.register
-def _(event: events.Ready, state: LoadState) -> LoadState:
-    return replace(state, status="ready", stage=None, ended=event.t, summary=event.summary)
-
-
-@_apply.register
-def _(event: events.Failed, state: LoadState) -> LoadState:
-    error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files)
-    return replace(state, status="failed", question=None, ended=event.t, error=error)
-
-
-@_apply.register
-def _(event: events.Unloaded, state: LoadState) -> LoadState:
-    gone = Gone(event.before, event.after, event.holders, event.successor)
-    return replace(state, status="idle", memory=event.after, gone=gone)
-
-
-@_apply.register
-def _(event: events.CancelRequested, state: LoadState) -> LoadState:
-    return replace(state, cancelling=True)
-
-
-@_apply.register
-def _(event: events.Cancelled, state: LoadState) -> LoadState:
-    return replace(state, status="cancelled", question=None, ended=event.t)
-
-
-def _change_stage(state: LoadState, name: str, **changes: Any) -> LoadState:
-    stages = tuple(replace(stage, **changes) if stage.name == name else stage for stage in state.stages)
-    return replace(state, stages=stages)
-
-
-def _change_download(state: LoadState, index: int, file: Download) -> LoadState:
-    return replace(state, downloads=_with(state.downloads, index, file))
-
-
-def _change_shard(state: LoadState, index: int, shard: Shard) -> LoadState:
-    return replace(state, shards=_with(state.shards, index, shard))
-
-
-def _with(items: tuple[Item, ...], index: int, item: Item) -> tuple[Item, ...]:
-    return (*items[:index], item, *items[index + 1 :])
-
-
-def _first(known: float | None, event: events.Event) -> float:
-    return event.t if known is None else known
-
-
-def _moved(state: LoadState, t: float, *, downloaded: int = 0, read: int = 0, placed: int = 0) -> LoadState:
-    moves = state.moves
-    if moves and not (downloaded or read or placed):
-        return state
-    last = moves[-1] if moves else (t, 0, 0, 0)
-    if len(moves) >= 2 and t - moves[-2][0] < _RATE_STEP:
-        moves = moves[:-1]
-    moves = tuple(move for move in moves if move[0] >= t - 2 * RATE_WINDOW)
-    moved = (t, last[1] + downloaded, last[2] + read, last[3] + placed)
-    return replace(state, moves=(*moves, moved))

@@ -24,7 +24,8 @@ from nbloader._registry.holders import Holder, find_holders
 from nbloader._registry.model_state import ModelState, first_change, state_of_model
 from nbloader._system.memory import Free, Memory, find_free, release_memory, sample_memory
 from nbloader._system.threads import wait_for_threads
-from nbloader._text.catalogue import sentences, size_text, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import sentences, size_text
 
 if TYPE_CHECKING:
     from nbloader._checkpoint.source import Source

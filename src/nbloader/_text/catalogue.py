@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from typing import Any
-from unicodedata import east_asian_width
 
 LOCALES = ("en", "ko")
 """The languages there are; the first is taken where nothing says which."""
-
 FRONT_END = (
     "status", "stage", "phase", "panel", "plan", "plan_line", "memory_part", "verdict", "form", "group", "option",
     "option_help", "choice", "runs", "diagnosis", "unit",
 )  # fmt: skip
 """The groups of texts that the front end is sent."""
-
 _chosen: ContextVar[str | None] = ContextVar("nbloader_locale", default=None)
 
 
@@ -100,56 +97,3 @@ def nearest(language: str) -> str:
     """Return the language that there are texts in: ``"ko-KR"`` and ``"ko_KR.UTF-8"`` are Korean, others English."""
     spoken = language.replace("_", "-").partition("-")[0].partition(".")[0].lower()
     return spoken if spoken in LOCALES else LOCALES[0]
-
-
-def seconds_text(seconds: float) -> Text:
-    """Return a duration in words, as short as it can be said: 12 ms, 3.4 s, 2 min 5 s."""
-    if seconds < 0.9995:
-        return text("unit", "milliseconds", count=f"{1000 * seconds:.0f}")
-    if seconds < 99.95:
-        return text("unit", "seconds", count=f"{seconds:.1f}")
-    return text("unit", "minutes", minutes=round(seconds) // 60, seconds=round(seconds) % 60)
-
-
-def columns(group: str, lines: Mapping[str, str]) -> list[str]:
-    """Return lines behind their labels, which are texts of `group`, one below the other."""
-    labels = {key: text(group, key) for key in lines}
-    width = max(map(_width, labels.values()))
-    return [f"  {label}{' ' * (width - _width(label))}  {lines[key]}" for key, label in labels.items()]
-
-
-def _width(said: str) -> int:
-    """Return how many columns of a terminal a text takes: Korean takes two a syllable."""
-    return sum(1 + (east_asian_width(letter) in "WF") for letter in said)
-
-
-def sentences(*said: str) -> str:
-    """Return one sentence after the other, as a text where there is one among them."""
-    first, *others = [sentence for sentence in said if sentence] or [""]
-    for sentence in others:
-        first = text("unit", "sentences", first=first, then=sentence)
-    return first
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """Return the first of some names."""
-    return ", ".join([*names[:most], "…"] if len(names) > most else names)
-
-
-def span_text(low: str, high: str) -> Text:
-    """Return how long a load should take, by earlier ones, from two durations in words."""
-    return text("plan", "one_second" if low == high else "seconds", low=low, high=high)
-
-
-def types_text(bytes_by_dtype: Mapping[str, int]) -> str:
-    """Return what the tensors of a checkpoint take, by type."""
-    return ", ".join(f"{dtype} {size_text(size)}" for dtype, size in bytes_by_dtype.items())
-
-
-def size_text(size: float) -> str:
-    """Return bytes in words, in decimal units and three figures: 1.07 GB, 250 MB."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        value = size / factor
-        if value >= 0.9995:  # what would be rounded to 1000 of the smaller unit is 1.00 of this one
-            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
-    return f"{size:.0f} B"

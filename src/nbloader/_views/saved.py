@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
-from nbloader._text.catalogue import Text, seconds_text, size_text
+from nbloader._text.catalogue import Text
+from nbloader._text.units import seconds_text, size_text
 
 _MARKS = {"idle": "○", "queued": "◌", "running": "●", "ready": "✓", "failed": "✕", "cancelled": "⊘", "gone": "○"}
 _MOST_LANES, _MOST_LINES = 64, 50  # a notebook is a file that people send each other

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from nbloader._text.catalogue import (
-    columns,
-    in_locale,
-    locale,
-    seconds_text,
-    size_text,
-    span_text,
-    text,
-    types_text,
-)
+from nbloader._text.catalogue import in_locale, locale, text
+from nbloader._text.units import columns, seconds_text, size_text, span_text, types_text
 
 if TYPE_CHECKING:
     from nbloader._load.job import LoadJob

@@ -10,7 +10,8 @@ from nbloader._load.stages.device import read_missing, tell_held
 from nbloader._options.options import LoadOptions
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
-from nbloader._text.catalogue import size_text, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import size_text
 
 
 def attach_adapter(model: Any, adapter: Adapter, shard: int, options: LoadOptions, reporter: Reporter) -> Any:

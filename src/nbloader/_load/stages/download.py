@@ -47,7 +47,8 @@ from nbloader._safety.files import open_regular
 from nbloader._system.memory import Free
 from nbloader._system.page_cache import find_missing
 from nbloader._system.threads import Flag, make_thread
-from nbloader._text.catalogue import size_text, some, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import size_text, some
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
 _READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".codes", ".bpe", ".vocab", ".tokenizer")

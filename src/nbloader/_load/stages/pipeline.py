@@ -22,7 +22,8 @@ from nbloader._load.stages.weights import place, reading
 from nbloader._planning.plan import check_fit, make_plan
 from nbloader._registry.outcome import Neighbours, Outcome
 from nbloader._system.memory import find_free
-from nbloader._text.catalogue import sentences, some, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import sentences, some
 
 if TYPE_CHECKING:
     from nbloader._checkpoint.adapter import Adapter

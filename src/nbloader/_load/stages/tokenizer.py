@@ -16,7 +16,8 @@ from nbloader._options.options import LoadOptions
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._system.storage import thread_work, waited_for_files
-from nbloader._text.catalogue import sentences, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import sentences
 
 _WORTH_SAYING = 0.1  # seconds of importing that belong to the libraries and not to the tokenizer
 

@@ -30,7 +30,8 @@ from nbloader._system.memory import sample_memory, trim_heap
 from nbloader._system.memory_file import MemoryFile
 from nbloader._system.page_cache import Missing, drops_cache, find_missing, read_through
 from nbloader._system.threads import make_thread
-from nbloader._text.catalogue import size_text, text
+from nbloader._text.catalogue import text
+from nbloader._text.units import size_text
 
 _ROOM = 0.8
 """Share of the available memory up to which what is read ahead is safe from being evicted."""
