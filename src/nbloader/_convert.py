@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbloader._checkpoint.checkpoint import Checkpoint, is_packed
+from nbloader._checkpoint.checkpoint import Checkpoint
+from nbloader._checkpoint.headers import is_packed
 from nbloader._checkpoint.source import find_source
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
 from nbloader._hub.repository import save_tensors

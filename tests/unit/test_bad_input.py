@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(shard(folder)))
 
-    monkeypatch.setattr("nbloader._checkpoint.checkpoint._safetensors_header", refuse)
+    monkeypatch.setattr("nbloader._checkpoint.headers._safetensors_header", refuse)
     with pytest.raises(CheckpointError, match="Permission denied"):
         nbloader.load(folder, progress=False)
 

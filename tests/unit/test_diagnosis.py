@@ -22,7 +22,8 @@ from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._planning.plan import make_plan
 from nbloader._progress import events
 from nbloader._progress.fold import fold
-from nbloader._system.storage import Probe, Storage, find_storage
+from nbloader._system.probe import Probe
+from nbloader._system.storage import Storage, find_storage
 from nbloader._text.catalogue import text
 
 MB = 10**6

@@ -213,7 +213,7 @@ def test_storage_that_fails_where_placing_reads_kills_nobody(tmp_path: Path, mon
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("nbloader._load.stages.weights.read_through", fail)
+        patch.setattr("nbloader._load.stages.supply.read_through", fail)
         with pytest.raises(CheckpointError, match=r"-of-0000\d.safetensors could not be read: Input/output"):
             nbloader.load(folder, progress=False, readahead=False)
     assert nbloader.load(folder, progress=False, readahead=False).model is not None

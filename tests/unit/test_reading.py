@@ -18,7 +18,7 @@ from support.waiting import wait_for
 
 import nbloader
 from nbloader import CheckpointError, LoadCancelled, LoadOptions, OptionError
-from nbloader._load.stages import tokenizer, weights
+from nbloader._load.stages import supply, tokenizer, weights
 from nbloader._progress import events
 
 
@@ -35,7 +35,7 @@ def codes(job: nbloader.LoadJob) -> list[str]:
 @pytest.fixture
 def dropping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have storage look as if it dropped its cache at every open; whether it does is tested with the page cache."""
-    monkeypatch.setattr(weights, "drops_cache", lambda path: True)
+    monkeypatch.setattr(supply, "drops_cache", lambda path: True)
 
 
 @pytest.mark.usefixtures("dropping")
@@ -163,8 +163,8 @@ def test_without_readahead_ready_means_read_all_the_same(demo: Path) -> None:
 def test_what_memory_cannot_hold_is_read_in_a_window(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = weights.sample_memory
     size = sum(path.stat().st_size for path in demo.glob("*.safetensors"))
-    monkeypatch.setattr(weights, "sample_memory", lambda: replace(sample(), available=size))
-    monkeypatch.setattr(weights, "_LEAST_WINDOW", 2 << 20)
+    monkeypatch.setattr(supply, "sample_memory", lambda: replace(sample(), available=size))
+    monkeypatch.setattr(supply, "_LEAST_WINDOW", 2 << 20)
     make_cold(demo)
     job = nbloader.start(demo, dtype="float32")
     job.result()
@@ -183,7 +183,7 @@ def test_what_memory_cannot_hold_and_nothing_copies_is_not_read_ahead(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = weights.sample_memory
-    monkeypatch.setattr(weights, "sample_memory", lambda: replace(sample(), available=1000))
+    monkeypatch.setattr(supply, "sample_memory", lambda: replace(sample(), available=1000))
     make_cold(demo)
     job = nbloader.start(demo)
     job.result()
@@ -194,7 +194,7 @@ def test_what_memory_cannot_hold_and_nothing_copies_is_not_read_ahead(
 def test_a_file_that_shrinks_meanwhile_ends_in_an_error(
     copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "drops_cache", lambda path: copied)
+    monkeypatch.setattr(supply, "drops_cache", lambda path: copied)
     folder = nbloader.demo_checkpoint("40MB", shards=4, cache_dir=tmp_path)
     last = sorted(folder.glob("*.safetensors"))[-1]
     make_cold(folder)

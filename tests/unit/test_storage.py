@@ -11,7 +11,8 @@ from support.slow_storage import SlowStorage
 
 from nbloader._system import storage
 from nbloader._system.page_cache import find_missing
-from nbloader._system.storage import ThreadWork, find_places, probe, read_limits, thread_work, waited_for_files
+from nbloader._system.probe import find_places, probe
+from nbloader._system.storage import ThreadWork, read_limits, thread_work, waited_for_files
 
 MB = 10**6
 

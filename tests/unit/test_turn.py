@@ -17,7 +17,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, demo_checkpoint
-from nbloader._checkpoint.checkpoint import Tensor, check_depth
+from nbloader._checkpoint.checkpoint import check_depth
+from nbloader._checkpoint.headers import Tensor
 from nbloader._progress import events
 from nbloader._registry import models as registry
 

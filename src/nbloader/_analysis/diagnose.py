@@ -21,7 +21,8 @@ from nbloader._options.options import LoadOptions, merge_options
 from nbloader._planning.plan import LoadPlan
 from nbloader._registry.models import find_resident
 from nbloader._system.memory import memory_limit, memory_pressure
-from nbloader._system.storage import LEAST_BYTES, Probe, Storage, find_places, find_storage, probe
+from nbloader._system.probe import LEAST_BYTES, Probe, find_places, probe
+from nbloader._system.storage import Storage, find_storage
 from nbloader._text.catalogue import text
 from nbloader._text.units import seconds_text, size_text
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from nbloader._system.storage import LEAST_BYTES, Probe, Storage
+from nbloader._system.probe import LEAST_BYTES, Probe
+from nbloader._system.storage import Storage
 from nbloader._text.catalogue import text
 from nbloader._text.units import columns, seconds_text, sentences, size_text, span_text, types_text
 

@@ -14,7 +14,8 @@ from nbloader._options.as_code import as_arguments, as_code, quoted
 from nbloader._options.options import LoadOptions
 from nbloader._planning.plan import LoadPlan
 from nbloader._progress.events import PARTS
-from nbloader._system.storage import LEAST_BYTES, Probe, Storage
+from nbloader._system.probe import LEAST_BYTES, Probe
+from nbloader._system.storage import Storage
 from nbloader._text.units import seconds_text, size_text
 
 if TYPE_CHECKING:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG as CONFIG
-from nbloader._checkpoint.checkpoint import ADAPTER_FILES, Checkpoint, ShardFile, Tensor, read_json, read_tensors
+from nbloader._checkpoint.checkpoint import Checkpoint
+from nbloader._checkpoint.headers import ShardFile, Tensor, read_tensors
+from nbloader._checkpoint.layout import ADAPTER_CONFIG as CONFIG
+from nbloader._checkpoint.layout import ADAPTER_FILES, read_json
 from nbloader._checkpoint.source import state_of
 from nbloader._errors import CheckpointError, SourceError
 from nbloader._hub.cache import cached_file, kept_bytes, snapshot_folder

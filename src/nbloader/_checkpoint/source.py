@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbloader._checkpoint.checkpoint import CONFIG, read_index
 from nbloader._checkpoint.code import CODE, Code, read_code
 from nbloader._checkpoint.demo import demo_checkpoint
+from nbloader._checkpoint.layout import CONFIG, read_index
 from nbloader._checkpoint.recognise import names_in, not_a_checkpoint
 from nbloader._errors import CheckpointError, SourceError
 from nbloader._hub.cache import snapshot_folder

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbloader._checkpoint.adapter import Adapter
-from nbloader._checkpoint.checkpoint import FLOATS, Checkpoint, Tensor, check_depth, placing_order
+from nbloader._checkpoint.checkpoint import Checkpoint, check_depth, placing_order
+from nbloader._checkpoint.headers import FLOATS, Tensor
 from nbloader._errors import CheckpointError, DependencyError, OptionError, WontFitError
 from nbloader._options.as_code import said
 from nbloader._options.options import LoadOptions

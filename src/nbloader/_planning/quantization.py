@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from nbloader._checkpoint.checkpoint import FLOATS, Checkpoint, Tensor
+from nbloader._checkpoint.checkpoint import Checkpoint
+from nbloader._checkpoint.headers import FLOATS, Tensor
 from nbloader._errors import DependencyError, OptionError
 from nbloader._planning.stored import KINDS, find_stored, has_cuda
 from nbloader._text.catalogue import text

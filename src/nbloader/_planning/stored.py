@@ -13,7 +13,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from nbloader._checkpoint.checkpoint import FLOATS, Checkpoint, Tensor
+from nbloader._checkpoint.checkpoint import Checkpoint
+from nbloader._checkpoint.headers import FLOATS, Tensor
 from nbloader._errors import CheckpointError, DependencyError, OptionError
 from nbloader._system import nvml
 from nbloader._system.memory import free_devices

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG
+from nbloader._checkpoint.layout import ADAPTER_CONFIG
 from nbloader._errors import (
     CheckpointError,
     DependencyError,

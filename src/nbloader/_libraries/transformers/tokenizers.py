@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nbloader._checkpoint.checkpoint import check_pointer
+from nbloader._checkpoint.headers import check_pointer
 from nbloader._errors import DependencyError, LoadError, RemoteCodeError
 from nbloader._libraries.output import records_to
 from nbloader._libraries.transformers.errors import as_load_error

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nbloader._checkpoint.checkpoint import is_packed
+from nbloader._checkpoint.headers import is_packed
 from nbloader._errors import CheckpointError
 from nbloader._libraries import isolation
 from nbloader._libraries.output import records_to

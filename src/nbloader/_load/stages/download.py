@@ -12,23 +12,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from nbloader._checkpoint.adapter import Adapter, adapter_options, bring, check_adapter, find_adapter, missing_bytes
-from nbloader._checkpoint.checkpoint import (
+from nbloader._checkpoint.checkpoint import Beside, Checkpoint, read_checkpoint, read_config
+from nbloader._checkpoint.code import CODE
+from nbloader._checkpoint.headers import ShardFile, read_tensors
+from nbloader._checkpoint.layout import (
     ADAPTER_CONFIG,
     ADAPTER_FILES,
     CONFIG,
     OTHER_FORMATS,
-    Beside,
-    Checkpoint,
     Index,
-    ShardFile,
     choose_weights,
-    read_checkpoint,
-    read_config,
     read_index,
     read_json,
-    read_tensors,
 )
-from nbloader._checkpoint.code import CODE
 from nbloader._checkpoint.recognise import not_a_checkpoint
 from nbloader._checkpoint.source import Source
 from nbloader._errors import CheckpointError, DownloadError, LoadCancelled

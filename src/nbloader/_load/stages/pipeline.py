@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbloader._checkpoint.checkpoint import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG
+from nbloader._checkpoint.layout import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG
 from nbloader._checkpoint.source import state_of
 from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
 from nbloader._libraries.transformers.code import code_of
@@ -17,8 +17,9 @@ from nbloader._load.stages.config import choose_class
 from nbloader._load.stages.device import settle
 from nbloader._load.stages.download import OnPlan, fetching
 from nbloader._load.stages.metadata import describe
+from nbloader._load.stages.supply import reading
 from nbloader._load.stages.tokenizer import make_tokenizer
-from nbloader._load.stages.weights import place, reading
+from nbloader._load.stages.weights import place
 from nbloader._planning.plan import check_fit, make_plan
 from nbloader._registry.outcome import Neighbours, Outcome
 from nbloader._system.memory import find_free

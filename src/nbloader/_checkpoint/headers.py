@@ -1,0 +1,267 @@
+"""The headers of weight files: which tensors they hold, of which type and shape, and where."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nbloader._errors import CheckpointError
+from nbloader._safety.files import open_regular
+from nbloader._safety.untrusted import (
+    BITS,
+    BoundedFile,
+    TensorStub,
+    TooLargeError,
+    is_shape,
+    is_size,
+    parse_json,
+    read_pickle,
+)
+from nbloader._text.catalogue import text
+
+_LFS = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+FLOATS = {"float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+"""The types that a load may cast, by torch's name: their code in a header, and the bytes an element takes."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as the headers describe it: `shard` is an index into the shards, `dtype` a safetensors code.
+
+    Its elements lie in the shard's file between the bytes `begin` and `end`; in a ``.bin`` that range holds a little
+    more than them.
+    """
+
+    shard: int
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    begin: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One weight file: its name inside the checkpoint, its path and its size in bytes."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+def read_tensors(
+    kind: str,
+    shards: Sequence[ShardFile],
+    open_shard: Callable[[ShardFile], BinaryIO] = lambda shard: open_regular(shard.path),
+) -> dict[str, Tensor]:
+    """Return the tensors that the headers of shards describe, by name.
+
+    `open_shard` returns a shard's file to read and to seek in; only the headers are read of it.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is cut short or lies about itself.
+    """
+    tensors: dict[str, Tensor] = {}
+    read_header = _safetensors_header if kind == "safetensors" else _bin_header
+    for index, shard in enumerate(shards):
+        with open_shard(shard) as file:
+            tensors.update(read_header(index, shard, file))
+    return tensors
+
+
+def _check_start(kind: str, shard: ShardFile, start: bytes) -> None:
+    """Refuse what is not a weight file: what an interrupted copy has left, git without its LFS, or another format."""
+    if not start:
+        raise CheckpointError(text("error", "empty", path=shard.path), text("hint", "again"))
+    check_pointer(shard.path, start)
+    content = next((name for name, is_it in _CONTENTS if is_it(start)), kind)
+    if content != kind:
+        raise wrong_content(shard.path, content)
+
+
+def check_pointer(path: Path, start: bytes) -> None:
+    """Refuse a file that begins as a pointer of Git LFS does.
+
+    Raises
+    ------
+    CheckpointError
+        Saying how to get the file itself.
+    """
+    if start.startswith(_LFS):
+        raise CheckpointError(text("error", "lfs", path=path), text("hint", "lfs_pull"))
+
+
+def wrong_content(path: Path, content: str) -> CheckpointError:
+    return CheckpointError(
+        text("error", "wrong_content", path=path, content=text("content", content)), text("content_hint", content)
+    )
+
+
+def is_page(start: bytes) -> bool:
+    return start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
+START = 64  # bytes that tell one format from another
+_CONTENTS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    # First, as the length that it begins with may look like anything.
+    ("safetensors", lambda start: start[8:9] == b"{" and start[4:8] == b"\0\0\0\0"),
+    ("html", is_page),
+    ("gzip", lambda start: start.startswith(b"\x1f\x8b")),
+    ("bin", lambda start: start.startswith((b"PK\3\4", b"\x80\2"))),
+    ("gguf", lambda start: start.startswith(b"GGUF")),
+    ("json", lambda start: start.lstrip().startswith((b'{"', b'{ "', b"[{"))),
+)
+"""(what a file may hold, whether it begins so)"""
+
+
+def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
+    start = file.read(START)
+    _check_start("safetensors", shard, start)
+    prefix = start[:8]
+    file.seek(len(prefix))
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > shard.bytes - 8:
+        raise CheckpointError(
+            text("error", "header_cut", path=shard.path, length=length, bytes=shard.bytes),
+            text("hint", "again"),
+        )
+    try:
+        header = parse_json(file, length)
+    except TooLargeError:
+        raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError(text("error", "header_broken", path=shard.path), text("hint", "again"))
+    header.pop("__metadata__", None)
+    _check_offsets(shard, header, shard.bytes - 8 - length)
+    return {key: _tensor(index, shard, key, entry, 8 + length) for key, entry in header.items()}
+
+
+def _check_offsets(shard: ShardFile, header: Mapping[str, Any], size: int) -> None:
+    expected = 0
+    for begin, end, key in sorted((*_offsets(shard, key, entry), key) for key, entry in header.items()):
+        if begin != expected or end < begin:
+            raise CheckpointError(
+                text("error", "header_holes", path=shard.path, key=repr(key), begin=begin, end=end, expected=expected),
+                text("hint", "again"),
+            )
+        expected = end
+    if expected != size:
+        raise CheckpointError(
+            text("error", "not_whole", path=shard.path, expected=expected, size=size),
+            text("hint", "again"),
+        )
+
+
+def _offsets(shard: ShardFile, key: str, entry: Any) -> tuple[int, int]:
+    try:
+        begin, end = entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        begin = end = None
+    if not is_size(begin) or not is_size(end):
+        raise CheckpointError(text("error", "no_offsets", path=shard.path, key=repr(key)), text("hint", "again"))
+    return begin, end
+
+
+def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], start: int) -> Tensor:
+    shape, dtype = entry.get("shape"), entry.get("dtype")
+    if not isinstance(shape, list) or not is_shape(shape):
+        raise CheckpointError(text("error", "bad_shape", path=shard.path, key=repr(key)), text("hint", "again"))
+    begin, end = entry["data_offsets"]
+    bits = BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
+        raise CheckpointError(
+            text(
+                "error",
+                "wrong_size",
+                path=shard.path,
+                key=repr(key),
+                shape=shape,
+                dtype=dtype,
+                takes=math.prod(shape) * bits // 8,
+                given=end - begin,
+            ),
+            text("hint", "again"),
+        )
+    return Tensor(index, str(dtype), tuple(shape), end - begin, start + begin, start + end)
+
+
+def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
+    start = file.read(START)
+    _check_start("bin", shard, start)
+    if not start.startswith(b"PK\3\4"):
+        return {}  # a pickle from before torch 1.6, which says how large it is only as it is loaded
+    try:
+        with zipfile.ZipFile(BoundedFile(file)) as archive:
+            names = archive.namelist()
+            entry = next(name for name in names if name.endswith("data.pkl"))
+            is_program = any("/code/" in name for name in names)
+            with archive.open(entry) as pickled:
+                content = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
+            storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            text("error", "zip_cut", path=shard.path, error=str(error)), text("hint", "again")
+        ) from None
+    except (StopIteration, OSError) as error:
+        raise CheckpointError(
+            text("error", "no_torch_save", path=shard.path, error=str(error) or "data.pkl"), text("hint", "again")
+        ) from None
+    except TooLargeError:
+        raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
+    except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
+        raise CheckpointError(
+            text("error", "bad_pickle", path=shard.path, error=repr(error)), text("hint", "again")
+        ) from None
+    if is_program:
+        raise wrong_content(shard.path, "zip_script")
+    return _stubs_of(index, shard, content, storages)
+
+
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a ``.bin`` is a zip with compressed entries: its bytes are not those of its tensors."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(BoundedFile(file)) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (OSError, TooLargeError, zipfile.BadZipFile):
+        return False
+
+
+def _storage_ranges(archive: zipfile.ZipFile, prefix: str, size: int) -> dict[str, tuple[int, int]]:
+    """Return where each storage lies in the file, with its zip header: an entry ends where the next one begins."""
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [entry.header_offset for entry in entries[1:]] + [size]
+    return {
+        entry.filename.removeprefix(f"{prefix}data/"): (entry.header_offset, end)
+        for entry, end in zip(entries, ends, strict=True)
+    }
+
+
+def _stubs_of(index: int, shard: ShardFile, content: Any, storages: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        kind = type(content).__name__ if isinstance(content, (list, str, int, float)) else "Python object"
+        kind = "Tensor" if isinstance(content, TensorStub) else kind
+        raise CheckpointError(text("error", "no_named_tensors", path=shard.path, type=kind), text("hint", "state_dict"))
+    nested = next((key for key, value in content.items() if isinstance(value, dict)), None)
+    if nested is not None:
+        raise CheckpointError(
+            text("error", "nested", path=shard.path, key=repr(nested)), text("hint", "unnest", key=repr(nested))
+        )
+    return {
+        str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes, *storages.get(stub.storage, (0, shard.bytes)))
+        for key, stub in content.items()
+        if isinstance(stub, TensorStub)
+    }

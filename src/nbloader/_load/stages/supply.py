@@ -1,0 +1,252 @@
+"""Having the weights in memory before they are placed: where they are read ahead, how far, and into what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from nbloader._checkpoint.checkpoint import Checkpoint, placing_order
+from nbloader._errors import CheckpointError
+from nbloader._libraries.transformers.watching import Gate
+from nbloader._load.stages.device import tell_reads
+from nbloader._options.options import MOST_READERS, LoadOptions
+from nbloader._planning.plan import LoadPlan
+from nbloader._progress import events
+from nbloader._progress.reporter import Reporter
+from nbloader._reading.pace import Pace
+from nbloader._reading.readahead import Readahead, make_parts
+from nbloader._system.memory import sample_memory
+from nbloader._system.memory_file import MemoryFile
+from nbloader._system.page_cache import Missing, drops_cache, find_missing, read_through
+from nbloader._system.threads import make_thread
+from nbloader._text.catalogue import text
+from nbloader._text.units import size_text
+
+_ROOM = 0.8
+"""Share of the available memory up to which what is read ahead is safe from being evicted."""
+_LEAST_WINDOW = 256 << 20  # bytes
+_SURVEYED_AT_ONCE = 256 << 20  # bytes; asking what is resident takes the kernel up to 30 ms a GB
+
+
+@contextmanager
+def reading(whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, reporter: Reporter) -> Iterator[Supply]:
+    """Read the shards in the background, in the order in which they will be placed; leaving the context ends it.
+
+    Reading begins once the checkpoint is `whole`.
+    """
+    supply = Supply(whole, options, reporter)
+    try:
+        supply.start()
+        yield supply
+    finally:
+        supply.stop()
+
+
+class Supply:
+    """The bytes of a checkpoint: what of them is read, and waiting for the rest.
+
+    They are read into the page cache, from where placing maps them: the next load finds them there. Where storage
+    does not keep its cache when a file is opened again, they are read into files in memory. What memory cannot hold
+    is read no further ahead of placing than it can, or, where nothing is placed elsewhere, not at all.
+    """
+
+    def __init__(self, whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, reporter: Reporter) -> None:
+        self._whole = whole
+        self._options = options
+        self._reporter = reporter
+        self._survey: Future[None] = Future()
+        self._stopped = False
+        self._numbers: dict[str, int] = {}
+        self._copies: dict[int, MemoryFile] = {}
+        self._readahead: Readahead | None = None
+        self.may_be_missing = False
+        """Whether bytes may be missing from the page cache still once all has been read and placed."""
+
+    @property
+    def is_read_by_placing(self) -> bool:
+        """Whether nothing reads ahead, so that placing a tensor reads it."""
+        return self.may_be_missing and self._readahead is None
+
+    def start(self) -> None:
+        """Begin to find out what is missing, and to read it; returns at once, or soon."""
+        if self._whole.done() and self._whole.result()[0].bytes <= _SURVEYED_AT_ONCE:
+            self._look()
+        else:
+            make_thread(self._look, "nbloader-survey").start()
+
+    def _look(self) -> None:
+        try:
+            self._checkpoint, plan = self._whole.result()
+            self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(self._checkpoint.shards)}
+            tell_reads(self._checkpoint, self._reporter)
+            self._plan_reading(plan, self._options)
+            if self._readahead is not None and not self._stopped and not self._readahead.is_little:
+                self._readahead.start()
+        except BaseException as error:  # noqa: BLE001 - raised on the thread that waits
+            self._survey.set_exception(error)
+        else:
+            self._survey.set_result(None)
+        if self._stopped:
+            self.stop()
+
+    def _looked(self) -> Readahead | None:
+        """Return what reads, once it is known whether something is to be read; None where nothing is.
+
+        A few megabytes are read here and now: another thread would win the interpreter in turns of 5 ms.
+        """
+        self._reporter.wait(self._survey)
+        if self._readahead is not None and self._readahead.is_little and not self._readahead.is_over:
+            self._readahead.run()
+        return self._readahead
+
+    def _plan_reading(self, plan: LoadPlan, options: LoadOptions) -> None:
+        paths = [shard.path for shard in self._checkpoint.shards]
+        missing = [find_missing(path) for path in paths]
+        to_read = sum(piece.absent for pieces in missing for piece in pieces)
+        room = int(_ROOM * sample_memory().available)
+        drops = to_read > 0 and drops_cache(paths[0])
+        if drops and options.readahead == "auto" and self._checkpoint.bytes <= room:
+            missing = [[Missing(0, shard.bytes, shard.bytes)] for shard in self._checkpoint.shards]
+            to_read = self._checkpoint.bytes
+        for number, (shard, pieces) in enumerate(zip(self._checkpoint.shards, missing, strict=True)):
+            self._reporter.tell(events.Resident, number, shard.bytes - sum(piece.absent for piece in pieces))
+        if to_read == 0:
+            return
+        self.may_be_missing = True
+        if options.readahead is False:
+            return
+        copied = plan.host_memory["weights"] if plan.copies else 0
+        window = None if to_read + copied <= room else max(_LEAST_WINDOW, room - copied)
+        if window is not None and not plan.copies:
+            self._reporter.log("warning", "too_large_to_read_ahead", size=size_text(self._checkpoint.bytes))
+            return
+        if window is not None:
+            self._reporter.log("info", "reading_in_window", size=size_text(window))
+        if drops and options.readahead == "auto" and window is None:
+            self._reporter.log("info", "reading_into_memory")
+            self._copies = {number: MemoryFile(shard.bytes) for number, shard in enumerate(self._checkpoint.shards)}
+            self.may_be_missing = False
+        tensors = self._checkpoint.tensors
+        used = (tensors[name] for name in placing_order(tensors))
+        # What opening a file takes is in the page cache since the headers were read, but in no copy yet.
+        order = self._heads() if self._copies else []
+        order += [(tensor.shard, tensor.begin, tensor.end) for tensor in used]
+        parts = make_parts(missing, order)
+        self._readahead = Readahead(
+            paths,
+            parts,
+            Pace(to_read, MOST_READERS, options.readers),
+            lambda shard, size: self._reporter.tell(events.Read, shard, size),
+            lambda readers: self._reporter.tell(events.ReadersChanged, readers),
+            self._copies,
+            window,
+        )
+
+    def gate(self) -> Gate | None:
+        """Return what placing goes through; None where it finds everything in the files.
+
+        Raises
+        ------
+        CheckpointError
+            Where a file could not be read.
+        LoadCancelled
+            Once the load is cancelled.
+        """
+        with self._told(), self._reporter.spending("storage"):
+            readahead = self._looked()
+        is_reading = readahead is not None and not readahead.is_over
+        # Where placing reads the files itself, it does so before it touches: storage that fails would kill who does.
+        return self if is_reading or self._copies or self.is_read_by_placing else None
+
+    def wait_for_all(self, keys: Sequence[str]) -> None:
+        """Return once these tensors are read, on the loading thread; raises as `wait_for` does."""
+        with self._reporter.spending("storage"):
+            for key in keys:
+                tensor = self._checkpoint.tensors.get(key)
+                if tensor is not None:
+                    self.wait_for(os.fspath(self._checkpoint.shards[tensor.shard].path), key)
+
+    def wait_for(self, path: str, key: str) -> None:
+        """Return once a tensor is read: `path` is its file, `key` its name in it.
+
+        Raises
+        ------
+        CheckpointError
+            Where it could not be read.
+        LoadCancelled
+            Once the load is cancelled.
+        """
+        number = self._numbers.get(path)
+        tensor = self._checkpoint.tensors.get(key)
+        if number is None or not (self._readahead or self.is_read_by_placing):
+            return
+        begin, end = 0, self._checkpoint.shards[number].bytes
+        if tensor is not None and tensor.shard == number:
+            begin, end = tensor.begin, tensor.end
+        with self._told():
+            if self._readahead is None:
+                read_through(path, begin, end)
+            else:
+                self._readahead.wait_for(number, begin, end, self._reporter.check_cancelled)
+
+    def wait(self) -> None:
+        """Return once everything is read.
+
+        Raises
+        ------
+        CheckpointError
+            Where something could not be read.
+        LoadCancelled
+            Once the load is cancelled.
+        """
+        with self._told(), self._reporter.spending("storage"):
+            readahead = self._looked()
+            if readahead is not None:
+                readahead.wait(self._reporter.check_cancelled)
+
+    def path_of(self, path: str) -> str:
+        """Return the path to open in a shard's place, once what opening it takes is read."""
+        number = self._numbers.get(path, -1)
+        copy = self._copies.get(number)
+        # Of a file without a header all is read to open it, and of any other in the page cache next to nothing.
+        if self._readahead is not None and (copy is not None or not self._checkpoint.tensors):
+            for shard, begin, end in self._heads():
+                if shard == number:
+                    with self._told(), self._reporter.spending("storage"):
+                        self._readahead.wait_for(shard, begin, end, self._reporter.check_cancelled)
+        return path if copy is None else copy.path
+
+    def _heads(self) -> list[tuple[int, int, int]]:
+        """Return (shard, begin, end) of what lies before and behind the tensors: what opening a file reads."""
+        spans: dict[int, tuple[int, int]] = {}
+        for tensor in self._checkpoint.tensors.values():
+            begin, end = spans.get(tensor.shard, (tensor.begin, tensor.end))
+            spans[tensor.shard] = min(begin, tensor.begin), max(end, tensor.end)
+        heads = []
+        for number, shard in enumerate(self._checkpoint.shards):
+            begin, end = spans.get(number, (shard.bytes, shard.bytes))
+            heads += [(number, 0, begin), (number, end, shard.bytes)]
+        return [(number, begin, end) for number, begin, end in heads if begin < end]
+
+    def stop(self) -> None:
+        """End the reading."""
+        self._stopped = True
+        if self._survey.done() and self._readahead is not None:
+            self._readahead.stop()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                text(
+                    "error",
+                    "unreadable",
+                    path=str(error.filename or self._checkpoint.folder),
+                    error=str(error.strerror or error),
+                ),
+                text("hint", "check_disk"),
+            ) from None
