@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from nbloader._checkpoint.adapter import Adapter, adapter_options, bring, check_adapter, find_adapter, missing_bytes
-from nbloader._checkpoint.checkpoint import Beside, Checkpoint, read_checkpoint, read_config
-from nbloader._checkpoint.code import CODE
-from nbloader._checkpoint.headers import ShardFile, read_tensors
-from nbloader._checkpoint.layout import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILES,
-    CONFIG,
-    OTHER_FORMATS,
-    Index,
-    choose_weights,
-    read_index,
-    read_json,
-)
-from nbloader._checkpoint.recognise import not_a_checkpoint
+from nbloader._checkpoint.adapter import Adapter, check_adapter, find_adapter
+from nbloader._checkpoint.checkpoint import Checkpoint, read_checkpoint, read_config
 from nbloader._checkpoint.source import Source
-from nbloader._errors import CheckpointError, DownloadError, LoadCancelled
-from nbloader._hub.cache import cached_file, kept_bytes, remember_revision, snapshot_folder
-from nbloader._hub.download import DownloadWatcher, download_files, open_file
-from nbloader._hub.repository import Repository
-from nbloader._hub.transfer import Expected
-from nbloader._libraries.imports import check_packages
+from nbloader._errors import LoadCancelled
 from nbloader._libraries.peft import check_peft
+from nbloader._load.stages.from_hub import HubFiles, bring_adapter, check_config
 from nbloader._options.options import LoadOptions
 from nbloader._planning.plan import LoadPlan, check_fit, make_plan, smaller
-from nbloader._planning.stored import check_stored
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
-from nbloader._safety.files import open_regular
 from nbloader._system.memory import Free
-from nbloader._system.page_cache import find_missing
 from nbloader._system.threads import Flag, make_thread
-from nbloader._text.catalogue import text
-from nbloader._text.units import size_text, some
-
-_WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
-_READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".codes", ".bpe", ".vocab", ".tokenizer")
-"""Endings of what configs, tokenizers and processors read."""
-
-_ALSO_READ = ("spk_dict.pt",)  # by a model's own from_pretrained
-_NOT_READ = (".index.json", "trainer_state.json")
-_OF_TOKENIZERS = ("tokeniz", "vocab", "merges", "token", "chat_template", "processor")
-_TEMPLATES = "additional_chat_templates"
-_LOOKERS = 8  # headers that are fetched at once
-_TOKENIZER = "tokenizer_config.json"
-
 
 OnPlan = Callable[[LoadPlan, Callable[[], Sequence[tuple[Mapping[str, Any], int]]]], None]
 """Takes the plan, and a function that gives choices with which the load would take less, and how much."""
@@ -96,85 +61,113 @@ def fetching(
     CheckpointError
         Where the files are incomplete or broken.
     """
-    ended = threading.Event()
+    fetch = _Fetch(model, source, options, reporter, on_plan, find_free)
+    try:
+        yield fetch.begin()
+    finally:
+        fetch.end()
 
-    def check() -> None:
-        reporter.check_cancelled()
-        if ended.is_set():
+
+class _Fetch:
+    """Brings what a load needs, and plans the load as soon as the headers are known."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        source: Source,
+        options: LoadOptions,
+        reporter: Reporter,
+        on_plan: OnPlan,
+        find_free: Callable[[], Free],
+    ) -> None:
+        self._model, self._source, self._options, self._reporter = model, source, options, reporter
+        self._on_plan, self._find_free = on_plan, find_free
+        self._ended = threading.Event()
+        repository = source.repository
+        self._download = None
+        if repository is not None and repository.files is not None:
+            self._download = HubFiles(repository, repository.files, options, reporter, self._check)
+
+    def begin(self) -> Fetched:
+        """Bring all but the weights, and begin with those."""
+        reporter, options, source = self._reporter, self._options, self._source
+        with ExitStack() as stage:
+            note = stage.enter_context(reporter.stage("download"))
+            if self._download is not None:
+                with reporter.spending("download"):
+                    self._download.bring_support()
+                note.detail = self._download.detail
+            folder = source.root(options) / options.subfolder
+            adapter = find_adapter(options, self._check)
+            if adapter is not None:
+                check_peft()
+            config = read_config(folder)
+            check_config(source.name, config, options)
+            fetched = Fetched(folder, config, Future(), adapter)
+            if adapter is not None and adapter.repository is not None:
+                with reporter.spending("download"):
+                    bring_adapter(adapter, adapter.repository, options, reporter, self._check, self._download)
+            if self._download is None or not self._download.has_more:
+                fetched.whole.set_result(self._finish(fetched))
+            else:
+                make_thread(self._finish_behind, "nbloader-fetch", fetched, stage.pop_all()).start()
+        return fetched
+
+    def end(self) -> None:
+        """End the download: nobody waits for it any more."""
+        self._ended.set()
+
+    def _check(self) -> None:
+        self._reporter.check_cancelled()
+        if self._ended.is_set():
             raise LoadCancelled("Nobody waits for this download any more.")
 
-    with ExitStack() as stage:
-        note = stage.enter_context(reporter.stage("download"))
-        repository = source.repository
-        download = None
-        if repository is not None and repository.files is not None:
-            download = _Download(repository, repository.files, options, reporter, check)
-            with reporter.spending("download"):
-                download.bring_support()
-            note.detail = download.detail
-        folder = source.root(options) / options.subfolder
-        adapter = find_adapter(options, check)
-        if adapter is not None:
-            check_peft()
-        config = read_config(folder)
-        _check_config(source.name, config, options)
-        fetched = Fetched(folder, config, Future(), adapter)
-
-        def make_known(checkpoint: Checkpoint, bytes_to_download: int = 0) -> LoadPlan:
-            free = find_free()
-            plan = make_plan(checkpoint, options, bytes_to_download, free, adapter)
-            on_plan(plan, lambda: smaller(checkpoint, options, free, adapter))
-            check_fit(source.name, checkpoint, plan, options, adapter)
-            sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
-            shards = [(shard.name, shard.bytes, to_place) for shard, to_place in sizes]
-            if checkpoint.beside is not None:
-                beside = checkpoint.beside.file
-                shards.append((beside.name, beside.bytes, beside.bytes))
-            if adapter is not None:
-                shards.append((adapter.weights.name, adapter.weights.bytes, adapter.weights.bytes))
-            reporter.tell(events.ShardsFound, tuple(shards), plan.copies)
-            return plan
-
-        def check_base(checkpoint: Checkpoint) -> None:
-            if adapter is not None:
-                base = check_adapter(adapter, os.fspath(model), checkpoint, options)
-                if base:
-                    reporter.log("warning", "other_base", adapter=adapter.name, base=base, model=source.name)
-
-        def finish() -> tuple[Checkpoint, LoadPlan]:
-            ahead = None
-            if download is not None:
-                ahead = download.look_ahead(fetched.config) if download.has_more else None
-                if ahead is not None:
-                    check_base(ahead[0])
-                    make_known(*ahead)
-                download.bring_weights()
-            checkpoint = read_checkpoint(folder, options.variant, options.use_safetensors)
-            reporter.tell(events.CheckpointRead, os.fspath(folder), checkpoint.format)
-            if ahead is None:
-                check_base(checkpoint)
-            return checkpoint, make_known(checkpoint)
-
-        def finish_behind(stage: ExitStack) -> None:
-            try:
-                with stage:
-                    found = finish()
-            except BaseException as error:  # noqa: BLE001 - raised by who waits
-                fetched.whole.set_exception(error)
-            else:
-                fetched.whole.set_result(found)
-
-        if adapter is not None and adapter.repository is not None:
-            with reporter.spending("download"):
-                _bring_adapter(adapter, adapter.repository, options, reporter, check, download)
-        if download is None or not download.has_more:
-            fetched.whole.set_result(finish())
+    def _finish_behind(self, fetched: Fetched, stage: ExitStack) -> None:
+        try:
+            with stage:
+                found = self._finish(fetched)
+        except BaseException as error:  # noqa: BLE001 - raised by who waits
+            fetched.whole.set_exception(error)
         else:
-            make_thread(finish_behind, "nbloader-fetch", stage.pop_all()).start()
-    try:
-        yield fetched
-    finally:
-        ended.set()
+            fetched.whole.set_result(found)
+
+    def _finish(self, fetched: Fetched) -> tuple[Checkpoint, LoadPlan]:
+        """Bring the weights, and return what the checkpoint is and the plan, which is told before where it can be."""
+        options, ahead = self._options, None
+        if self._download is not None:
+            ahead = self._download.look_ahead(fetched.config) if self._download.has_more else None
+            if ahead is not None:
+                self._check_base(ahead[0], fetched.adapter)
+                self._plan(ahead[0], fetched.adapter, ahead[1])
+            self._download.bring_weights()
+        checkpoint = read_checkpoint(fetched.folder, options.variant, options.use_safetensors)
+        self._reporter.tell(events.CheckpointRead, os.fspath(fetched.folder), checkpoint.format)
+        if ahead is None:
+            self._check_base(checkpoint, fetched.adapter)
+        return checkpoint, self._plan(checkpoint, fetched.adapter)
+
+    def _plan(self, checkpoint: Checkpoint, adapter: Adapter | None, bytes_to_download: int = 0) -> LoadPlan:
+        """Make the plan, tell it, and refuse what will not fit."""
+        options, free = self._options, self._find_free()
+        plan = make_plan(checkpoint, options, bytes_to_download, free, adapter)
+        self._on_plan(plan, lambda: smaller(checkpoint, options, free, adapter))
+        check_fit(self._source.name, checkpoint, plan, options, adapter)
+        sizes = zip(checkpoint.shards, plan.bytes_to_place, strict=True)
+        shards = [(shard.name, shard.bytes, to_place) for shard, to_place in sizes]
+        if checkpoint.beside is not None:
+            beside = checkpoint.beside.file
+            shards.append((beside.name, beside.bytes, beside.bytes))
+        if adapter is not None:
+            shards.append((adapter.weights.name, adapter.weights.bytes, adapter.weights.bytes))
+        self._reporter.tell(events.ShardsFound, tuple(shards), plan.copies)
+        return plan
+
+    def _check_base(self, checkpoint: Checkpoint, adapter: Adapter | None) -> None:
+        if adapter is not None:
+            base = check_adapter(adapter, os.fspath(self._model), checkpoint, self._options)
+            if base:
+                known = {"adapter": adapter.name, "base": base, "model": self._source.name}
+                self._reporter.log("warning", "other_base", **known)
 
 
 def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
@@ -192,284 +185,8 @@ def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
     repository = source.repository
     if repository is None or repository.files is None:
         folder = source.root(options) / options.subfolder
-        _check_config(source.name, read_config(folder), options)
+        check_config(source.name, read_config(folder), options)
         return read_checkpoint(folder, options.variant, options.use_safetensors), 0
     reporter = Reporter(lambda event: None, lambda: 0.0, Flag())
-    download = _Download(repository, repository.files, options, reporter, lambda: None)
+    download = HubFiles(repository, repository.files, options, reporter, lambda: None)
     return download.look()
-
-
-def _check_config(where: str, config: Mapping[str, Any], options: LoadOptions) -> None:
-    check_packages(where, config)
-    check_stored(where, config, options.quantization, options.placement)
-
-
-def _bring_adapter(
-    adapter: Adapter,
-    repository: Repository,
-    options: LoadOptions,
-    reporter: Reporter,
-    check: Callable[[], None],
-    download: _Download | None,
-) -> None:
-    missing, own = missing_bytes(adapter, options), adapter_options(options)
-    if missing == 0:
-        remember_revision(repository, own)
-        return
-    size = adapter.weights.bytes
-    number = download.planned if download is not None else 0
-    reporter.tell(events.DownloadAdded, (adapter.weights.name, size, size - missing))
-    tally = reporter.tally(events.Downloaded, missing)
-    lock = threading.Lock()
-
-    def count(size: int) -> None:
-        with lock:
-            tally.add(number, size)
-
-    bring(repository, [adapter.weights.name], own, check, count, _teller_of_waits(reporter))
-    remember_revision(repository, own)
-    tally.flush()
-    reporter.tell(events.DownloadEnded, number)
-
-
-def _teller_of_waits(reporter: Reporter) -> Callable[[str, float, str], None]:
-    def tell(name: str, seconds: float, reason: str) -> None:
-        reporter.log("warning", "download_waits", name=name, seconds=f"{seconds:.0f}", reason=reason)
-
-    return tell
-
-
-class _Download:
-    """What of a repository a load needs, and bringing it."""
-
-    def __init__(
-        self,
-        repository: Repository,
-        files: Mapping[str, Expected],
-        options: LoadOptions,
-        reporter: Reporter,
-        check: Callable[[], None],
-    ) -> None:
-        self._repository = repository
-        self._files = files
-        self._options = options
-        self._reporter = reporter
-        self._check = check
-        self._waited = _teller_of_waits(reporter)
-        self._prefix = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
-        self._lock = threading.Lock()
-        self._index: Index | None = None
-        self._beside: str | None = None
-        self.detail: str = ""
-        self.planned = 0
-
-    @property
-    def has_more(self) -> bool:
-        """Whether weights are missing."""
-        return bool(self._missing_shards)
-
-    def look(self) -> tuple[Checkpoint, int]:
-        """Return what the checkpoint holds, and the bytes of it that are not on this machine."""
-        config = self._bring_config()
-        _check_config(self._repository.repo_id, config, self._options)
-        wanted = self._choose(config)
-        left = self._bytes(wanted) - sum(self._kept(wanted).values())
-        return self._read_headers(config), left
-
-    def look_ahead(self, config: Mapping[str, Any]) -> tuple[Checkpoint, int] | None:
-        """Return the same, once all but the weights is here; None where it cannot be told before the download."""
-        left = self._bytes(self._missing_shards) - sum(self._kept(self._missing_shards).values())
-        try:
-            return self._read_headers(config), left
-        except (CheckpointError, DownloadError):
-            return None  # the download asks again, goes on where it breaks, and says what is wrong
-
-    def _read_headers(self, config: Mapping[str, Any]) -> Checkpoint:
-        top = Path(self._repository.repo_id)
-        shards = tuple(
-            ShardFile(name.removeprefix(self._prefix), top / name, self._files[name].bytes) for name in self._shards
-        )
-        with ExitStack() as stack, ThreadPoolExecutor(_LOOKERS) as pool:
-            files = [stack.enter_context(file) for file in pool.map(self._open, self._shards)]
-            opened = dict(zip(shards, files, strict=True))
-            tensors = read_tensors(self._kind, shards, opened.__getitem__)
-        index = None if self._index is None else self._index.metadata
-        beside = None
-        if self._beside is not None:
-            name = self._beside
-            beside = Beside(ShardFile(name, top / self._prefix / name, self._files[self._prefix + name].bytes), {})
-        return Checkpoint(top / self._prefix, self._kind, config, shards, tensors, index, self._lacks_index, beside)
-
-    def _open(self, name: str) -> BinaryIO:
-        path = cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
-        if path is not None:
-            return open_regular(path)
-        file = open_file(self._repository, name, self._options, self._check)
-        file.read(1)  # fetches the beginning, where headers are, while others do
-        file.seek(0)
-        return file
-
-    def bring_support(self) -> None:
-        """Bring everything but the weights, and plan for those."""
-        wanted = self._choose(self._bring_config())
-        self._numbers = {name: number for number, name in enumerate(wanted)}
-        missing = self._missing(wanted)
-        self._log_skipped(set(wanted))
-        if missing:
-            self._plan(wanted)
-            self.planned = len(wanted)
-        counts = {"missing": len(missing), "wanted": len(wanted)}
-        self.detail = text("detail", "files", **counts) if missing else text("detail", "cached")
-        self._tally = self._reporter.tally(events.Downloaded, self._bytes(wanted))
-        self._missing_shards = [name for name in missing if name in self._shards]
-        self._bring([name for name in missing if name not in self._shards])
-
-    def bring_weights(self) -> None:
-        """Bring the weights; then all is there."""
-        self._bring(self._missing_shards)
-        remember_revision(self._repository, self._options)
-
-    def _plan(self, wanted: Sequence[str]) -> None:
-        shards = tuple(
-            (name.removeprefix(self._prefix), self._files[name].bytes, self._files[name].bytes) for name in self._shards
-        )
-        self._reporter.tell(events.ShardsFound, shards)
-        here = self._kept(wanted)
-        files = tuple((name.removeprefix(self._prefix), self._files[name].bytes, here[name]) for name in wanted)
-        self._reporter.tell(events.DownloadPlanned, files)
-        cached = sum(here.values())
-        left = self._bytes(wanted) - cached
-        self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(cached))
-
-    def _bytes(self, names: Sequence[str]) -> int:
-        return sum(self._files[name].bytes for name in names)
-
-    def _kept(self, names: Sequence[str]) -> dict[str, int]:
-        return {name: kept_bytes(self._repository, name, self._options) for name in names}
-
-    def _choose(self, config: Mapping[str, Any]) -> list[str]:
-        """Return the names of all files that are wanted; from then on the weights' format and shards are known."""
-        entry = self._find_weights(config)
-        support = [self._prefix + name for name in _support_files(self._here, self._options)]
-        self._beside = None
-        if ADAPTER_CONFIG in self._here and find_spec("peft") is not None:
-            self._beside = next((name for _, name in ADAPTER_FILES if name in self._here), None)
-            support += [] if self._beside is None else [self._prefix + self._beside]
-        if self._prefix:
-            support += [name for name in _support_files(set(self._files), self._options) if name not in support]
-        if self._options.allows_code(self._repository.commit):
-            support += sorted(name for name in self._files if name.endswith(CODE))
-        return list(dict.fromkeys([*support, entry, *self._shards]))
-
-    def _find_weights(self, config: Mapping[str, Any]) -> str:
-        """Return the file that names the weights: an index, or the one itself. Their format and shards are kept."""
-        prefix, repo_id = self._prefix, self._repository.repo_id
-        self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
-        options = self._options
-        weights = choose_weights(self._here, config, Path(repo_id), options.variant, options.use_safetensors)
-        if weights is None:
-            raise self._recognised(has_config=True) or CheckpointError(
-                text("error", "nothing_to_load", where=f"{repo_id}/{prefix}" if prefix else repo_id),
-                text("hint", "other_repository"),
-            )
-        entry, shards = prefix + weights.entry, weights.shards
-        self._index = None
-        if weights.is_indexed:
-            self._bring_untold(entry)
-            path = cached_file(repo_id, self._repository.commit, entry, self._options)
-            self._index = None if path is None else read_index(path)
-            shards = () if self._index is None else self._index.shards
-        absent = [name for name in shards if name not in self._here]
-        if absent:
-            raise CheckpointError(
-                text(
-                    "error", "repository_lacks", repository=repo_id, count=len(absent), entry=entry, names=some(absent)
-                ),
-                text("hint", "tell_authors"),
-            )
-        self._kind, self._lacks_index = weights.format, weights.lacks_index
-        self._shards = [prefix + name for name in shards]
-        return entry
-
-    def _bring_config(self) -> Mapping[str, Any]:
-        """Return the config."""
-        if self._prefix + CONFIG in self._files:
-            self._bring_untold(self._prefix + CONFIG)
-        else:
-            known = self._recognised(has_config=False)
-            if known is not None:
-                raise known
-        root = snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, CONFIG)
-        return read_config(root / self._prefix)
-
-    def _recognised(self, *, has_config: bool) -> CheckpointError | None:
-        """Return what is told of a repository that is not a checkpoint; None where nothing in it is known."""
-        names = [name.removeprefix(self._prefix) for name in self._files if name.startswith(self._prefix)]
-
-        def read(name: str) -> Mapping[str, Any]:
-            self._bring_untold(self._prefix + name)
-            root = snapshot_folder(self._repository.repo_id, self._repository.commit, self._options, name)
-            return read_json(root / self._prefix / name)
-
-        return not_a_checkpoint(self._repository.repo_id, names, read, has_config)
-
-    def _missing(self, names: Sequence[str]) -> list[str]:
-        repo_id, commit = self._repository.repo_id, self._repository.commit
-        return [name for name in names if cached_file(repo_id, commit, name, self._options) is None]
-
-    def _bring_untold(self, name: str) -> None:
-        """Bring a file on which the plan depends: it counts as there when all bytes are counted."""
-        watcher = DownloadWatcher(lambda name, size: None, lambda name: None, self._waited, self._check)
-        download_files(self._repository, self._missing([name]), self._options, watcher)
-
-    def _bring(self, names: Sequence[str]) -> None:
-        watcher = DownloadWatcher(
-            on_bytes=self._count,
-            on_file=self._arrived,
-            on_wait=self._waited,
-            check_cancelled=self._check,
-        )
-        download_files(self._repository, names, self._options, watcher)
-
-    def _count(self, name: str, size: int) -> None:
-        with self._lock:
-            self._tally.add(self._numbers[name], size)
-
-    def _arrived(self, name: str) -> None:
-        """Tell that a file is there and, of a shard, what is in memory now that it has come through it."""
-        with self._lock:
-            self._tally.flush()
-            self._reporter.tell(events.DownloadEnded, self._numbers[name])
-        if name in self._shards:
-            path = cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
-            if path is not None:
-                absent = sum(piece.absent for piece in find_missing(path))
-                size = self._files[name].bytes - absent
-                self._reporter.tell(events.Resident, self._shards.index(name), size)
-
-    def _log_skipped(self, wanted: Collection[str]) -> None:
-        """Say which weights in other formats are not downloaded, and what that saves."""
-        skipped = [name for name in self._files if name not in wanted and name.lower().endswith(_WEIGHT_ENDINGS)]
-        if skipped:
-            size = size_text(self._bytes(skipped))
-            names = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
-            self._reporter.log("info", "skipped", count=len(skipped), size=size, names=names)
-
-
-def _support_files(names: Collection[str], options: LoadOptions) -> list[str]:
-    """Return the names of what is read beside weights: configs, tokenizer, processor, templates."""
-    # Some processors keep a second tokenizer in a folder of its own.
-    folders = {".", _TEMPLATES} | {str(PurePosixPath(name).parent) for name in names if name.endswith(_TOKENIZER)}
-    return sorted(
-        name
-        for name in names
-        if str(PurePosixPath(name).parent) in folders
-        and len(PurePosixPath(name).parts) <= 2
-        and (name.lower().endswith(_READ) or name in _ALSO_READ)
-        and not name.lower().endswith(_NOT_READ)
-        and (options.tokenizer is not False or _is_of_model(name))
-    )
-
-
-def _is_of_model(name: str) -> bool:
-    return name.endswith(".json") and not any(part in name for part in _OF_TOKENIZERS)
