@@ -1,4 +1,4 @@
-// What Python sends, by the names it sends it under (nbloader/_views/publisher.py). Nothing is computed here.
+// What Python sends, by the names it sends it under (nbloader/_views/view.py). Nothing is computed here.
 
 export type Status = "idle" | "queued" | "running" | "ready" | "failed" | "cancelled";
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import suppress
@@ -32,9 +31,11 @@ from nbloader._text.catalogue import FRONT_END, in_locale, locale, nearest, spea
 from nbloader._views.callback import ProgressCallback
 from nbloader._views.form import changed_by
 from nbloader._views.messages import Message, RefusedError, read_message
-from nbloader._views.publisher import Publisher, view_of, view_of_diagnosis
+from nbloader._views.notebook import can_show, executing, is_watched, kernel_shell
+from nbloader._views.publisher import Publisher
 from nbloader._views.saved import Outputs, panel_html
 from nbloader._views.terminal import show_bar
+from nbloader._views.view import view_of, view_of_diagnosis
 from nbloader._views.workbench import Workbench
 
 _logger = logging.getLogger("nbloader")
@@ -138,11 +139,11 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         """
         self._shown_by = None
         self._is_panel = True
-        if _can_show():
+        if can_show():
             from IPython.display import display
 
             display(self)
-        self._shown_by = _executing()
+        self._shown_by = executing()
         return self.load(reload=self._reload, replace=self._replace) if self._job is None else self
 
     def load(self, *, reload: bool = False, replace: bool = False, **changes: Any) -> LoaderWidget:
@@ -214,7 +215,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         job = self._started()
         with job.expecting() as given:
             try:
-                is_seen = self._is_drawn.is_set() or _is_watched()
+                is_seen = self._is_drawn.is_set() or is_watched()
                 if self._is_panel and timeout is None and not is_seen and not job.done():
                     show_bar(job)
                 return given[0] if given else job.result(timeout)
@@ -289,10 +290,10 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return f"LoaderWidget({clean(str(self._source))!r}): {'queued' if self._is_about_to else self.state.status}"
 
     def _ipython_display_(self) -> None:
-        shell = _kernel_shell()
+        shell = kernel_shell()
         if shell is None or self._repr_mimebundle_ is None:  # ipywidgets takes it from a widget that is closed
             raise NotImplementedError  # IPython prints the repr then
-        if self._shown_by is not None and self._shown_by == _executing():
+        if self._shown_by is not None and self._shown_by == executing():
             return  # `LoaderWidget(...).show()` as a cell's last line: the panel is there already
         view, metadata = self._repr_mimebundle_() or ({}, {})
         stays = not self._is_panel or self.state.status in FINAL  # who shows it again wants to see it live
@@ -313,7 +314,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _can_ask(self) -> bool:
         # A front end that draws the panel says so; with one that is still about to, a moment is worth waiting.
-        return self._is_drawn.wait(_DRAWN_SECONDS if _can_show() else 0)
+        return self._is_drawn.wait(_DRAWN_SECONDS if can_show() else 0)
 
     def _take(self, event: events.Event) -> None:
         """Keep up with the load: what was answered is chosen from now on, and a load that ended is a run."""
@@ -513,40 +514,3 @@ def _on_message(widget: LoaderWidget, content: Any, buffers: Any) -> None:
         widget._refuse(text("refused", "message", reason=error.args[0]))
         return
     widget._heed(message)
-
-
-def _can_show() -> bool:
-    """Tell whether somebody may see a panel: whoever runs a kernel, or marimo; in a terminal nobody can."""
-    return _kernel_shell() is not None or "marimo" in sys.modules
-
-
-def _is_watched() -> bool:
-    """Tell whether whoever runs this cell has a page to show it in.
-
-    What runs a notebook without one (nbclient, papermill, nbval) says that nobody is there to be asked.
-    """
-    shell = _kernel_shell()
-    if shell is None:
-        return _can_show()
-    return bool(shell.get_parent().get("content", {}).get("allow_stdin", True)) or _is_voila()
-
-
-def _is_voila() -> bool:
-    """Tell whether this kernel runs a page of Voila's, which shows a cell's output while it runs the cells."""
-    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-
-
-def _kernel_shell() -> Any:
-    """Return the shell of a Jupyter kernel; None where this is none."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return shell if hasattr(shell, "kernel") else None
-
-
-def _executing() -> object:
-    """Return what tells one cell's execution from another's; None outside IPython."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return None if shell is None else shell.execution_count

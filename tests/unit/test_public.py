@@ -20,6 +20,7 @@ from nbloader._text.catalogue import FRONT_END, texts
 SOURCES = Path(nbloader.__file__).parent
 VIEWS = {
     "nbloader.widget",
+    "nbloader._views.notebook",
     "nbloader._views.publisher",
     "nbloader._views.terminal",
     "nbloader._cli",

@@ -13,8 +13,8 @@ import nbloader
 from nbloader import LoadState
 from nbloader._progress.state import ErrorInfo, Gone
 from nbloader._system.memory import Memory
-from nbloader._views.publisher import view_of, view_of_diagnosis
 from nbloader._views.saved import Outputs, panel_html
+from nbloader._views.view import view_of, view_of_diagnosis
 
 
 class Page(HTMLParser):

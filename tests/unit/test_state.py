@@ -14,7 +14,7 @@ from nbloader._progress import events
 from nbloader._progress.fold import fold
 from nbloader._progress.state import FINAL
 from nbloader._system.memory import Memory
-from nbloader._views.publisher import view_of
+from nbloader._views.view import view_of
 
 MB = 10**6
 

@@ -14,8 +14,8 @@ from support.waiting import wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget
-from nbloader._views.publisher import view_of
 from nbloader._views.saved import panel_html
+from nbloader._views.view import view_of
 
 TOKEN = "hf_ThisIsVerySecret"
 SHARD = "model-00002-of-00004.safetensors"

@@ -355,7 +355,7 @@ def test_the_views_shape_is_what_the_front_end_expects() -> None:
     """Each key of `_state` stands in js/src/state.ts, and each there is sent."""
     import re
 
-    from nbloader._views.publisher import view_of
+    from nbloader._views.view import view_of
 
     source = (Path(nbloader.__file__).parents[2] / "js/src/state.ts").read_text()
     block = source.split("export interface PanelState {")[1].split("\n}")[0]
