@@ -26,7 +26,7 @@ import nbloader
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._options.options import LoadOptions
 from nbloader._planning.plan import make_plan
-from nbloader._reading.readahead import make_parts
+from nbloader._reading.parts import make_parts
 from nbloader._system.page_cache import Missing
 
 SIZES = ((100, 1), (100, 10), (1000, 1), (1000, 10), (1000, 100), (20_000, 1), (20_000, 100))

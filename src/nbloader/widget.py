@@ -24,7 +24,9 @@ from nbloader._options.options import LoadOptions, merge_options
 from nbloader._planning.plan import LoadPlan
 from nbloader._progress import events
 from nbloader._progress.state import FINAL, LoadState
-from nbloader._registry.models import Freed, are_alike, cancel_waiting
+from nbloader._registry.identity import are_alike
+from nbloader._registry.job import Freed
+from nbloader._registry.models import cancel_waiting
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import Flag, make_thread, weakly
 from nbloader._text.catalogue import FRONT_END, in_locale, locale, nearest, speak, text, texts

@@ -14,8 +14,9 @@ import nbloader
 from nbloader import DependencyError, LoadOptions, OptionError
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._load.stages.metadata import stored_bytes
-from nbloader._planning.plan import make_plan, placed_sizes
+from nbloader._planning.plan import make_plan
 from nbloader._planning.quantization import is_quantized, method_of, why_not
+from nbloader._planning.sizes import placed_sizes
 from nbloader._system.memory import Free
 
 CPU_METHODS = ("8bit", "4bit", "int8")

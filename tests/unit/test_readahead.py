@@ -13,9 +13,11 @@ from support.page_cache import are_resident, make_cold
 from nbloader import LoadCancelled
 from nbloader._options.options import MOST_READERS
 from nbloader._reading import pace
+from nbloader._reading import parts as _parts
 from nbloader._reading import readahead as _readahead
 from nbloader._reading.pace import Pace
-from nbloader._reading.readahead import Part, Readahead, make_parts
+from nbloader._reading.parts import Part, make_parts
+from nbloader._reading.readahead import Readahead
 from nbloader._system.memory_file import MemoryFile
 from nbloader._system.page_cache import Missing, find_missing
 
@@ -24,7 +26,7 @@ MB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def _parts_of_one_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_readahead, "_LEAST_PART", MB)
+    monkeypatch.setattr(_parts, "_LEAST_PART", MB)
     monkeypatch.setattr(pace, "_MOST_BYTES", MB)
     monkeypatch.setattr(_readahead, "_TELL_SECONDS", 0.001)
 

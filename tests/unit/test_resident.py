@@ -20,6 +20,7 @@ from support.waiting import all_at_once, own_threads, wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, SourceError, WontFitError
+from nbloader._checkpoint.adapter import adapter_state
 from nbloader._progress import events
 from nbloader._registry import models as registry
 from nbloader._registry.holders import Holder, find_holders
@@ -122,9 +123,9 @@ def test_files_that_have_changed_are_loaded_again(one: Path, tmp_path: Path) -> 
     assert nbloader.load(one, progress=False).model is again
     lora.mkdir()
     options = LoadOptions(adapter=str(lora))
-    before = registry.adapter_state(options)
+    before = adapter_state(options)
     (lora / "adapter_config.json").write_text("{}")
-    assert registry.adapter_state(options) != before
+    assert adapter_state(options) != before
 
 
 def test_a_commit_that_moved_is_loaded_again(hub: Hub, one: Path, tmp_path: Path) -> None:

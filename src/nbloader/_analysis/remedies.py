@@ -85,6 +85,7 @@ def diagnosis_of(state: LoadState, plan: LoadPlan, options: LoadOptions, measure
 
 
 def other_type(plan: LoadPlan) -> str:
+    """Return the type that the weights get in memory; empty where they keep that of the files."""
     return "" if list(plan.bytes_by_dtype) == [plan.placed_as] else plan.placed_as
 
 
@@ -235,6 +236,7 @@ class _Wanted(NamedTuple):
 
 
 def wanted_of(origin: str | None, name: str, folder: str | os.PathLike[str], options: LoadOptions) -> _Wanted:
+    """Return the load that remedies are written for: its model and options, as code."""
     if origin != "folder":
         return _Wanted(name, Path(folder), options)
     return _Wanted(os.fspath(folder), Path(folder), replace(options, subfolder=""))

@@ -104,12 +104,14 @@ def check_pointer(path: Path, start: bytes) -> None:
 
 
 def wrong_content(path: Path, content: str) -> CheckpointError:
+    """Return the error for a file that holds another format than its name says."""
     return CheckpointError(
         text("error", "wrong_content", path=path, content=text("content", content)), text("content_hint", content)
     )
 
 
 def is_page(start: bytes) -> bool:
+    """Tell whether a file begins as a page of HTML does."""
     return start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 

@@ -174,6 +174,7 @@ def read_index(path: Path) -> Index:
 
 
 def check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:
+    """Refuse an index that names files which are not there."""
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -192,6 +193,7 @@ def _inside(index: Path, name: object) -> str:
 
 
 def shard_file(folder: Path, name: str, entry: str) -> ShardFile:
+    """Return a weight file of a folder, with its size; `entry` is the file that names it."""
     path = folder / name
     if not path.is_file():
         raise CheckpointError(text("error", "not_there", path=folder / entry), text("hint", "again"))

@@ -47,6 +47,7 @@ def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str
 
 
 def snapshot_of(path: Path, name: str) -> Path:
+    """Return the snapshot's folder that holds the file `name` at `path`."""
     return path.parents[len(Path(name).parts) - 1]
 
 
@@ -101,31 +102,37 @@ def remember_revision(repo: Repository, options: LoadOptions) -> None:
 
 
 def cache_root(options: LoadOptions) -> Path:
+    """Return the folder of the whole cache."""
     from huggingface_hub import constants
 
     return Path(options.cache_dir or constants.HF_HUB_CACHE)
 
 
 def cache_folder(repo_id: str, options: LoadOptions) -> Path:
+    """Return the cache's folder for a repository."""
     from huggingface_hub.file_download import repo_folder_name
 
     return cache_root(options) / str(repo_folder_name(repo_id=repo_id, repo_type="model"))
 
 
 def part_file(repo: Repository, name: str, options: LoadOptions) -> Path:
+    """Return where a file is kept while it arrives."""
     key = repo.expected(name).key or hashlib.sha256(f"{repo.commit}/{name}".encode()).hexdigest()
     return blobs_of(repo, options) / f"{key}.nbloader.incomplete"
 
 
 def blobs_of(repo: Repository, options: LoadOptions) -> Path:
+    """Return the folder with the contents of a repository's files, by their hashes."""
     return cache_folder(repo.repo_id, options) / "blobs"
 
 
 def has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
+    """Tell whether a file's content is in the cache, of whatever revision and under whatever name."""
     expected = repo.expected(name)
     blob = blobs_of(repo, options) / (expected.key or "")
     return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes
 
 
 def path_in(subfolder: str, name: str) -> str:
+    """Return a file's name within the repository."""
     return f"{subfolder.strip('/')}/{name}" if subfolder else name

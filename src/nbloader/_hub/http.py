@@ -49,6 +49,7 @@ def _session() -> Any:
 
 
 def headers_of(options: LoadOptions) -> dict[str, str]:
+    """Return the headers of a request: those of huggingface_hub, with the token that the options choose."""
     from huggingface_hub.utils import build_hf_headers
 
     # A file that is packed on its way has no parts to go on from.
@@ -57,6 +58,7 @@ def headers_of(options: LoadOptions) -> dict[str, str]:
 
 @contextmanager
 def opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterator[Reply]:
+    """Open a file at a range of its bytes; leaving the context closes the connection."""
     from huggingface_hub.utils import hf_raise_for_status
 
     wanted = {**headers, "Range": f"bytes={begin}-{end - 1}"}

@@ -13,57 +13,25 @@ from typing import Any, NamedTuple
 
 from nbloader._checkpoint.adapter import Adapter
 from nbloader._checkpoint.checkpoint import Checkpoint, check_depth, placing_order
-from nbloader._checkpoint.headers import FLOATS, Tensor
-from nbloader._errors import CheckpointError, DependencyError, OptionError, WontFitError
+from nbloader._checkpoint.headers import FLOATS
+from nbloader._errors import DependencyError, OptionError, WontFitError
 from nbloader._options.as_code import said
 from nbloader._options.options import LoadOptions
+from nbloader._planning.kv_cache import KVCache, kv_cache_of
 from nbloader._planning.placement import CPU, place_bytes
-from nbloader._planning.quantization import (
-    CUSTOM,
-    METHODS,
-    check_quantization,
-    device_staging_bytes,
-    is_quantized,
-    method_of,
-    quantized_bytes,
-    staging_bytes,
-)
-from nbloader._planning.stored import dequantized_dtype, find_stored, staging_size, stored_size
+from nbloader._planning.quantization import CUSTOM, check_quantization, device_staging_bytes, method_of, staging_bytes
+from nbloader._planning.sizes import FLOAT_NAMES, changes_type, placed_sizes, target_dtype
+from nbloader._planning.stored import dequantized_dtype, find_stored, staging_size
 from nbloader._system.memory import Free
 from nbloader._text.catalogue import text
 from nbloader._text.units import sentences, size_text
 
-_FLOAT_CODES = {code for code, _ in FLOATS.values()}
-_FLOAT_NAMES = {code: name for name, (code, _) in FLOATS.items()}
-_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}  # other names that torch has for them
-_DTYPE = re.compile(r"u?int\d+|short|int|long|bool|c(half|float|double)|complex\d+|float\d+_\w+|float4\w*")
-_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
 """What is tried, in this order, where a load will not fit."""
-
 _FUSED = re.compile(r"\.experts\.\d+\.")
 """Tensors that placing joins into one, a copy: since transformers 5 the experts of a layer are one parameter."""
-
 _DOWN = re.compile(r"\.(w2|down_proj)\.weight$")  # joined by itself, after the larger one
-
 _TIGHT = 0.9  # share of what is free
-
-
-class KVCache(NamedTuple):
-    """How the cache of keys and values grows: `layer_bytes` for each token and layer, of one sequence.
-
-    Layers whose attention slides keep `window` tokens at most.
-    """
-
-    full_layers: int
-    sliding_layers: int
-    window: int
-    layer_bytes: int
-
-    def bytes(self, context_length: int) -> int:
-        """Return what the cache takes at so many tokens."""
-        tokens = self.full_layers * context_length + self.sliding_layers * min(context_length, self.window)
-        return tokens * self.layer_bytes
 
 
 class Room(NamedTuple):
@@ -209,8 +177,8 @@ def make_plan(
     copied = 0
     for key, tensor in checkpoint.tensors.items():
         to_place[tensor.shard] += sizes[key]
-        by_dtype[_FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
-        is_cast = stored is None and _is_cast(tensor, dtype)
+        by_dtype[FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
+        is_cast = stored is None and changes_type(tensor, dtype)
         is_copied = sizes[key] != tensor.bytes or is_cast or _FUSED.search(key)
         copied += tensor.bytes if is_copied else 0
     method = None if stored is not None else method_of(options.quantization)
@@ -247,7 +215,7 @@ def make_plan(
         bytes_to_offload=placed.disk,
         available=available,
         device_available={} if free is None else free.devices,
-        kv_cache=_kv_cache(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
+        kv_cache=kv_cache_of(checkpoint.config, dtype or next((name for name in by_dtype if name in FLOATS), None)),
     )
 
 
@@ -312,7 +280,7 @@ def _joining_bytes(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: str 
     layers: Counter[str] = Counter()
     for key, tensor in checkpoint.tensors.items():
         found = _FUSED.search(key)
-        if found is not None and _is_cast(tensor, dtype) and not _DOWN.search(key):
+        if found is not None and changes_type(tensor, dtype) and not _DOWN.search(key):
             layers[key[: found.start()]] += sizes[key]
     return 2 * max(layers.values(), default=0)
 
@@ -353,90 +321,3 @@ def _device_memory(weights: Mapping[str, int] | None, quantization: int) -> dict
         return None
     extra = {"quantization": quantization} if quantization else {}
     return {name: {"weights": size, **extra} for name, size in weights.items()}
-
-
-def _kv_cache(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
-    """Return how the cache grows, by the names that configs of transformers use; None where they tell too little."""
-    architectures = config.get("architectures")
-    named = architectures if isinstance(architectures, list) else []
-    if dtype is None or not any(str(name).endswith(_GENERATES) for name in named):
-        return None
-    text = config.get("text_config")
-    text = text if isinstance(text, Mapping) else config
-
-    def number(*names: str) -> int | None:
-        found = next((text[name] for name in names if text.get(name) is not None), None)
-        return found if type(found) is int and found > 0 else None
-
-    layers, heads = number("num_hidden_layers", "n_layer"), number("num_attention_heads", "n_head")
-    width = number("hidden_size", "n_embd")
-    if layers is None or heads is None or width is None or config.get("is_encoder_decoder") or "kv_lora_rank" in text:
-        return None
-    kv_heads, head_dim = number("num_key_value_heads") or heads, number("head_dim") or width // heads
-    kinds = text.get("layer_types")
-    kinds = kinds if isinstance(kinds, list) and len(kinds) == layers else ["full_attention"] * layers
-    window = number("sliding_window") or 0
-    return KVCache(
-        full_layers=kinds.count("full_attention"),
-        sliding_layers=kinds.count("sliding_attention"),
-        window=window,
-        layer_bytes=2 * kv_heads * head_dim * FLOATS[dtype][1],
-    )
-
-
-def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
-    """Return the type that floating-point weights will get; None where no header tells what they have.
-
-    Without a choice it is what transformers takes: the config's type, what the index says, the first floating type in
-    the first shard. Those of a config's parts do not count.
-
-    Raises
-    ------
-    CheckpointError
-        For a type that torch does not have, or cannot make models of.
-    """
-    config, index = checkpoint.config, checkpoint.index or {}
-    named = next((value for value in (config.get("dtype"), config.get("torch_dtype")) if value is not None), None)
-    if isinstance(named, Mapping):
-        named = named.get("", "float32")
-    is_chosen = options.dtype != "auto"
-    if named is None and not is_chosen:
-        named = index.get("dtype")
-    if named is not None:
-        dtype = _DTYPE_NAMES.get(named, named) if isinstance(named, str) else ""
-        # Another type that torch has is no harm where one is chosen.
-        if dtype not in FLOATS and not (is_chosen and _DTYPE.fullmatch(dtype)):
-            raise CheckpointError(
-                text("error", "config_dtype", folder=checkpoint.folder, dtype=repr(named)), text("hint", "config_dtype")
-            )
-        if not is_chosen:
-            return dtype
-    if is_chosen:
-        return options.dtype
-    first = [(key, tensor) for key, tensor in checkpoint.tensors.items() if tensor.shard == 0]
-    if checkpoint.format == "safetensors":
-        first.sort(key=lambda each: each[0])
-    return next((_FLOAT_NAMES[tensor.dtype] for _, tensor in first if tensor.dtype in _FLOAT_CODES), None)
-
-
-def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]:
-    """Return what each tensor takes in the model, in bytes, by its name: cast, quantized, dequantized, or as it is."""
-    config, dtype = checkpoint.config, target_dtype(checkpoint, options)
-    stored = find_stored(config, options.quantization)
-    method = None if stored is not None else method_of(options.quantization)
-    width = FLOATS[dtype][1] if dtype is not None else 0
-
-    def size(key: str, tensor: Tensor) -> int:
-        if stored is not None and dtype is not None:
-            return stored_size(key, tensor, checkpoint.tensors, stored, width)
-        if method is not None and method in METHODS and is_quantized(key, tensor, config, method):
-            return quantized_bytes(tensor, config, method)
-        # A weight that is no float is cast like one: nothing says that it is quantized.
-        is_cast = _is_cast(tensor, dtype) or (key.endswith(".weight") and tensor.dtype not in _FLOAT_CODES)
-        return tensor.elements * width if is_cast and width else tensor.bytes
-
-    return {key: size(key, tensor) for key, tensor in checkpoint.tensors.items()}
-
-
-def _is_cast(tensor: Tensor, dtype: str | None) -> bool:
-    return dtype is not None and tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]

@@ -8,85 +8,30 @@ a file position that threads would share; Windows has neither, and there each re
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
 
 from nbloader._reading.pace import Pace
+from nbloader._reading.parts import Part
 from nbloader._system.memory_file import MemoryFile, open_direct
-from nbloader._system.page_cache import Missing, kernel_readahead, resident_bytes
+from nbloader._system.page_cache import kernel_readahead, resident_bytes
 from nbloader._system.threads import make_thread
 
 _BUFFER = 256 << 10  # what a read into the page cache passes through: small enough to stay in the processor's cache
 _MOST_BUFFERS = 1024  # that one call takes
-_LEAST_PART = 256 << 10  # bytes
-_MOST_PARTS = 4096
 _AT_ONCE = 8 << 20  # bytes; another thread would win the interpreter in turns of 5 ms, which takes longer
 _SCATTERED = 4  # times as much may be read to get at them, a page here and a page there
 _TELL_SECONDS = 0.025
 _NICENESS = 10
 _MOST_KERNEL_READAHEAD = 1 << 20  # bytes that may come in untold behind each reader
-
-
-class Part(NamedTuple):
-    """A part of a file that is read as one: `absent` of its bytes are not in memory yet."""
-
-    file: int
-    offset: int
-    length: int
-    absent: int
-
-    @property
-    def end(self) -> int:
-        """Where it ends in the file."""
-        return self.offset + self.length
-
-
-def make_parts(missing: Sequence[Sequence[Missing]], use: Iterable[tuple[int, int, int]] = ()) -> list[Part]:
-    """Return the parts to read, in the order in which they will be needed.
-
-    Parameters
-    ----------
-    missing
-        Of each file, what is not in memory, by offset.
-    use
-        (file, begin, end) of what will be used, in that order. What is never used comes last.
-    """
-    total = sum(piece.length for pieces in missing for piece in pieces)
-    pages = total // _MOST_PARTS // mmap.PAGESIZE + 1  # whole ones, for direct reads
-    unit = max(_LEAST_PART, pages * mmap.PAGESIZE)
-    files = [[part for piece in pieces for part in _split(file, piece, unit)] for file, pieces in enumerate(missing)]
-    first_use: dict[Part, int] = {}
-    for rank, (file, begin, end) in enumerate(use):
-        for part in _overlapping(files[file], begin, end):
-            first_use.setdefault(part, rank)
-    parts = [part for parts in files for part in parts]
-    return sorted(parts, key=lambda part: first_use.get(part, len(first_use) + len(parts) + part.file))
-
-
-def _split(file: int, piece: Missing, unit: int) -> list[Part]:
-    if piece.absent != piece.length:
-        return [Part(file, *piece)]
-    return [
-        Part(file, piece.offset + begin, length, length)
-        for begin in range(0, piece.length, unit)
-        for length in (min(unit, piece.length - begin),)
-    ]
-
-
-def _overlapping(parts: Sequence[Part], begin: int, end: int) -> Sequence[Part]:
-    first = bisect_left(parts, begin, key=lambda part: part.end - 1)
-    last = bisect_left(parts, end, key=lambda part: part.offset)
-    return parts[first:last]
 
 
 class Readahead:

@@ -12,20 +12,19 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
-from nbloader._checkpoint.adapter import adapter_state
-from nbloader._checkpoint.source import DEMO, state_of
 from nbloader._errors import LoadError
 from nbloader._options.options import LoadOptions
 from nbloader._progress import events
-from nbloader._registry.holders import Holder, find_holders
+from nbloader._registry.holders import find_holders
+from nbloader._registry.identity import are_same, identity_of, place_of, request_of
+from nbloader._registry.job import AnyJob, Freed, Job, Waiting
 from nbloader._registry.model_state import ModelState, first_change, state_of_model
-from nbloader._system.memory import Free, Memory, find_free, release_memory, sample_memory
+from nbloader._system.memory import Free, find_free, release_memory, sample_memory
 from nbloader._system.threads import wait_for_threads
 from nbloader._text.catalogue import text
-from nbloader._text.units import sentences, size_text
 
 if TYPE_CHECKING:
     from nbloader._checkpoint.source import Source
@@ -33,92 +32,11 @@ if TYPE_CHECKING:
     from nbloader._progress.state import LoadState
     from nbloader._registry.outcome import Outcome
 
+
 _TICK = 0.05  # seconds between two looks at whose turn it is
 # That an ending process waits for the loads it cancels. An import cannot be cancelled, and a thread that Python stops
 # while it holds the lock of all imports would keep the process from ever ending.
 _EXIT_SECONDS = 10.0
-_NEUTRAL: Mapping[str, Any] = {
-    option.name: option.default
-    for option in fields(LoadOptions)
-    if option.name in {"token", "local_files_only", "readahead", "readers", "stall_seconds", "force", "keep", "locale"}
-}
-"""Options that change how a model is loaded, and not which."""
-
-
-class Freed(NamedTuple):
-    """What unloading gave back: what was held before and after, and who still refers to what was unloaded."""
-
-    before: Memory
-    after: Memory
-    holders: tuple[Holder, ...] = ()
-
-    @property
-    def host(self) -> int:
-        """Bytes that the process holds less, mapped weights included."""
-        return max(0, self.before.process - self.after.process)
-
-    @property
-    def devices(self) -> dict[str, int]:
-        """Bytes that are in use less on each accelerator that this process uses."""
-        used = {device.name: device.used for device in self.after.accelerators}
-        return {device.name: max(0, device.used - used.get(device.name, 0)) for device in self.before.accelerators}
-
-    def __str__(self) -> str:
-        places = {text("detail", "host"): self.host, **self.devices}
-        given = [text("detail", "of_memory", size=size_text(size), name=name) for name, size in places.items()]
-        return sentences(text("detail", "given_back", sizes=", ".join(given)), *map(str, self.holders))
-
-
-class Waiting(NamedTuple):
-    """A load that is under way or in line, as those behind it see it."""
-
-    number: int
-    name: str
-
-
-class Job(Protocol):
-    """A load, as the registry sees it."""
-
-    model: str | os.PathLike[str]
-    options: LoadOptions
-    number: int
-    reload: bool
-    comes_next: bool
-
-    @property
-    def state(self) -> LoadState:
-        """What is known of it now."""
-
-    @property
-    def plan(self) -> LoadPlan | None:
-        """What it moves; None until that is known."""
-
-    def start(self) -> Any:
-        """Start its thread."""
-
-    def is_alive(self) -> bool:
-        """Tell whether a thread works for it, and it has not ended."""
-
-    def cancel(self) -> None:
-        """Ask it to stop."""
-
-    def subscribe(self, function: Callable[[events.Event], None], /) -> Any:
-        """Have `function` called with every event from now on."""
-
-    def log(self, level: str, code: str, **arguments: Any) -> None:
-        """Add a line to its log."""
-
-    def let_go(self, successor: str) -> None:
-        """Have it forget what it made, to make room for the model `successor`."""
-
-    def tell_unloaded(self, freed: Freed) -> None:
-        """Have it tell what that gave back."""
-
-    def abandon(self) -> None:
-        """End it in a child that was forked in its midst."""
-
-
-AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 @dataclass(eq=False)
@@ -162,7 +80,7 @@ class Resident:
     def matches(self, model: Any) -> bool:
         """Tell whether this is the model that somebody means: by itself, by its job, by its place or by its name."""
         if isinstance(model, (str, os.PathLike)):
-            return _place_of(model) in (self.name, self.place)
+            return place_of(model) in (self.name, self.place)
         return model is self or model in self._jobs or model is self.model
 
 
@@ -253,10 +171,10 @@ def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
 
     With `replace`, what is being loaded now is cancelled, and the job comes next.
     """
-    wanted = _request_of(job)
+    wanted = request_of(job)
     with _registry.lock:
         for other in _registry.active:
-            if not other.state.cancelling and not job.reload and _same(_request_of(other), wanted):
+            if not other.state.cancelling and not job.reload and are_same(request_of(other), wanted):
                 return cast(AnyJob, other)  # there is one kind
         running = _registry.running
         job.comes_next = replace
@@ -269,11 +187,6 @@ def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
     if replace and running is not None:
         running.cancel()
     return job
-
-
-def are_alike(one: Job, other: Job) -> bool:
-    """Tell whether two jobs were asked for the same."""
-    return _same(_request_of(one), _request_of(other))
 
 
 def entered(job: Job) -> None:
@@ -352,11 +265,11 @@ class Residence:
 
         One that somebody has changed is forgotten here, and stays with whoever holds it.
         """
-        self._identity = _identity_of(source, self._job.options)
+        self._identity = identity_of(source, self._job.options)
         if self._job.reload:
             return None
         for resident in loaded():
-            if not _same(resident.identity, self._identity):
+            if not are_same(resident.identity, self._identity):
                 continue
             change = resident.change
             if not change:
@@ -486,36 +399,3 @@ def _parts_of(model: Any) -> Iterator[Any]:
         yield model
         yield from model.modules()
         yield from model.parameters()
-
-
-def _place_of(model: Any) -> str:
-    """Return a model's name so that equal places have equal names."""
-    place = os.path.expanduser(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else repr(model)
-    return os.path.realpath(place) if place != DEMO and os.path.isdir(place) else place
-
-
-def _request_of(job: Job) -> tuple[str, LoadOptions]:
-    return _place_of(job.model), _effective(job.options)
-
-
-def _effective(options: LoadOptions) -> LoadOptions:
-    """Return the options with everything that does not change the model as if it had not been chosen."""
-    on_cpu: Mapping[str, Any] = {"device": None, "device_map": None} if options.placement == "cpu" else {}
-    return replace(options, **_NEUTRAL, **on_cpu)
-
-
-def _identity_of(source: Source, options: LoadOptions) -> tuple[Any, ...]:
-    """Return what tells this model from every other: where its files are, in which state, and the options."""
-    effective = _effective(options)
-    adapter = adapter_state(options)
-    if source.repository is not None:
-        return source.repository.repo_id, source.commit, adapter, replace(effective, revision=None)
-    folder = source.root(options)
-    return os.path.realpath(folder), state_of(folder, options.subfolder), adapter, effective
-
-
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - values of extra= may be anything, and compare as they like
-        return False

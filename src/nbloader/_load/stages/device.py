@@ -11,7 +11,8 @@ from nbloader._options.options import MOST_READERS
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._reading.pace import Pace
-from nbloader._reading.readahead import Readahead, make_parts
+from nbloader._reading.parts import make_parts
+from nbloader._reading.readahead import Readahead
 from nbloader._system.memory import sample_memory
 from nbloader._system.page_cache import find_missing, make_resident, untouched_bytes
 from nbloader._system.storage import count_reads

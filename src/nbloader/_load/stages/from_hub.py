@@ -46,6 +46,7 @@ _LOOKERS = 8  # headers that are fetched at once
 
 
 def check_config(where: str, config: Mapping[str, Any], options: LoadOptions) -> None:
+    """Refuse a config that this environment cannot load, before weights are brought."""
     check_packages(where, config)
     check_stored(where, config, options.quantization, options.placement)
 
@@ -58,6 +59,7 @@ def bring_adapter(
     check: Callable[[], None],
     download: HubFiles | None,
 ) -> None:
+    """Bring the weights of an adapter from its own repository, counted as one more file of the download."""
     missing, own = missing_bytes(adapter, options), adapter_options(options)
     if missing == 0:
         remember_revision(repository, own)

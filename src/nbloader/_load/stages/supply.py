@@ -16,7 +16,8 @@ from nbloader._planning.plan import LoadPlan
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._reading.pace import Pace
-from nbloader._reading.readahead import Readahead, make_parts
+from nbloader._reading.parts import make_parts
+from nbloader._reading.readahead import Readahead
 from nbloader._system.memory import sample_memory
 from nbloader._system.memory_file import MemoryFile
 from nbloader._system.page_cache import Missing, drops_cache, find_missing, read_through

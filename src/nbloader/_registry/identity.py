@@ -1,0 +1,64 @@
+"""What tells one request for a model from another, and one model from another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from nbloader._checkpoint.adapter import adapter_state
+from nbloader._checkpoint.source import DEMO, state_of
+from nbloader._options.options import LoadOptions
+from nbloader._registry.job import Job
+
+if TYPE_CHECKING:
+    from nbloader._checkpoint.source import Source
+
+
+_NEUTRAL: Mapping[str, Any] = {
+    option.name: option.default
+    for option in fields(LoadOptions)
+    if option.name in {"token", "local_files_only", "readahead", "readers", "stall_seconds", "force", "keep", "locale"}
+}
+"""Options that change how a model is loaded, and not which."""
+
+
+def are_alike(one: Job, other: Job) -> bool:
+    """Tell whether two jobs were asked for the same."""
+    return are_same(request_of(one), request_of(other))
+
+
+def place_of(model: Any) -> str:
+    """Return a model's name so that equal places have equal names."""
+    place = os.path.expanduser(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else repr(model)
+    return os.path.realpath(place) if place != DEMO and os.path.isdir(place) else place
+
+
+def request_of(job: Job) -> tuple[str, LoadOptions]:
+    """Return what a job was asked for."""
+    return place_of(job.model), _effective(job.options)
+
+
+def _effective(options: LoadOptions) -> LoadOptions:
+    """Return the options with everything that does not change the model as if it had not been chosen."""
+    on_cpu: Mapping[str, Any] = {"device": None, "device_map": None} if options.placement == "cpu" else {}
+    return replace(options, **_NEUTRAL, **on_cpu)
+
+
+def identity_of(source: Source, options: LoadOptions) -> tuple[Any, ...]:
+    """Return what tells this model from every other: where its files are, in which state, and the options."""
+    effective = _effective(options)
+    adapter = adapter_state(options)
+    if source.repository is not None:
+        return source.repository.repo_id, source.commit, adapter, replace(effective, revision=None)
+    folder = source.root(options)
+    return os.path.realpath(folder), state_of(folder, options.subfolder), adapter, effective
+
+
+def are_same(one: Any, other: Any) -> bool:
+    """Tell whether two values are equal; those that cannot be compared are not."""
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - values of extra= may be anything, and compare as they like
+        return False

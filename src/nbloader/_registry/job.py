@@ -1,0 +1,94 @@
+"""What the registry knows of a load, and what it tells it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from nbloader._options.options import LoadOptions
+from nbloader._progress import events
+from nbloader._registry.holders import Holder
+from nbloader._system.memory import Memory
+from nbloader._text.catalogue import text
+from nbloader._text.units import sentences, size_text
+
+if TYPE_CHECKING:
+    from nbloader._planning.plan import LoadPlan
+    from nbloader._progress.state import LoadState
+
+
+class Freed(NamedTuple):
+    """What unloading gave back: what was held before and after, and who still refers to what was unloaded."""
+
+    before: Memory
+    after: Memory
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def host(self) -> int:
+        """Bytes that the process holds less, mapped weights included."""
+        return max(0, self.before.process - self.after.process)
+
+    @property
+    def devices(self) -> dict[str, int]:
+        """Bytes that are in use less on each accelerator that this process uses."""
+        used = {device.name: device.used for device in self.after.accelerators}
+        return {device.name: max(0, device.used - used.get(device.name, 0)) for device in self.before.accelerators}
+
+    def __str__(self) -> str:
+        places = {text("detail", "host"): self.host, **self.devices}
+        given = [text("detail", "of_memory", size=size_text(size), name=name) for name, size in places.items()]
+        return sentences(text("detail", "given_back", sizes=", ".join(given)), *map(str, self.holders))
+
+
+class Waiting(NamedTuple):
+    """A load that is under way or in line, as those behind it see it."""
+
+    number: int
+    name: str
+
+
+class Job(Protocol):
+    """A load, as the registry sees it."""
+
+    model: str | os.PathLike[str]
+    options: LoadOptions
+    number: int
+    reload: bool
+    comes_next: bool
+
+    @property
+    def state(self) -> LoadState:
+        """What is known of it now."""
+
+    @property
+    def plan(self) -> LoadPlan | None:
+        """What it moves; None until that is known."""
+
+    def start(self) -> Any:
+        """Start its thread."""
+
+    def is_alive(self) -> bool:
+        """Tell whether a thread works for it, and it has not ended."""
+
+    def cancel(self) -> None:
+        """Ask it to stop."""
+
+    def subscribe(self, function: Callable[[events.Event], None], /) -> Any:
+        """Have `function` called with every event from now on."""
+
+    def log(self, level: str, code: str, **arguments: Any) -> None:
+        """Add a line to its log."""
+
+    def let_go(self, successor: str) -> None:
+        """Have it forget what it made, to make room for the model `successor`."""
+
+    def tell_unloaded(self, freed: Freed) -> None:
+        """Have it tell what that gave back."""
+
+    def abandon(self) -> None:
+        """End it in a child that was forked in its midst."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
