@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,24 @@ def wait_for(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         threading.Event().wait(0.01)
+
+
+def exit_code_of(child: int) -> int:
+    """Return how a process that was forked ended; one that has not after half a minute is killed, and fails."""
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        number, status = os.waitpid(child, os.WNOHANG)
+        ended.extend([os.waitstatus_to_exitcode(status)] * bool(number))
+        return bool(number)
+
+    try:
+        wait_for(has_ended)
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    return ended[0]
 
 
 def own_threads() -> list[str]:

@@ -96,7 +96,8 @@ def test_what_is_allowed_is_used() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    known = {".".join(("nbloader", *path.relative_to(SOURCES).with_suffix("").parts)): path for path in FILES}
+    names = {path: ".".join(("nbloader", *path.relative_to(SOURCES).with_suffix("").parts)) for path in FILES}
+    known = {name.removesuffix(".__init__"): path for path, name in names.items()}
     left = {name: imported_by(path) & set(known) for name, path in known.items()}
     while ends := [name for name, modules in left.items() if not modules]:
         left = {name: modules - set(ends) for name, modules in left.items() if name not in ends}

@@ -194,6 +194,26 @@ def test_a_thread_that_was_initializing_a_model_takes_no_guard_away(stranger: An
     assert replaced() == []
 
 
+def test_a_third_thread_lets_the_load_wait_all_the_same(stranger: Any, tmp_path: Path) -> None:
+    thread, start, go_on = stranger
+
+    def fill(tensor: torch.Tensor) -> None:
+        thread.join(30)
+        torch.nn.init.normal_(tensor)
+
+    folder = save(tmp_path)
+    start()
+    job = nbloader.start(folder, auto_class=type("Model", (Model,), {"fill": staticmethod(fill)}))
+    wait_for(lambda: any(is_in(each, "guarded") for each in threading.enumerate() if each is not thread))
+    third = threading.Thread(target=lambda: Model(Config()))
+    third.start()
+    wait_for(lambda: is_in(third, "guarded") or not third.is_alive())
+    go_on.set()
+    assert torch.equal(job.result().model.loaded, torch.full((4, 4), 7.0))
+    third.join(30)
+    assert replaced() == []
+
+
 def test_a_thread_that_initializes_a_model_meanwhile_leaves_nothing_behind(stranger: Any, tmp_path: Path) -> None:
     thread, start, go_on = stranger
     building, begun = threading.Event(), threading.Event()

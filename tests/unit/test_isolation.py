@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from support import archs
+from support.waiting import exit_code_of
 from tqdm import tqdm
 from transformers import initialization
 
@@ -282,6 +283,34 @@ def test_what_was_replaced_for_a_moment_is_not_put_back() -> None:
     with here_only(Owner, "method", lambda self: "mine", lasting=lambda found: original if found is passing else found):
         assert Owner().method() == "mine"
     assert vars(Owner)["method"] is original
+
+
+def test_in_a_forked_process_nothing_stands_in_for_threads_that_are_not_there() -> None:
+    class Owner:
+        def method(self) -> str:
+            return "original"
+
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stand_in() -> None:
+        with here_only(Owner, "method", lambda self: "mine"):
+            inside.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=stand_in)
+    thread.start()
+    inside.wait(30)
+    child = os.fork()
+    if child == 0:
+        said: list[str] = []
+        for _ in range(3):  # one of which gets the number of the thread that is not there
+            new = threading.Thread(target=lambda: said.append(Owner().method()))
+            new.start()
+            new.join(10)
+        os._exit(said != ["original"] * 3)
+    go_on.set()
+    thread.join(30)
+    assert exit_code_of(child) == 0
 
 
 def test_linspace_has_values_while_a_model_is_built_without_memory() -> None:

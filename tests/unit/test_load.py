@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import archs
@@ -22,6 +23,7 @@ from nbloader import LoadCancelled, LoadError
 from nbloader._progress import events
 from nbloader._reading import pace, readahead
 from nbloader._system.page_cache import resident_bytes
+from nbloader._views import terminal
 
 
 def resident_share(folder: Path) -> float:
@@ -445,8 +447,6 @@ def test_a_broken_accelerator_never_ends_a_load(demo_small: Path, monkeypatch: p
 
 
 def test_an_interrupt_of_the_bar_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbloader._views import terminal
-
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -457,16 +457,25 @@ def test_an_interrupt_of_the_bar_cancels(demo_small: Path, monkeypatch: pytest.M
     assert job.state.cancelling
 
 
+@pytest.mark.parametrize("at", [1, 2])  # while the bar is made, and while it is drawn
 def test_an_interrupt_while_the_bar_is_drawn_leaves_bars_to_others(
-    demo_small: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, demo_small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    display, count = tqdm.display, 0
 
+    def interrupt(*arguments: Any, **more: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise KeyboardInterrupt
+        return display(*arguments, **more)
+
+    job = nbloader.start(demo_small, reload=True)
     with monkeypatch.context() as patch:
         patch.setattr(tqdm, "display", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            nbloader.load(demo_small, reload=True)
+            terminal.show_bar(job)
+    assert job.state.cancelling
     (model,) = all_at_once(1, lambda number: nbloader.load(demo_small).model)
     assert model is not None
 

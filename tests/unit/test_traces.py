@@ -24,7 +24,7 @@ from huggingface_hub.utils._http import default_client_factory
 from support import archs
 from support.hub import Hub, Repo
 from support.page_cache import make_cold
-from support.waiting import own_threads, wait_for
+from support.waiting import exit_code_of, own_threads, wait_for
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions
@@ -196,7 +196,7 @@ def test_a_fork_in_mid_load_is_the_childs_problem_alone(hub: Hub, demo_small: Pa
             code = 0 if is_told and again.result(30).model is ready.model else 2
         finally:
             os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert exit_code_of(child) == 0
     repo.release.set()
     assert job.result(30).model is not None
 
@@ -232,7 +232,7 @@ def test_who_is_forked_in_a_download_does_not_wait_for_its_threads(hub: Hub, dem
             os._exit(any(client.is_closed for client in sending))
         assert sending != []
         assert len(made) == 2  # huggingface_hub's own one, and the download's
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert exit_code_of(child) == 0
         repo.release.set()
         assert job.result(30).model is not None
     finally:

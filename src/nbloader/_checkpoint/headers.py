@@ -1,4 +1,8 @@
-"""The headers of weight files: which tensors they hold, of which type and shape, and where."""
+"""The headers of weight files: which tensors they hold, of which type and shape, and where.
+
+Nothing in them is believed: sizes are held against the files. Sources: the safetensors format
+(https://github.com/huggingface/safetensors#format), and the zip file that ``torch.save`` writes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The names of a checkpoint's files: which of them are its weights, and what an index says."""
+"""The names of a checkpoint's files: which of them are its weights, and what an index says.
+
+Names in an index are held against the folder. Its form is that of ``save_pretrained``: ``*.index.json``.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Reposito
         raise DownloadError(
             text("error", "no_commit", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
         )
-    siblings = [sibling for sibling in info.siblings or () if is_inside(_listed_name(sibling))]
+    siblings = [sibling for sibling in info.siblings or () if _is_path(_listed_name(sibling))]
     with as_load_error(repo_id, options):
         files = {sibling.rfilename: _expected(sibling, repo_id, info.sha, options) for sibling in siblings}
     return Repository(repo_id, info.sha, {**_converted(repo_id, info.sha, options), **files})
@@ -79,6 +79,11 @@ def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> 
         return Expected(size, sha256=sha256)
     is_git_id = isinstance(sibling.blob_id, str) and re.fullmatch(r"[0-9a-f]{40}", sibling.blob_id)
     return Expected(size, git_id=sibling.blob_id if is_git_id else None)
+
+
+def _is_path(name: str) -> bool:
+    """Tell whether a name that the Hub lists is one in git: it has no other spelling."""
+    return is_inside(name) and "." not in name.split("/")
 
 
 def _listed_name(sibling: Any) -> str:

@@ -77,7 +77,8 @@ def opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterat
     except RuntimeError as error:
         if "closed" not in str(error):
             raise
-        raise BrokenOffError(text("reason", "closed")) from None  # by another download of this process that broke
+        # Somebody closed huggingface_hub's client, where that is the one in use.
+        raise BrokenOffError(text("reason", "closed")) from None
 
 
 def _reply(response: Any) -> Reply:

@@ -23,10 +23,22 @@ _outer: weakref.WeakKeyDictionary[Callable[..., Any], Callable[[], Any]] = weakr
 """By stand-in: tells what it stands in front of once it is of no more use, else None."""
 
 
+class _StandIn:
+    """Whose calls go to a replacement, and whether they still do."""
+
+    def __init__(self) -> None:
+        self.thread, self.is_on = threading.get_ident(), True
+
+
+_stand_ins: weakref.WeakSet[_StandIn] = weakref.WeakSet()
+
+
 def _begin_anew() -> None:
-    """Begin in a process that was forked: a thread that held the lock is not there."""
+    """Begin in a process that was forked: other threads are not there, and new ones get their numbers."""
     global _switching
     _switching = threading.Lock()
+    for stand_in in list(_stand_ins):
+        stand_in.is_on = stand_in.is_on and stand_in.thread == threading.get_ident()
 
 
 if hasattr(os, "register_at_fork"):
@@ -49,28 +61,29 @@ def here_only(
 
     Where somebody else replaces it meanwhile, and puts it back later, what stays is a call of the original.
     """
-    thread = threading.get_ident()
-    is_on = True
-    with _switching:
-        original = lasting(_in_use(vars(owner).get(name, _nothing)))
-        plain = _function_of(original)
-        theirs = elsewhere or plain
-
-        @functools.wraps(plain)
-        def dispatch(*args: Any, **kwargs: Any) -> Any:
-            if not is_on:
-                return plain(*args, **kwargs)
-            return (replacement if threading.get_ident() == thread else theirs)(*args, **kwargs)
-
-        _outer[dispatch] = lambda: None if is_on else original
-        ours = type(original)(dispatch) if isinstance(original, (classmethod, staticmethod)) else dispatch
-        setattr(owner, name, ours)
+    own = _StandIn()
+    _stand_ins.add(own)
+    ours: Any = None
     try:
+        with _switching:
+            original = lasting(_in_use(vars(owner).get(name, _nothing)))
+            plain = _function_of(original)
+            theirs = elsewhere or plain
+
+            @functools.wraps(plain)
+            def dispatch(*args: Any, **kwargs: Any) -> Any:
+                if not own.is_on:
+                    return plain(*args, **kwargs)
+                return (replacement if threading.get_ident() == own.thread else theirs)(*args, **kwargs)
+
+            _outer[dispatch] = lambda: None if own.is_on else original
+            ours = type(original)(dispatch) if isinstance(original, (classmethod, staticmethod)) else dispatch
+            setattr(owner, name, ours)
         yield
     finally:
         with _switching:
-            is_on = False
-            if vars(owner).get(name) is ours:
+            own.is_on = False
+            if ours is not None and vars(owner).get(name) is ours:
                 found = _in_use(original)
                 if found is _nothing:
                     delattr(owner, name)

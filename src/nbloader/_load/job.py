@@ -29,8 +29,8 @@ from nbloader._progress import events as _events
 from nbloader._progress.fold import fold
 from nbloader._progress.reporter import Reporter
 from nbloader._progress.state import FINAL, LoadState, stages_of
-from nbloader._registry import job
 from nbloader._registry import models as registry
+from nbloader._registry.job import Freed
 from nbloader._safety.redaction import clean, clean_error
 from nbloader._system.memory import release_memory, sample_memory
 from nbloader._system.threads import Flag, make_thread, weakly
@@ -268,7 +268,7 @@ class LoadJob:
         with self._lock:
             self._askers.append(can_ask)
 
-    def unload(self) -> job.Freed:
+    def unload(self) -> Freed:
         """Give back what the load made, and return what that gave back; see `nbloader.unload`.
 
         Raises
@@ -292,7 +292,7 @@ class LoadJob:
             )
         return LoadError(text("error", "unloaded", name=name), text("hint", "load_again"))
 
-    def tell_unloaded(self, freed: job.Freed) -> None:
+    def tell_unloaded(self, freed: Freed) -> None:
         """Tell what that gave back."""
         holders = tuple(map(str, freed.holders))
         if self.done():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from weakref import WeakSet
 
 from tqdm import tqdm
 
@@ -23,23 +25,30 @@ _STEP = 0.1  # seconds
 _LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other: in a file, in the log of a job
 
 
-_drawing = threading.RLock()
-
-
 class _Bar(tqdm):  # type: ignore[type-arg]
     """A bar that an interrupt leaves usable: tqdm's own lock would stay taken, for every bar of the process."""
 
     monitor_interval = 0  # no thread that looks at bars, and waits for that lock
+    last_print_t = start_t = 0.0  # which closing asks for, where an interrupt came while the bar was made
+    _instances: ClassVar[WeakSet[Any]] = WeakSet()  # which the lock guards
+    _lock: ClassVar[Any]
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
         if nolock:
             super().refresh(nolock=True)
             return
-        with _drawing:
+        with self._lock:
             super().refresh(nolock=True)
 
 
-_Bar.set_lock(_drawing)
+def _begin_anew() -> None:
+    """Begin with a lock that no thread of another process has."""
+    _Bar.set_lock(threading.RLock())
+
+
+_begin_anew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
@@ -49,18 +58,19 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     """
     steady = _Steady(file or sys.stderr)
     is_seen = steady.isatty()
-    bar = _Bar(
-        total=0,
-        unit="B",
-        unit_scale=True,
-        file=steady,
-        desc=text("status", "running"),
-        leave=True,
-        dynamic_ncols=True,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
-    )
     spoken = job.options.locale or locale()
+    bar: _Bar | None = None
     try:
+        bar = _Bar(
+            total=0,
+            unit="B",
+            unit_scale=True,
+            file=steady,
+            desc=text("status", "running"),
+            leave=True,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        )
         drawn: object = None
         while not job.done():
             state = job.state
@@ -74,7 +84,8 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
         job.cancel()
         raise
     finally:
-        bar.close()
+        if bar is not None:
+            bar.close()
         tell_warnings(job, file)
 
 

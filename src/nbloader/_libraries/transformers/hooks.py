@@ -16,6 +16,7 @@ _HOOKS: Mapping[str, tuple[str, ...]] = {
         "modeling_utils:PreTrainedModel.tie_weights",
         "initialization:TORCH_MODULES_TO_PATCH",
         "initialization:TORCH_INIT_FUNCTIONS",
+        "initialization:guard_torch_init_functions",
     ),
     "account": ("modeling_utils:log_state_dict_report",),
     "code": ("dynamic_module_utils:get_cached_module_file",),

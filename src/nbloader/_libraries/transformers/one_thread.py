@@ -45,17 +45,18 @@ def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] =
         on_other()
         return list(contexts.__func__(cls, *args, **kwargs))
 
-    def guarded(model: Any) -> None:
+    def guarded(model: Any, check: Callable[[], None] = lambda: None) -> None:
         import torch
 
+        # What transformers puts back for all when it is through would take the guards away.
+        while _runs_elsewhere(bare, guarded):
+            check()
+            time.sleep(_LOOK)
         with torch.no_grad(), _guards():
             bare(model)
 
     def initialize_weights(model: Any) -> None:
-        while _are_guarded() and _runs_elsewhere(bare):
-            check_cancelled()
-            time.sleep(_LOOK)
-        guarded(model)
+        guarded(model, check_cancelled)
         if not any("tie_weights" in vars(kind) for kind in type(model).__mro__ if kind is not PreTrainedModel):
             # Another thread may have replaced it for a while, and this model is tied next.
             vars(model)["tie_weights"] = functools.partial(original_tie_weights(), model)
@@ -67,7 +68,7 @@ def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] =
         # Parts of a model that has several are built from their configs, with the type as their own default.
         isolation.here_only(modeling_utils, "local_torch_dtype", local_torch_dtype),
         isolation.here_only(PreTrainedModel, "get_init_context", get_init_context, get_their_context),
-        # Other threads', too: what transformers puts back for all when it is through takes a stand-in away.
+        # Other threads', too: theirs would be put in place, and back, for all.
         isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights, guarded),
     ):
         yield
@@ -94,37 +95,37 @@ def _guarded_modules() -> list[Any]:
     return [sys.modules[name] for name in initialization.TORCH_MODULES_TO_PATCH if name in sys.modules]
 
 
-def _are_guarded() -> bool:
-    """Tell whether transformers' initializers are there for all threads: some thread initializes a model."""
-    from transformers import initialization
+def _runs_elsewhere(function: Any, but_within: Any) -> bool:
+    """Tell whether another thread is inside of a function, or in what transformers does just before and after it.
 
-    return any(
-        getattr(module, name, None) is getattr(initialization, name)
-        for module in _guarded_modules()
-        for name in initialization.TORCH_INIT_FUNCTIONS
-    )
-
-
-def _runs_elsewhere(function: Any) -> bool:
-    """Tell whether another thread is inside of a function, or in what transformers does just before and after it."""
+    One that is there within the function `but_within` does not count.
+    """
     from transformers import initialization
 
     codes = {function.__code__, inspect.unwrap(initialization.guard_torch_init_functions).__code__}
-    for thread, frame in sys._current_frames().items():
-        inner: FrameType | None = None if thread == threading.get_ident() else frame
-        while inner is not None:
-            if inner.f_code in codes:
-                return True
-            inner = inner.f_back
-    return False
+    others = (frame for thread, frame in sys._current_frames().items() if thread != threading.get_ident())
+    stacks = ({frame.f_code for frame in _stack(innermost)} for innermost in others)
+    return any(codes & stack and but_within.__code__ not in stack for stack in stacks)
 
 
-@functools.cache
+def _stack(innermost: FrameType) -> Iterator[FrameType]:
+    frame: FrameType | None = innermost
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+_known: list[Any] = []
+
+
 def original_tie_weights() -> Any:
-    """Return the method of PreTrainedModel, as it was when this was first asked."""
+    """Return the method of PreTrainedModel, as it was when it was first seen to be its own."""
     from transformers import PreTrainedModel
 
-    return vars(PreTrainedModel)["tie_weights"]
+    found = vars(PreTrainedModel)["tie_weights"]
+    if not _known and getattr(found, "__qualname__", "") == "PreTrainedModel.tie_weights":
+        _known.append(found)
+    return _known[0] if _known else found
 
 
 def _kept_here(context: Any) -> Any:
@@ -137,6 +138,7 @@ def _kept_here(context: Any) -> Any:
     theirs = inspect.unwrap(context.func).__code__.co_consts
 
     def lasting(found: Any) -> Any:
-        return original_tie_weights() if getattr(found, "__code__", None) in theirs else found
+        code = getattr(found, "__code__", None)
+        return original_tie_weights() if code is not None and code in theirs else found
 
     return isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None, lasting=lasting)
