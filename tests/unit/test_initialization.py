@@ -23,6 +23,7 @@ from transformers import initialization
 import nbloader
 
 NEEDED = {"val": 0.5, "sparsity": 0.5}
+SEVEN = torch.tensor([7.0])
 SHAPES = {"dirac_": (4, 4, 3), "dirac": (4, 4, 3)}
 
 
@@ -192,6 +193,26 @@ def test_a_thread_that_was_initializing_a_model_takes_no_guard_away(stranger: An
     go_on.set()
     assert torch.equal(job.result().model.loaded, torch.full((4, 4), 7.0))
     assert replaced() == []
+
+
+def test_a_thread_may_run_code_that_cannot_be_hashed(tmp_path: Path) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def run() -> None:
+        inside.set()
+        go_on.wait(30)
+
+    run.__code__ = run.__code__.replace(co_consts=(*run.__code__.co_consts, {}))  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        hash(run.__code__)
+    thread = threading.Thread(target=run)
+    thread.start()
+    inside.wait(30)
+    try:
+        assert torch.equal(nbloader.load(save(tmp_path), auto_class=Model, progress=False).model.loaded[0, :1], SEVEN)
+    finally:
+        go_on.set()
+        thread.join(30)
 
 
 def test_a_third_thread_lets_the_load_wait_all_the_same(stranger: Any, tmp_path: Path) -> None:

@@ -102,10 +102,11 @@ def _runs_elsewhere(function: Any, but_within: Any) -> bool:
     """
     from transformers import initialization
 
-    codes = {function.__code__, inspect.unwrap(initialization.guard_torch_init_functions).__code__}
+    # By identity: code that a compiler has made may hold what cannot be hashed.
+    codes = {id(function.__code__), id(inspect.unwrap(initialization.guard_torch_init_functions).__code__)}
     others = (frame for thread, frame in sys._current_frames().items() if thread != threading.get_ident())
-    stacks = ({frame.f_code for frame in _stack(innermost)} for innermost in others)
-    return any(codes & stack and but_within.__code__ not in stack for stack in stacks)
+    stacks = ({id(frame.f_code) for frame in _stack(innermost)} for innermost in others)
+    return any(codes & stack and id(but_within.__code__) not in stack for stack in stacks)
 
 
 def _stack(innermost: FrameType) -> Iterator[FrameType]:
@@ -139,6 +140,6 @@ def _kept_here(context: Any) -> Any:
 
     def lasting(found: Any) -> Any:
         code = getattr(found, "__code__", None)
-        return original_tie_weights() if code is not None and code in theirs else found
+        return original_tie_weights() if code is not None and any(code is each for each in theirs) else found
 
     return isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None, lasting=lasting)
