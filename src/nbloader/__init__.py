@@ -15,7 +15,8 @@ from nbloader._errors import (
     SourceError,
     WontFitError,
 )
-from nbloader._load.job import Loaded, LoadJob
+from nbloader._load.ending import Loaded
+from nbloader._load.job import LoadJob
 from nbloader._options.options import LoadOptions
 from nbloader._planning.plan import LoadPlan
 from nbloader._progress.state import LoadState

@@ -8,7 +8,8 @@ from typing import Any
 
 from nbloader._analysis import history
 from nbloader._analysis.forecast import look_at
-from nbloader._load.job import Loaded, LoadJob
+from nbloader._load.ending import Loaded
+from nbloader._load.job import LoadJob
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._planning.plan import LoadPlan
 from nbloader._registry import models as registry
@@ -65,12 +66,12 @@ def begin(
     """Start a load, or join one that does the same already; return the one that does it."""
     # Before it starts, so that nothing is left to do for it once it has.
     history.follow(made)
-    made.join(can_ask)
+    made._add_asker(can_ask)
     if progress_callback is not None:
         follow(made, progress_callback)
     job = registry.submit(made, replace=replace)
     if job is not made:
-        job.join(can_ask)
+        job._add_asker(can_ask)
         if progress_callback is not None:
             follow(job, progress_callback)
     return job
@@ -135,7 +136,7 @@ def load(
         Where it was interrupted; the load is cancelled first.
     """
     job = start(model, options, progress_callback=progress_callback, reload=reload, replace=replace, **choices)
-    with job.expecting() as given:
+    with job._expecting() as given:
         if progress:
             from nbloader._views.terminal import show_bar
 

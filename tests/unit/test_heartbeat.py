@@ -129,7 +129,9 @@ def test_what_was_being_written_for_the_first_time_is_taken_away_once_it_is_old(
 def test_others_are_left_alone(folder: Path, demo_small: Path) -> None:
     job = nbloader.start(demo_small, reload=True)
     job.result()
-    Heartbeat(7).beat(job.state)
+    heartbeat = Heartbeat(7)
+    heartbeat.begin()
+    heartbeat.beat(job.state)
     (mine,) = folder.glob("*.json")
     known = json.loads(mine.read_text())
     (folder / "2-1.json").write_text(json.dumps({**known, "machine": "elsewhere", "pid": 2**22}))
@@ -139,7 +141,7 @@ def test_others_are_left_alone(folder: Path, demo_small: Path) -> None:
     mine.write_text(json.dumps({**known, "began": known["began"] - 100}))
     (killed,) = find_killed()
     assert killed == Killed(demo_small.name, 1.0, known["process"], known["available"], known["total"])
-    Heartbeat(os.getpid()).stop()
+    heartbeat.stop()
 
 
 def test_where_nothing_can_be_written_a_load_goes_on(folder: Path, demo_small: Path) -> None:

@@ -17,7 +17,8 @@ ALLOWED = {
         "_options", "_system", "_safety", "_text",
     },
     "_views": {
-        "_analysis", "_load", "_planning", "_checkpoint", "_progress", "_options", "_system", "_safety", "_text",
+        "_analysis", "_load", "_registry", "_planning", "_checkpoint", "_progress", "_options", "_system", "_safety",
+        "_text",
     },
     "_analysis": {
         "_load", "_registry", "_libraries", "_planning", "_checkpoint", "_progress", "_options", "_system", "_safety",

@@ -347,13 +347,13 @@ print(type(nbloader.load(sys.argv[1], progress=False).model).__name__)
 
 def test_an_interrupt_while_waiting_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = nbloader.LoadJob(demo_small, nbloader.LoadOptions()).start()
-    real = job._done.wait
+    real = job._ending.done.wait
 
     def interrupted(timeout: float | None = None) -> bool:
-        monkeypatch.setattr(job._done, "wait", real)
+        monkeypatch.setattr(job._ending.done, "wait", real)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job._done, "wait", interrupted)
+    monkeypatch.setattr(job._ending.done, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         job.result()
     assert job.state.status in {"cancelled", "ready"}

@@ -50,9 +50,9 @@ def test_a_text_can_still_be_said_in_another_language() -> None:
 def test_every_event_is_cleaned_and_not_one_more_is_kept_than_can_be_used(demo_small: Path) -> None:
     job = nbloader.LoadJob(demo_small, LoadOptions(token=SECRET))
     for number in range(12_000):
-        job.log("warning", "library_says", text=f"{number} {SECRET}")
+        job._add_line("warning", "library_says", text=f"{number} {SECRET}")
     assert len(job.events) == 10_000
-    job._take(events.StageStarted(0.0, "weights"))
+    job._log.append(events.StageStarted(0.0, "weights"))
     assert isinstance(job.events[-1], events.StageStarted)
     assert SECRET not in repr(job.events) + repr(job.state)
     assert job.state.log[-1].arguments["text"].startswith("11999")

@@ -243,13 +243,13 @@ def test_a_second_interrupt_gets_through_at_once(tmp_path: Path) -> None:
     code = """
 import signal, sys, threading, time
 import nbloader
-from nbloader._load import job as _job
+from nbloader._load import job as _job, watch as _watch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has not
 def interrupt():  # on this thread: what the main one waits for is not broken off, as when it was just about to wait
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 def waits():
     return sys._current_frames()[threading.main_thread().ident].f_code.co_name == "wait"
-_job._CANCEL_SECONDS = 60  # not left behind meanwhile
+_job.CANCEL_SECONDS = _watch.CANCEL_SECONDS = 60  # not left behind meanwhile
 job = nbloader.LoadJob(sys.argv[1], nbloader.LoadOptions())
 def never(event):
     if type(event).__name__ == "StageStarted" and event.stage == "config":

@@ -19,6 +19,7 @@ import nbloader
 from nbloader import LoadCancelled, LoadError, demo_checkpoint
 from nbloader._checkpoint.checkpoint import check_depth
 from nbloader._checkpoint.headers import Tensor
+from nbloader._load.event_log import EventLog
 from nbloader._progress import events
 from nbloader._registry import models as registry
 
@@ -73,15 +74,15 @@ def test_where_no_thread_can_be_started_nothing_is_left_in_line(
 def test_a_thread_that_fails_in_its_last_steps_leaves_nobody_waiting(
     demo_small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = nbloader.LoadJob._notify
+    publish = EventLog.publish
 
-    def fail(job: nbloader.LoadJob, event: events.Event) -> None:
+    def fail(log: EventLog, event: events.Event) -> None:
         if isinstance(event, events.Ready):
             raise MemoryError
-        tell(job, event)
+        publish(log, event)
 
     with monkeypatch.context() as patch:
-        patch.setattr(nbloader.LoadJob, "_notify", fail)
+        patch.setattr(EventLog, "publish", fail)
         assert nbloader.start(demo_small, reload=True).result(60).model is not None
     assert nbloader.load(demo_small, reload=True, progress=False).model is not None
 
@@ -203,8 +204,8 @@ def test_a_model_that_is_being_built_is_cancelled_at_once(tmp_path: Path, monkey
     monkeypatch.setattr("nbloader._planning.plan.check_depth", lambda *of_checkpoint: None)
     job = nbloader.start(folder)
     while job.state.stage != "weights":
-        job._done.wait(0.01)
-    job._done.wait(0.2)
+        job._ending.done.wait(0.01)
+    job._ending.done.wait(0.2)
     job.cancel()
     with pytest.raises(LoadCancelled):
         job.result(60)

@@ -35,7 +35,7 @@ def comm_of(widget: LoaderWidget) -> RecordingComm:
 
 
 def wait_for_final(widget: LoaderWidget) -> dict[str, object]:
-    publisher = widget._publisher
+    publisher = widget._controller._publisher
     assert publisher is not None
     publisher.join(30)
     return comm_of(widget).states()[-1]
@@ -121,8 +121,8 @@ def test_a_failing_comm_never_ends_a_load(hub: Hub, demo_small: Path, tmp_path: 
         assert repo.stalled.wait(30)
         repo.release.set()
         assert widget.result().model is not None
-        assert widget._publisher is not None
-        widget._publisher.join(30)
+        assert widget._controller._publisher is not None
+        widget._controller._publisher.join(30)
         assert [line.code for line in widget.state.log].count("publish_failed") == 1
     finally:
         comm_of(widget).broken = False
@@ -478,7 +478,7 @@ def test_a_diagnosis_that_fails_is_not_waited_for(demo_small: Path, monkeypatch:
         raise OSError("the drive is gone")
 
     told: list[object] = []
-    monkeypatch.setattr("nbloader.widget.diagnose", fail)
+    monkeypatch.setattr("nbloader._views.controller.diagnose", fail)
     widget = LoaderWidget(demo_small).load(reload=True)
     widget.result()
     wait_for(lambda: bool(told) and widget._diagnosis is None)

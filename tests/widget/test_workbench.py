@@ -127,8 +127,8 @@ def test_unlike_runs_are_pointed_out(demo_small: Path) -> None:
     run |= {"device": "cpu", "weights_seconds": 1.0, "imports_seconds": 0.0, "bytes_downloaded": 0, "bytes_read": 1}
     for cache in ("warm", "cold"):
         _history.remember({**run, "cache": cache})
-    assert bench.widget._workbench is not None
-    assert "like with like" in bench.widget._workbench.runs()["note"]
+    assert bench.widget._controller._workbench is not None
+    assert "like with like" in bench.widget._controller._workbench.runs()["note"]
 
 
 def test_what_will_not_fit_is_asked_where_somebody_sees_it(demo_small: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_will_not_fit_is_asked_where_somebody_sees_it(demo_small: Path) -> 
 
 
 def test_without_anybody_there_it_fails_and_the_choices_stay(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbloader.widget._DRAWN_SECONDS", 0.0)
+    monkeypatch.setattr("nbloader._views.page._DRAWN_SECONDS", 0.0)
     bench = Watched(demo_small, max_memory="1MB")
     bench.widget.load()
     with pytest.raises(WontFitError):
@@ -170,7 +170,7 @@ def test_nothing_is_held_back_that_one_thread_tells_while_another_does(demo_smal
     widget = LoaderWidget(demo_small)
     assert isinstance(widget.comm, RecordingComm)
     is_held_back, have_been_sent = threading.Event(), threading.Event()
-    other = threading.Thread(target=widget._tell, args=({"_runs": {"runs": [], "note": "new"}},))
+    other = threading.Thread(target=widget._page.send, args=({"_runs": {"runs": [], "note": "new"}},))
 
     class Preempted(set[str]):
         def add(self, name: str) -> None:
@@ -185,7 +185,7 @@ def test_nothing_is_held_back_that_one_thread_tells_while_another_does(demo_smal
 
     widget._states_to_send = Preempted()
     widget.observe(begin, "_state")
-    widget._tell({"_state": {**widget._state, "name": "another"}})
+    widget._page.send({"_state": {**widget._state, "name": "another"}})
     have_been_sent.set()
     other.join(30)
     updates = [data["state"] for _, kind, data in widget.comm.messages if kind == "comm_msg"]
@@ -226,7 +226,7 @@ def test_a_second_click_answers_no_other_question(tmp_path: Path) -> None:
         bench.click("answer", **first, choice=choice)
     assert bench.widget.state.question is not None
     assert bench.widget.job is not None
-    bench.widget.job._done.wait(0.3)
+    bench.widget.job._ending.done.wait(0.3)
     assert bench.widget.state.question is not None
     bench.click("answer", number=state["number"], question=state["question"]["number"], choice=0)
     assert bench.widget.model.ran

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader._system import own_files
 from nbloader._system.own_files import (
@@ -61,13 +61,20 @@ class Heartbeat:
     """
 
     def __init__(self, number: int) -> None:
-        folder = _folder()
-        # Homes are shared, and numbers of processes are not.
-        self._path = None if folder is None else folder / f"{machine()[:8]}-{os.getpid()}-{number}.json"
+        self._number = number
+        self._path: Path | None = None
+        self._process: Mapping[str, Any] = {}
         self._lock = threading.Lock()
         self._has_stopped = False
-        atexit.register(self.stop)  # a process that ends by itself is no killed one
+
+    def begin(self) -> None:
+        """Choose the file; the first beat writes it."""
+        folder = _folder()
+        if folder is not None:
+            # Homes are shared, and numbers of processes are not.
+            self._path = folder / f"{machine()[:8]}-{os.getpid()}-{self._number}.json"
         self._process = one_process()
+        atexit.register(self.stop)  # a process that ends by itself was not killed
 
     def forget(self) -> None:
         """Leave the file alone: in a child that was forked, it is the parent's."""

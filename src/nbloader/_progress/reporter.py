@@ -99,9 +99,14 @@ class Reporter:
         self._part, self._since = part, now
         return before
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the load should stop."""
+        return self._cancelled.is_set()
+
     def check_cancelled(self) -> None:
         """Raise LoadCancelled once the load should stop."""
-        if self._cancelled.is_set():
+        if self.is_cancelled:
             raise LoadCancelled(text("panel", "cancelled"))
 
     def wait(self, future: Future[Result]) -> Result:

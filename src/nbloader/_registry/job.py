@@ -55,8 +55,8 @@ class Job(Protocol):
     model: str | os.PathLike[str]
     options: LoadOptions
     number: int
-    reload: bool
-    comes_next: bool
+    _reloads: bool
+    _comes_next: bool
 
     @property
     def state(self) -> LoadState:
@@ -69,7 +69,7 @@ class Job(Protocol):
     def start(self) -> Any:
         """Start its thread."""
 
-    def is_alive(self) -> bool:
+    def _is_alive(self) -> bool:
         """Tell whether a thread works for it, and it has not ended."""
 
     def cancel(self) -> None:
@@ -78,16 +78,16 @@ class Job(Protocol):
     def subscribe(self, function: Callable[[events.Event], None], /) -> Any:
         """Have `function` called with every event from now on."""
 
-    def log(self, level: str, code: str, **arguments: Any) -> None:
+    def _add_line(self, level: str, code: str, **arguments: Any) -> None:
         """Add a line to its log."""
 
-    def let_go(self, successor: str) -> None:
+    def _let_go(self, successor: str) -> None:
         """Have it forget what it made, to make room for the model `successor`."""
 
-    def tell_unloaded(self, freed: Freed) -> None:
-        """Have it tell what that gave back."""
+    def _add_unloaded(self, freed: Freed) -> None:
+        """Have it add to its events what that gave back."""
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """End it in a child that was forked in its midst."""
 
 

@@ -100,19 +100,19 @@ class _Registry:
     @property
     def active(self) -> list[Job]:
         """From the request to the end, those that wait included."""
-        self._active = [job for job in self._active if job.is_alive()]
+        self._active = [job for job in self._active if job._is_alive()]
         return self._active
 
     @property
     def line(self) -> list[Job]:
         """Those that wait for their turn, the next one first."""
-        self._line = [job for job in self._line if job.is_alive()]
+        self._line = [job for job in self._line if job._is_alive()]
         return self._line
 
     @property
     def running(self) -> Job | None:
         """The one that has the turn."""
-        return self._running if self._running is not None and self._running.is_alive() else None
+        return self._running if self._running is not None and self._running._is_alive() else None
 
     def enter(self, job: Job) -> None:
         """Note a job that has been started, and put it in the line: in the order of requests, behind what is next."""
@@ -124,7 +124,7 @@ class _Registry:
         """Put a job in the line, where it is not."""
         if job not in self.line:
             self._line.append(job)
-            self._line.sort(key=lambda other: (not other.comes_next, other.number))
+            self._line.sort(key=lambda other: (not other._comes_next, other.number))
 
     def take_turn(self, job: Job) -> None:
         """Have the turn be this job's, and nobody's once it is left."""
@@ -148,7 +148,7 @@ def _begin_anew() -> None:
     global _registry
     former, _registry = _registry, _Registry()
     for job in former._active:
-        job.abandon()
+        job._abandon()
     _registry.residents, _registry.preloaded = former.residents, former.preloaded
 
 
@@ -174,10 +174,10 @@ def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
     wanted = request_of(job)
     with _registry.lock:
         for other in _registry.active:
-            if not other.state.cancelling and not job.reload and are_same(request_of(other), wanted):
+            if not other.state.cancelling and not job._reloads and are_same(request_of(other), wanted):
                 return cast(AnyJob, other)  # there is one kind
         running = _registry.running
-        job.comes_next = replace
+        job._comes_next = replace
         try:
             job.start()
         except BaseException:  # where the thread began all the same, it ends at once
@@ -266,7 +266,7 @@ class Residence:
         One that somebody has changed is forgotten here, and stays with whoever holds it.
         """
         self._identity = identity_of(source, self._job.options)
-        if self._job.reload:
+        if self._job._reloads:
             return None
         for resident in loaded():
             if not are_same(resident.identity, self._identity):
@@ -275,7 +275,7 @@ class Residence:
             if not change:
                 resident._jobs.add(self._job)
                 return resident
-            self._job.log("warning", "changed_since", name=resident.name, change=change)
+            self._job._add_line("warning", "changed_since", name=resident.name, change=change)
             with _registry.lock:
                 _registry.residents.remove(resident)
         return None
@@ -384,13 +384,13 @@ def _unload(residents: list[Resident], successor: str) -> Freed:
         _registry.residents = [resident for resident in _registry.residents if resident not in residents]
         _registry.preloaded = [job for job in _registry.preloaded if job not in jobs]
     for job in jobs:
-        job.let_go(successor)
+        job._let_go(successor)
     release_memory()
     alive = [part for part in (reference() for reference in watched) if part is not None]
     holders = find_holders(alive) if alive else ()
     freed = Freed(before, sample_memory(), holders)
     for job in jobs:
-        job.tell_unloaded(freed)
+        job._add_unloaded(freed)
     return freed
 
 

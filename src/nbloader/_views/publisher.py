@@ -82,4 +82,4 @@ class Publisher:
         except Exception as error:  # noqa: BLE001 - a front end can fail in any way
             if not self._failed:
                 self._failed = True
-                self._job.log("warning", "publish_failed", error=repr(error))
+                self._job._add_line("warning", "publish_failed", error=repr(error))

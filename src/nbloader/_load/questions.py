@@ -1,0 +1,60 @@
+"""Questions: how a load asks a person how to continue after an error, and gets the answer."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from nbloader._load.ending import choices_of, files_of
+from nbloader._progress import events as _events
+
+if TYPE_CHECKING:
+    from nbloader._errors import LoadError
+    from nbloader._progress.reporter import Reporter
+
+_TICK = 0.05  # seconds between two looks at whether the load was cancelled
+
+CanAsk = Callable[[], bool]
+"""Tells whether somebody is there who can answer; it may take seconds to find out."""
+
+
+class Questions:
+    """The questions of one load, and those who may answer them."""
+
+    def __init__(self) -> None:
+        self._askers: list[CanAsk] = []
+        self._answers: queue.SimpleQueue[tuple[int, Mapping[str, Any]]] = queue.SimpleQueue()
+        self._numbers = itertools.count(1)
+
+    def add_asker(self, can_ask: CanAsk) -> None:
+        """Note that one more wants what the load makes, and may be able to answer."""
+        self._askers.append(can_ask)
+
+    def answer(self, changes: Mapping[str, Any], number: int) -> None:
+        """Answer the question of this number with changes of options."""
+        self._answers.put((number, changes))
+
+    def ask(self, error: LoadError, reporter: Reporter) -> Mapping[str, Any]:
+        """Return the changes that somebody chose of those that `error` suggests.
+
+        Raises
+        ------
+        LoadError
+            `error` itself, where it suggests nothing, nobody can answer, or the load is cancelled.
+        LoadCancelled
+            Where the load was cancelled meanwhile.
+        """
+        if not error.suggestions or reporter.is_cancelled or not any(can_ask() for can_ask in list(self._askers)):
+            raise error
+        number = next(self._numbers)
+        kind = type(error).__name__
+        reporter.tell(_events.Asked, kind, error.message, choices_of(error), files_of(error), number)
+        while True:
+            reporter.check_cancelled()
+            with suppress(queue.Empty):
+                answered, changes = self._answers.get(timeout=_TICK)
+                if answered == number:  # and not one that was asked before
+                    return changes

@@ -1,0 +1,241 @@
+"""Controller: the loads of one widget, and what a click in its panel does."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from nbloader._analysis import history
+from nbloader._analysis.diagnose import diagnose
+from nbloader._errors import LoadError, OptionError
+from nbloader._load.job import LoadJob
+from nbloader._options.options import LoadOptions, merge_options
+from nbloader._progress import events
+from nbloader._progress.state import LoadState
+from nbloader._registry.identity import are_alike
+from nbloader._registry.models import cancel_waiting
+from nbloader._safety.redaction import clean
+from nbloader._system.threads import make_thread, weakly
+from nbloader._text.catalogue import nearest, speak, text
+from nbloader._views.form import changed_by
+from nbloader._views.messages import Message, RefusedError, read_message
+from nbloader._views.page import Page
+from nbloader._views.publisher import Publisher
+from nbloader._views.view import view_of, view_of_diagnosis
+from nbloader._views.workbench import Workbench
+
+_logger = logging.getLogger("nbloader")
+_MOST_REFUSED = 100  # messages that are logged
+
+
+class Controller:
+    """Starts the loads of a widget, follows them, and does what is clicked.
+
+    `options` are those of the next load, `job` is the last one.
+
+    Parameters
+    ----------
+    model
+        A folder, the id of a repository on the Hub, or ``"demo"``.
+    options
+        The first load's options.
+    begin
+        Starts a job, or returns one that does the same; takes `can_ask` and `replace` by name.
+    page
+        Shows the load.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str], options: LoadOptions, begin: Callable[..., LoadJob], page: Page
+    ) -> None:
+        self.model = model
+        self.options = options
+        self.job: LoadJob | None = None
+        self._begin = begin
+        self._page = page
+        self._publisher: Publisher | None = None
+        self._workbench: Workbench | None = None
+        self._refused = 0
+
+    @property
+    def state(self) -> LoadState:
+        """What is known of the load now."""
+        return LoadState(name=clean(str(self.model))) if self.job is None else self.job.state
+
+    def view(self) -> dict[str, Any]:
+        """Return the state as traits."""
+        return view_of(self.state, 0 if self.job is None else self.job.number)
+
+    def load(self, *, reload: bool, replace: bool, changes: Mapping[str, Any]) -> None:
+        """Start a load, unless one that makes the same is under way.
+
+        Raises
+        ------
+        OptionError
+            For an option that does not exist or a value it cannot take.
+        """
+        self.options = merge_options(self.options, changes)
+        if self.options.locale is not None:
+            self._page.speak(self.options.locale)
+        made, old = LoadJob(self.model, self.options, reload=reload), self.job
+        if old is not None and (reload or not are_alike(old, made)):
+            old.cancel()
+        job = self._begin(made, can_ask=self._page.can_ask, replace=replace)
+        if job is not old:
+            self._follow(job)
+
+    def _follow(self, job: LoadJob) -> None:
+        if self._publisher is not None:
+            self._publisher.stop()
+        self.job = job
+        self._page.send({"_diagnosis": None})
+        job.subscribe(weakly(self._take))
+        if job.done():  # before it could be heard of
+            self._refresh()
+        self._publisher = Publisher(job, self._page.send)
+        self._publisher.start()
+        if self._workbench is not None:
+            self._workbench.change(self.options)
+
+    def _take(self, event: events.Event) -> None:
+        """Follow a load: options that were an answer stay chosen, and a load that ended is a run."""
+        if isinstance(event, events.Unloaded) and self.job is not None:
+            self._page.send(self.view())
+        if isinstance(event, events.Answered):
+            self.options = merge_options(self.options, event.changes)
+        if isinstance(event, (events.Answered, events.Ready)):
+            self._refresh()
+        if isinstance(event, events.Ready) and not event.summary.get("already_loaded"):
+            make_thread(weakly(self._diagnose), "nbloader-diagnosis", self.job).start()
+
+    def _diagnose(self, job: LoadJob) -> None:
+        """Show why the load took as long as it did, unless another has taken its place by then."""
+        speak(self._page.language)
+        with suppress(Exception):  # a front end can fail in any way, and a model be unloaded at once
+            if self.job is job:
+                self._page.send(view_of_diagnosis(None))
+            made: dict[str, Any] = {"_diagnosis": None}
+            with suppress(Exception):  # storage may be gone by now, or the model
+                made = view_of_diagnosis(diagnose(job))
+            if self.job is job:
+                self._page.send({**self.view(), **made})  # whoever sees why is to see that it has ended
+
+    def send_end(self) -> None:
+        """Have the page show how the load ended, if it has: called by the cell that waited for it."""
+        if self.job is not None and self.job.done():
+            self._page.send_end(self.job.number, self.view())
+
+    # The workbench: a form of the options, what they will cost, and the loads so far.
+
+    def open_workbench(self) -> None:
+        """Show the workbench, unless a load was asked for."""
+        if self.job is None and self._workbench is None:
+            page = self._page
+            self._workbench = Workbench(self.model, lambda form: page.send({"_form": form}))
+            page.send({"_runs": self._workbench.runs()})
+            self._workbench.change(self.options)
+
+    def _refresh(self) -> None:
+        """Have the workbench show what a load has changed: what is cached and in memory, and the runs."""
+        if self._workbench is not None:
+            self._workbench.forget()
+            self._page.send({"_runs": self._workbench.runs()})
+            self._workbench.change(self.options)
+
+    def clear_history(self) -> None:
+        """Forget the loads of this machine so far."""
+        history.clear()
+        if self._workbench is not None:
+            self._page.send({"_runs": self._workbench.runs()})
+
+    # Messages of the page.
+
+    def receive(self, content: Any, buffers: Any, *, is_panel: bool) -> None:
+        """Do what a message of the page asks for; `is_panel` is whether the widget shows no workbench."""
+        try:
+            message = read_message(content, buffers)
+        except RefusedError as error:
+            self.refuse(text("refused", "message", reason=error.args[0]))
+            return
+        if message.kind == "drawn":
+            self._drawn(message.language, is_panel=is_panel)
+        elif message.kind == "adopts":
+            self._page.outputs.adopt()
+        elif message.kind == "cancel":
+            self._cancel(message.number)
+        elif message.kind == "unload":
+            self._unload()
+        elif message.kind == "answer":
+            self._answer(message)
+        elif message.kind == "plan":
+            self._change(message.choices)
+        elif message.kind == "load" and self._change(message.choices):
+            self.load(reload=False, replace=False, changes={})
+        elif message.kind == "clear_history":
+            self.clear_history()
+
+    def refuse(self, reason: str) -> None:
+        """Log that the page sent something that no click sends."""
+        self._refused += 1
+        if self._refused > _MOST_REFUSED:
+            return
+        reason = text("refused", "many") if self._refused == _MOST_REFUSED else reason
+        if self.job is not None and not self.job.done():
+            self.job._add_line("warning", "refused", reason=reason)
+        elif self._workbench is not None:
+            self._workbench.refuse(OptionError(reason))
+        else:
+            _logger.warning("%s", reason)
+
+    def _drawn(self, language: str, *, is_panel: bool) -> None:
+        self._page.is_drawn.set()
+        if not is_panel:
+            self.open_workbench()
+        if language and self.options.locale is None:
+            self._page.speak(nearest(language))
+
+    def _change(self, texts: Mapping[str, str]) -> bool:
+        """Choose what the form has, and tell whether that is possible."""
+        if self._workbench is None:
+            return False
+        try:
+            self.options = changed_by(self.options, texts)
+        except OptionError as error:
+            self._workbench.refuse(error)
+            return False
+        self._workbench.change(self.options)
+        return True
+
+    def _answer(self, message: Message) -> None:
+        """Continue with the choice that was clicked: of a question, or of an error that a load ended with.
+
+        A click on a question that is no longer asked does nothing, whatever is asked by then.
+        """
+        job, state = self.job, self.state
+        asked = state.question if message.question else state.error
+        is_meant = job is not None and message.number == job.number
+        if job is None or asked is None or not is_meant or not 0 <= message.choice < len(asked.choices):
+            return
+        changes = asked.choices[message.choice][0]
+        if message.question:
+            job.answer(changes, message.question)
+        else:
+            self.load(reload=False, replace=False, changes=changes)
+
+    def _cancel(self, number: int | None) -> None:
+        """Cancel this load or one that it waits for, by its number.
+
+        A click may arrive late, when this widget loads something else: that was not meant.
+        """
+        if self.job is not None and number == self.job.number:
+            self.job.cancel()
+        elif number in [other for other, _ in self.state.ahead]:
+            cancel_waiting(number)
+
+    def _unload(self) -> None:
+        if self.job is not None:
+            with suppress(LoadError):  # it is gone already
+                self.job.unload()
