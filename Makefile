@@ -9,7 +9,7 @@ NODE_READY := js/node_modules/.ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 BUNDLE := src/nbloader/static/widget.js
 
-.PHONY: demo test sweep test-oldest test-newest install check format unit widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
+.PHONY: demo test sweep test-oldest test-newest install check format generate unit widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
 
 ## demo: JupyterLab with the first tutorial open
 demo: $(READY) $(BUNDLE)
@@ -73,6 +73,9 @@ format: $(READY) $(NODE_READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cd js && npm run --silent format
+
+generate: $(READY)
+	$(BIN)/python scripts/generate.py
 
 js: $(NODE_READY) $(BUNDLE)
 	cd js && npm test --silent

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from io import TextIOWrapper
+from types import NoneType
 from typing import Any
 
 from nbloader._analysis.diagnose import diagnose
@@ -15,16 +16,17 @@ from nbloader._api import begin, plan, start
 from nbloader._convert import convert
 from nbloader._errors import LoadCancelled, LoadError
 from nbloader._load.job import LoadJob
-from nbloader._options.options import DTYPES, QUANTIZATIONS, merge_options
+from nbloader._options.environment import parse_option
+from nbloader._options.options import ROWS, TYPES, LoadOptions, merge_options
+from nbloader._options.table import Row
 from nbloader._progress import events
 from nbloader._safety.redaction import clean
-from nbloader._text.catalogue import LOCALES, speak, text
+from nbloader._text.catalogue import speak, text
 from nbloader._text.units import size_text
 from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
 _OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": ()}
-_IS_SET: Mapping[str, Any] = {"action": "store_true", "default": None}
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
@@ -51,15 +53,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     parsed = vars(_parser().parse_args(arguments))
     command, model = parsed.pop("command"), parsed.pop("model")
     own = {name: parsed.pop(name) for name in _OWN[command]}
-    choices = {name: value for name, value in parsed.items() if value is not None}
-    speak(choices.get("locale"))
+    given = {name: value for name, value in parsed.items() if value is not None}
     try:
+        choices = {name: _value(name, value) for name, value in given.items()}
+        speak(LoadOptions(**choices).locale)
         return _COMMANDS[command](model, choices, **own)
     except LoadError as error:
         print(error_lines(type(error).__name__, error.message, error.hint), file=sys.stderr)
         return 1
     except (KeyboardInterrupt, LoadCancelled):
         return _INTERRUPTED
+
+
+def _value(name: str, given: Any) -> Any:
+    return parse_option(f"--{name.replace('_', '-')}", given, TYPES[name]) if isinstance(given, str) else given
 
 
 def _plan(model: str, choices: dict[str, Any], context_length: int) -> int:
@@ -142,39 +149,25 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--no-load", action="store_true", help=text("cli", "no_load"))
     convert = commands.add_parser("convert", help=text("cli", "convert"))
     for command in (load, look, doctor):
-        _add_choices(command)
-    _add_places(convert)
+        _add_options(command)
+    _add_options(convert, finds_files=True)
     return parser
 
 
-def _add_choices(command: argparse.ArgumentParser) -> None:
-    settings: Mapping[str, Mapping[str, Any]] = {
-        "dtype": {"choices": DTYPES},
-        "device": {},
-        "device_map": {},
-        "max_memory": {},
-        "offload_folder": {},
-        "quantization": {"choices": QUANTIZATIONS},
-        "attn_implementation": {},
-        "variant": {},
-        "use_safetensors": {"action": argparse.BooleanOptionalAction},
-        "force": _IS_SET,
-        "adapter": {},
-        "merge_adapter": _IS_SET,
-        "trust_remote_code": {"nargs": "?", "const": True, "metavar": "COMMIT"},
-        "auto_class": {},
-        "tokenizer": {"action": argparse.BooleanOptionalAction},
-    }
-    _add(command, settings)
-    _add_places(command)
-
-
-def _add_places(command: argparse.ArgumentParser) -> None:
+def _add_options(command: argparse.ArgumentParser, *, finds_files: bool = False) -> None:
+    """Add an argument for every option, or with `finds_files` for those that say where the files are."""
     command.add_argument("model", help=text("cli", "model"))
-    places = ("revision", "token", "cache_dir", "subfolder")
-    _add(command, {**{key: {} for key in places}, "local_files_only": _IS_SET, "locale": {"choices": LOCALES}})
+    for name, row in ROWS.items():
+        if row.in_command and (row.finds_files or name == "locale" or not finds_files):
+            shown = text("option_help", name).replace("%", "%%")
+            command.add_argument(f"--{name.replace('_', '-')}", help=shown, **_argument(row, TYPES[name]))
 
 
-def _add(command: argparse.ArgumentParser, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, how in settings.items():
-        command.add_argument(f"--{name.replace('_', '-')}", help=text("cli", name), **how)
+def _argument(row: Row, types: tuple[type, ...]) -> Mapping[str, Any]:
+    if types == (bool,):
+        return {"action": "store_true", "default": None}
+    if bool in types and (row.choices or str not in types):
+        return {"action": argparse.BooleanOptionalAction}
+    if bool in types and NoneType not in types:  # a flag that may have a value
+        return {"nargs": "?", "const": True}
+    return {}

@@ -8,6 +8,7 @@ import pytest
 
 from nbloader import LoadOptions, OptionError
 from nbloader._options.as_code import as_code
+from nbloader._options.options import ROWS
 from nbloader._text.catalogue import texts
 from nbloader._views.form import changed_by, fields_of
 
@@ -96,5 +97,6 @@ def test_every_field_and_choice_has_its_texts() -> None:
         for choice in field["choices"]:
             key = f"{name}.{choice['value']}"
             assert key in texts()["choice"] or choice["value"] in ("float16", "float32", "bfloat16"), key
-    assert set(texts()["option"]) == set(texts()["option_help"]) == set(fields(LoadOptions()))
+    assert set(texts()["option"]) == set(fields(LoadOptions()))
+    assert set(texts()["option_help"]) == {*fields(LoadOptions()), *ROWS}
     assert set(texts()["group"]) == {group["name"] for group in fields_of(LoadOptions(), True, {})}

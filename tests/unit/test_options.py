@@ -12,7 +12,7 @@ from support.compare import differences
 
 import nbloader
 from nbloader import CheckpointError, LoadOptions, OptionError
-from nbloader._options.options import OPTION_NAMES, merge_options
+from nbloader._options.options import ROWS, merge_options
 
 
 def codes(options: LoadOptions) -> list[tuple[str, str]]:
@@ -67,7 +67,7 @@ def test_the_environment_sets_defaults(monkeypatch: pytest.MonkeyPatch, name: st
 
 def test_every_option_has_a_variable_that_is_tested() -> None:
     (mark,) = (mark for mark in test_the_environment_sets_defaults.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
-    assert {case[0] for case in mark.args[1]} == set(OPTION_NAMES)
+    assert {case[0] for case in mark.args[1]} == set(ROWS)
 
 
 def test_what_the_caller_says_stands_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

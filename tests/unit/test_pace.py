@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nbloader._options.options import MOST_READERS
+from nbloader._options.values import MOST_READERS
 from nbloader._reading.pace import Pace
 
 GB = 10**9

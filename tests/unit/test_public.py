@@ -20,7 +20,9 @@ from nbloader._text.catalogue import FRONT_END, texts
 SOURCES = Path(nbloader.__file__).parent
 VIEWS = {
     "nbloader.widget",
+    "nbloader._views.controller",
     "nbloader._views.notebook",
+    "nbloader._views.page",
     "nbloader._views.publisher",
     "nbloader._views.terminal",
     "nbloader._cli",
@@ -71,7 +73,8 @@ def codes_used(pattern: str) -> set[str]:
 
 
 def test_every_text_is_there_and_none_too_many() -> None:
-    logged = codes_used(r'\.log\(\s*"?\w+"?, "(\w+)"') | codes_used(r'Notice\("(\w+)"')
+    logged = codes_used(r'(?:\.log|\._add_line)\(\s*"?\w+"?, "(\w+)"') | codes_used(r'Notice\("(\w+)"')
+    logged |= codes_used(r'Logged\([\w.()]+, "\w+", "(\w+)"')
     logged |= {"missing_keys", "unexpected_keys", "mismatched_keys"}
     assert logged == set(texts()["log"])
     assert set(texts()["stage"]) == set(nbloader._progress.events.STAGES)

@@ -11,7 +11,7 @@ import pytest
 from support.page_cache import are_resident, make_cold
 
 from nbloader import LoadCancelled
-from nbloader._options.options import MOST_READERS
+from nbloader._options.values import MOST_READERS
 from nbloader._reading import pace
 from nbloader._reading import parts as _parts
 from nbloader._reading import readahead as _readahead

@@ -15,6 +15,8 @@ from support import archs
 
 import nbloader
 from nbloader import LoadOptions, OptionError
+from nbloader._options.environment import parse_option
+from nbloader._options.options import TYPES
 from nbloader._progress import events
 from nbloader._safety import redaction
 from nbloader._safety.redaction import clean
@@ -107,7 +109,7 @@ def test_any_text_of_the_environment_is_taken_or_refused(value: str) -> None:
     numbers = ("readers", "max_memory", "stall_seconds")
     for name in numbers:
         try:
-            LoadOptions(**{name: nbloader._options.options.parse_option(name, value, name)})
+            LoadOptions(**{name: parse_option(name, value, TYPES[name])})
         except OptionError:
             continue
 

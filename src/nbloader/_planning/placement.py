@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from nbloader._options.options import DEVICE_MAPS, LoadOptions
+from nbloader._options.options import LoadOptions
+from nbloader._options.values import DEVICE_MAPS
 from nbloader._system.memory import Free
 
 CPU = "cpu"

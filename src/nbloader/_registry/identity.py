@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbloader._checkpoint.adapter import adapter_state
 from nbloader._checkpoint.source import DEMO, state_of
-from nbloader._options.options import LoadOptions
+from nbloader._options.options import ROWS, LoadOptions
 from nbloader._registry.job import Job
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NEUTRAL: Mapping[str, Any] = {
     option.name: option.default
     for option in fields(LoadOptions)
-    if option.name in {"token", "local_files_only", "readahead", "readers", "stall_seconds", "force", "keep", "locale"}
+    if option.name in ROWS and not ROWS[option.name].makes_another
 }
 """Options that change how a model is loaded, and not which."""
 

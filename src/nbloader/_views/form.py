@@ -4,56 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbloader._errors import OptionError
 from nbloader._options.as_code import limits_code, size_code
-from nbloader._options.options import (
-    DEVICE_MAPS,
-    DTYPES,
-    KEEPS,
-    QUANTIZATIONS,
-    LoadOptions,
-    merge_options,
-    parse_option,
-)
+from nbloader._options.environment import parse_option
+from nbloader._options.options import ROWS, TYPES, LoadOptions, merge_options
+from nbloader._options.values import DEVICE_MAPS
 from nbloader._planning.quantization import METHODS, why_not
 from nbloader._planning.stored import has_cuda
 from nbloader._system.memory import free_devices
 from nbloader._text.catalogue import text
 
-_GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "weights": (("dtype", "choice"), ("quantization", "choice"), ("attn_implementation", "choice")),
-    "placement": (("placement", "choice"), ("max_memory", "text"), ("offload_folder", "text")),
-    "adapter": (("adapter", "text"), ("merge_adapter", "flag")),
-    "files": (
-        ("use_safetensors", "choice"),
-        ("variant", "text"),
-        ("revision", "text"),
-        ("subfolder", "text"),
-        ("cache_dir", "text"),
-        ("local_files_only", "flag"),
-    ),
-    "loading": (
-        ("auto_class", "text"),
-        ("tokenizer", "choice"),
-        ("readahead", "choice"),
-        ("readers", "number"),
-        ("keep", "choice"),
-        ("force", "flag"),
-    ),
-}
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "dtype": DTYPES,
-    "quantization": ("", *QUANTIZATIONS),
-    "attn_implementation": ("", "sdpa", "eager", "flash_attention_2"),
-    "placement": ("", "cuda", "mps", "auto", "balanced"),
-    "use_safetensors": ("", "true", "false"),
-    "tokenizer": ("auto", "true", "false"),
-    "readahead": ("auto", "true", "false"),
-    "keep": KEEPS,
-}
-_HUB_ONLY = ("revision", "cache_dir", "local_files_only")
+
+class Field(NamedTuple):
+    """A field of the form: what it is called, how it is filled in, and what it offers."""
+
+    name: str
+    kind: str
+    choices: tuple[str, ...]
+    only_on_hub: bool
+
+
+def _fields() -> dict[str, dict[str, Field]]:
+    groups: dict[str, dict[str, Field]] = {}
+    for option, row in ROWS.items():
+        if row.group:
+            fields, name = groups.setdefault(row.group, {}), row.field or option
+            choices = (*fields[name].choices, *row.choices) if name in fields else row.choices
+            fields[name] = Field(name, _kind(choices, TYPES[option]), choices, row.only_on_hub)
+    return groups
+
+
+def _kind(choices: tuple[str, ...], types: tuple[type, ...]) -> str:
+    if choices:
+        return "choice"
+    if types == (bool,):
+        return "flag"
+    return "number" if int in types and str not in types else "text"
+
+
+_GROUPS = _fields()
+_FIELDS = {name: field for fields in _GROUPS.values() for name, field in fields.items()}
 _CODE = "code"
 """Stands in the form for a value that only code can give; it stays as it is."""
 
@@ -61,35 +53,35 @@ _CODE = "code"
 def fields_of(options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the form's groups of fields, with their values as text and, of what cannot be chosen, why not."""
     return [
-        {"name": group, "fields": [_field(name, kind, options, is_on_hub, config) for name, kind in fields]}
+        {"name": group, "fields": [_field(field, options, is_on_hub, config) for field in fields.values()]}
         for group, fields in _GROUPS.items()
     ]
 
 
-def _field(name: str, kind: str, options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> dict[str, Any]:
-    value = _text_of(name, options)
-    choices = [{"value": choice, "why": _why_no_choice(name, choice, config)} for choice in _CHOICES.get(name, ())]
-    if kind == "choice" and value not in _CHOICES[name]:
+def _field(field: Field, options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> dict[str, Any]:
+    name, value = field.name, _text_of(field.name, options)
+    choices = [{"value": choice, "why": _why_no_choice(name, choice, config)} for choice in field.choices]
+    if field.kind == "choice" and value not in field.choices:
         choices.append({"value": value, "why": ""})
     return {
         "name": name,
-        "kind": kind,
+        "kind": field.kind,
         "value": value,
         "choices": choices,
-        "why": _why_not(name, options, is_on_hub),
+        "why": _why_not(field, options, is_on_hub),
     }
 
 
-def _why_not(name: str, options: LoadOptions, is_on_hub: bool) -> str:
+def _why_not(field: Field, options: LoadOptions, is_on_hub: bool) -> str:
     """Return why a field does not apply; empty where it does."""
     is_spread = options.placement not in (None, "cpu") and options.device is None
-    if name == "offload_folder" and not is_spread:
+    if field.name == "offload_folder" and not is_spread:
         return text("why_not", "offload")
-    if name == "readers" and options.readahead is False:
+    if field.name == "readers" and options.readahead is False:
         return text("why_not", "readers")
-    if name == "merge_adapter" and options.adapter is None:
+    if field.name == "merge_adapter" and options.adapter is None:
         return text("why_not", "adapter")
-    if name in _HUB_ONLY and not is_on_hub:
+    if field.only_on_hub and not is_on_hub:
         return text("why_not", "folder")
     return ""
 
@@ -114,10 +106,9 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     OptionError
         For a field that does not exist or a value that it cannot take.
     """
-    known = {name for fields in _GROUPS.values() for name, _ in fields}
     changes: dict[str, Any] = {}
     for name, said in texts.items():
-        if name not in known or not isinstance(said, str) or len(said) > 4096:
+        if name not in _FIELDS or not isinstance(said, str) or len(said) > 4096:
             raise OptionError(text("error", "no_field", name=repr(name), value=repr(str(said)[:100])))
         if said != _text_of(name, options):
             changes.update(_choice(name, said.strip()))
@@ -127,7 +118,7 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
 def _choice(name: str, said: str) -> dict[str, Any]:
     if name == "placement":
         return {"device_map": said} if said in DEVICE_MAPS else {"device": said or None}
-    return {name: parse_option(name, said, name) if said else getattr(LoadOptions(), name)}
+    return {name: parse_option(name, said, TYPES[name]) if said else getattr(LoadOptions(), name)}
 
 
 def _text_of(name: str, options: LoadOptions) -> str:

@@ -13,7 +13,7 @@ from nbloader._checkpoint.adapter import Adapter, find_adapter
 from nbloader._checkpoint.checkpoint import Checkpoint
 from nbloader._errors import LoadError
 from nbloader._options.as_code import as_code
-from nbloader._options.options import LoadOptions
+from nbloader._options.options import ROWS, LoadOptions
 from nbloader._planning.plan import LoadPlan
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import make_thread
@@ -25,9 +25,7 @@ CONTEXT_LENGTH = 4096
 
 _MOST_ROWS = 20
 _ADAPTER_OPTIONS = ("adapter", "token", "cache_dir", "local_files_only")
-_SOURCE_OPTIONS = (
-    "revision", "token", "cache_dir", "subfolder", "variant", "use_safetensors", "local_files_only"
-)  # fmt: skip
+_SOURCE_OPTIONS = tuple(name for name, row in ROWS.items() if row.finds_files or row.group == "files")
 
 
 class Workbench:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nbloader._checkpoint.checkpoint import Checkpoint
-from nbloader._options.options import MOST_READERS
+from nbloader._options.values import MOST_READERS
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._reading.pace import Pace

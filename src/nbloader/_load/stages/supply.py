@@ -11,7 +11,8 @@ from nbloader._checkpoint.checkpoint import Checkpoint, placing_order
 from nbloader._errors import CheckpointError
 from nbloader._libraries.transformers.watching import Gate
 from nbloader._load.stages.device import tell_reads
-from nbloader._options.options import MOST_READERS, LoadOptions
+from nbloader._options.options import LoadOptions
+from nbloader._options.values import MOST_READERS
 from nbloader._planning.plan import LoadPlan
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
