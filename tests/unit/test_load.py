@@ -345,6 +345,32 @@ print(type(nbloader.load(sys.argv[1], progress=False).model).__name__)
     assert done.returncode == 0, done.stderr
 
 
+def test_a_torch_that_another_thread_imports_is_left_alone() -> None:
+    """Half of torch, called from here, would wait for the rest while it holds what the importing thread needs."""
+    code = """
+import sys, threading
+import nbloader
+from nbloader._system import memory
+inside, done = threading.Event(), threading.Event()
+def hold(event, arguments):  # no finder: one that waits keeps every thread from importing anything
+    is_torch = event == "import" and arguments[0].startswith("torch.") and threading.current_thread().name == "importer"
+    if is_torch and hasattr(sys.modules["torch"], "get_default_device"):
+        inside.set()
+        done.wait(60)
+sys.addaudithook(hold)
+threading.Thread(target=__import__, args=("torch",), name="importer", daemon=True).start()
+assert inside.wait(60)
+memory.sample_memory(), memory.free_devices(), memory.release_memory()
+job = nbloader.start(sys.argv[1])
+print(done.is_set())
+done.set()
+print(type(job.result().model).__name__)
+"""
+    folder = nbloader.demo_checkpoint("1MB", shards=2)
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["False", "LlamaForCausalLM"], done.stderr
+
+
 def test_an_interrupt_while_waiting_cancels(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = nbloader.LoadJob(demo_small, nbloader.LoadOptions()).start()
     real = job._ending.done.wait

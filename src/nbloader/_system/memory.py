@@ -16,6 +16,7 @@ import psutil
 
 from nbloader._system import nvml
 from nbloader._system.control_groups import OWN, ROOT, control_groups
+from nbloader._system.modules import imported
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def free_devices() -> dict[str, int | None]:
         # An Apple GPU has the host's memory.
         return {"mps": psutil.virtual_memory().available} if platform.machine() == "arm64" else {}
     free = dict(enumerate(nvml.free_bytes()))
-    torch: Any = sys.modules.get("torch")
-    with suppress(Exception):  # torch may be half-imported by another thread
+    torch = imported("torch")
+    with suppress(Exception):  # where there is no torch
         # It knows better which devices there are: those of other makers, and none where it was built without any.
         free = {index: free.get(index) for index in range(torch.cuda.device_count())}
         if torch.cuda.is_initialized():
@@ -116,9 +117,9 @@ def _file_pages(path: Path) -> int:
 
 
 def _accelerators() -> list[Accelerator]:
-    torch: Any = sys.modules.get("torch")
+    torch = imported("torch")
     found = []
-    with suppress(Exception):  # torch may be half-imported by another thread, and a broken device may say anything
+    with suppress(Exception):  # where there is no torch, and a broken device may say anything
         if torch.cuda.is_initialized():
             found = [_cuda_device(torch.cuda, index) for index in _used_devices(torch.cuda)]
     with suppress(Exception):
@@ -158,7 +159,7 @@ def memory_pressure() -> float | None:
 def release_memory() -> None:
     """Give back what a load that ended early left: cycles to the collector, free pages to the system."""
     gc.collect()
-    torch: Any = sys.modules.get("torch")
+    torch = imported("torch")
     with suppress(Exception):
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

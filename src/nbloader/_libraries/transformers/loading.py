@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from nbloader._libraries import isolation
 from nbloader._libraries.transformers.errors import as_load_error
 from nbloader._libraries.transformers.one_thread import isolated, original_tie_weights
 from nbloader._libraries.transformers.watching import Strangers, Watcher, waiting, watched
+from nbloader._system.modules import imported
 from nbloader._text.catalogue import text
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def ambient_device() -> str | None:
 
     ``torch.set_default_device`` and ``with torch.device(...)`` hold for one thread.
     """
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "get_default_device"):  # not imported, or not yet to its end
+    torch = imported("torch")
+    if torch is None:
         return None
     device = str(torch.empty(0).device)  # torch 2.7's get_default_device() does not see the ``with``
     return None if device == "cpu" else device
