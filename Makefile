@@ -54,7 +54,7 @@ $(NODE_READY): js/package-lock.json
 	cd js && npm ci --ignore-scripts
 	touch $@
 
-$(BUNDLE): $(NODE_READY) $(wildcard js/src/*) $(wildcard js/src/panels/*) js/build.mjs $(wildcard src/nbloader/locale/*.json)
+$(BUNDLE): $(NODE_READY) $(wildcard js/src/*) $(wildcard js/src/*/*) js/build.mjs $(wildcard src/nbloader/locale/*.json)
 	cd js && npm run --silent build
 
 bundle: $(BUNDLE)

@@ -1,6 +1,6 @@
 // The shard chart's layout: from what is known of the shards to where their bars lie. Pure; no DOM.
 
-import type { ShardNames, ShardTimes } from "./state";
+import type { Lanes, ShardNames } from "./wire";
 
 /** A bar, as percent of the chart's width. */
 export interface Bar {
@@ -49,23 +49,43 @@ function seconds(started: number | null, ended: number | null, now: number): num
   return started === null ? null : (ended ?? now) - started;
 }
 
-function statusOf(bytes: number, isShard: boolean, times: ShardTimes): LaneStatus {
-  const [resident, read, toPlace, placed, readStarted, , placeStarted, , downloaded, , downloadStarted] =
-    times;
-  if (downloaded < bytes) {
-    return downloadStarted === null ? "waiting" : "downloading";
+/** What is known of one lane: each column's value. */
+type Row = { [Column in keyof Lanes]: Lanes[Column][number] };
+
+function rowOf(lanes: Lanes, index: number, bytes: number): Row {
+  const nothing: Row = {
+    resident: 0,
+    read: 0,
+    to_place: 0,
+    placed: 0,
+    read_started: null,
+    read_ended: null,
+    place_started: null,
+    place_ended: null,
+    downloaded: bytes,
+    cached: bytes,
+    download_started: null,
+    download_ended: null,
+  };
+  const known = Object.entries(lanes).map(([column, values]) => [column, values[index]]);
+  return { ...nothing, ...Object.fromEntries(known.filter(([, value]) => value !== undefined)) };
+}
+
+function statusOf(bytes: number, isShard: boolean, row: Row): LaneStatus {
+  if (row.downloaded < bytes) {
+    return row.download_started === null ? "waiting" : "downloading";
   }
   if (!isShard) {
     return "downloaded";
   }
-  if (placeStarted !== null) {
-    return placed >= toPlace ? "placed" : "placing";
+  if (row.place_started !== null) {
+    return row.placed >= row.to_place ? "placed" : "placing";
   }
-  if (read >= bytes) {
-    return resident >= bytes && downloadStarted === null ? "resident" : "read";
+  if (row.read >= bytes) {
+    return row.resident >= bytes && row.download_started === null ? "resident" : "read";
   }
-  if (readStarted === null) {
-    return downloadStarted === null ? "waiting" : "downloaded";
+  if (row.read_started === null) {
+    return row.download_started === null ? "waiting" : "downloaded";
   }
   return "reading";
 }
@@ -75,33 +95,26 @@ function rateOf(moved: number, duration: number | null, bytes: number): number |
 }
 
 /** Lays out one lane a shard, and one for each other file that is downloaded, over the time from 0 to `now` seconds. */
-export function layout(shards: ShardNames, times: readonly ShardTimes[], now: number): Lane[] {
+export function layout(shards: ShardNames, lanes: Lanes, now: number): Lane[] {
   return shards.names.map((name, index) => {
     const bytes = shards.bytes[index] ?? 0;
-    const known: ShardTimes = times[index] ?? [0, 0, 0, 0, null, null, null, null, bytes, bytes, null, null];
-    const [resident, read, , , readStarted, readEnded, placeStarted, placeEnded] = known;
-    const [downloaded, cached, downloadStarted, downloadEnded] = known.slice(8) as [
-      number,
-      number,
-      number | null,
-      number | null,
-    ];
-    const downloadSeconds = seconds(downloadStarted, downloadEnded, now);
-    const readSeconds = seconds(readStarted, readEnded, now);
+    const row = rowOf(lanes, index, bytes);
+    const downloadSeconds = seconds(row.download_started, row.download_ended, now);
+    const readSeconds = seconds(row.read_started, row.read_ended, now);
     return {
       name,
       bytes,
-      download: bar(downloadStarted, downloadEnded, now, now),
-      read: bar(readStarted, readEnded, now, now),
-      place: bar(placeStarted, placeEnded, now, now),
+      download: bar(row.download_started, row.download_ended, now, now),
+      read: bar(row.read_started, row.read_ended, now, now),
+      place: bar(row.place_started, row.place_ended, now, now),
       rate:
         readSeconds === null
-          ? rateOf(downloaded - cached, downloadSeconds, bytes)
-          : rateOf(read - resident, readSeconds, bytes),
+          ? rateOf(row.downloaded - row.cached, downloadSeconds, bytes)
+          : rateOf(row.read - row.resident, readSeconds, bytes),
       downloadSeconds,
       readSeconds,
-      placeSeconds: seconds(placeStarted, placeEnded, now),
-      status: statusOf(bytes, index < shards.shards, known),
+      placeSeconds: seconds(row.place_started, row.place_ended, now),
+      status: statusOf(bytes, index < shards.shards, row),
     };
   });
 }

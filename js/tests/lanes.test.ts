@@ -1,17 +1,36 @@
 import { describe, expect, it } from "vitest";
 import { layout } from "../src/lanes";
-import type { ShardTimes } from "../src/state";
+import type { Lanes } from "../src/wire";
 
 const MB = 1e6;
 const shards = { names: ["one"], bytes: [100 * MB], shards: 1 };
-type Moves = [...rest: (number | null)[]];
+const NONE: Lanes = {
+  resident: [],
+  read: [],
+  to_place: [],
+  placed: [],
+  read_started: [],
+  read_ended: [],
+  place_started: [],
+  place_ended: [],
+  downloaded: [],
+  cached: [],
+  download_started: [],
+  download_ended: [],
+};
+type Moves = (number | null)[];
 const whole = [100 * MB, 100 * MB, null, null];
+/** The lanes of which each has these values, in the order of the columns. */
+const lanesOf = (...rows: Moves[]): Lanes =>
+  Object.fromEntries(
+    Object.keys(NONE).map((column, place) => [column, rows.map((row) => row[place])]),
+  ) as unknown as Lanes;
 const lane = (moves: Moves, now = 10, download: Moves = whole) =>
-  layout(shards, [[...moves, ...download] as unknown as ShardTimes], now)[0];
+  layout(shards, lanesOf([...moves, ...download]), now)[0];
 
 describe("layout", () => {
   it("gives a lane to a shard of which nothing is known yet", () => {
-    const [only] = layout(shards, [], 5);
+    const [only] = layout(shards, NONE, 5);
     expect(only).toMatchObject({ name: "one", read: null, place: null, rate: null, status: "waiting" });
   });
 
@@ -69,10 +88,10 @@ describe("layout", () => {
   });
 
   it("takes a file behind the shards for one that is only downloaded", () => {
-    const times = [0, 0, 0, 0, null, null, null, null, 8 * MB, 0, 1, 2] as unknown as ShardTimes;
+    const times = [0, 0, 0, 0, null, null, null, null, 8 * MB, 0, 1, 2];
     const [, file] = layout(
       { names: ["one", "tokenizer.json"], bytes: [MB, 8 * MB], shards: 1 },
-      [times, times],
+      lanesOf(times, times),
       4,
     );
     expect(file).toMatchObject({ name: "tokenizer.json", status: "downloaded", rate: 8 * MB });

@@ -2,10 +2,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import en from "../../src/nbloader/locale/en.json";
 import ko from "../../src/nbloader/locale/ko.json";
-import widget, { type Model } from "../src/index";
-import type { Asked, PanelState } from "../src/state";
+import widget from "../src/index";
+import type { Model } from "../src/model";
+import type { Asked, State, Traits } from "../src/wire";
 
-const STATE: PanelState = {
+const STATE: State = {
   number: 7,
   status: "running",
   cancelling: false,
@@ -47,6 +48,7 @@ const STATE: PanelState = {
 };
 
 const SUMMARY = {
+  already_loaded: false,
   model_class: "LlamaModel",
   parameters: 5e8,
   bytes: 1e9,
@@ -56,6 +58,7 @@ const SUMMARY = {
 
 const ASKED: Asked = {
   kind: "WontFitError",
+  code: "wont-fit",
   message: "us/model takes 20 GB of memory, and 10 GB is free.",
   choices: [
     ["dtype='bfloat16'", 8e9],
@@ -70,15 +73,15 @@ class FakeModel implements Model {
   values: Record<string, unknown> = {
     _state: STATE,
     _shards: { names: [], bytes: [], shards: 0 },
-    _lanes: [],
+    _lanes: {},
     _form: null,
-    _runs: {},
+    _runs: { runs: [], note: "" },
     _diagnosis: null,
     _texts: en,
   };
 
-  get(name: string): unknown {
-    return this.values[name];
+  get<Name extends keyof Traits>(name: Name): Traits[Name] {
+    return this.values[name] as Traits[Name];
   }
   on(event: string, listener: () => void): void {
     this.listeners.set(event, (this.listeners.get(event) ?? new Set()).add(listener));
@@ -89,8 +92,8 @@ class FakeModel implements Model {
   send(content: unknown): void {
     this.sent.push(content);
   }
-  set(changes: Partial<PanelState>): void {
-    this.values._state = { ...(this.values._state as PanelState), ...changes };
+  set(changes: Partial<State>): void {
+    this.values._state = { ...(this.values._state as State), ...changes };
     for (const listener of this.listeners.get("change:_state") ?? []) {
       listener();
     }
@@ -161,19 +164,27 @@ describe("the panel", () => {
     expect(marks).toEqual(["✓", "●", "○"]);
     model.set({
       status: "failed",
-      error: { ...ASKED, kind: "CheckpointError", message: "broken", hint: "mend it", choices: [] },
+      error: {
+        ...ASKED,
+        kind: "CheckpointError",
+        code: "no-config",
+        page: "",
+        message: "broken",
+        hint: "mend it",
+        choices: [],
+      },
     });
     expect([...el.querySelectorAll(".nbl-stage .nbl-mark")].map((node) => node.textContent)).toEqual([
       "✓",
       "✕",
       "○",
     ]);
-    expect(text("[role=alert]")).toBe("CheckpointErrorbrokenmend it");
+    expect(text("[role=alert]")).toBe("CheckpointError no-configbrokenmend it");
   });
 
   it("shows each accelerator and the mark of the predicted peak", () => {
     const meters = [...el.querySelectorAll("[role=meter]")].map((node) => node.getAttribute("aria-label"));
-    expect(meters).toEqual(["this process", "available on host", "cuda:0 in use"]);
+    expect(meters).toEqual(["This process", "Free host memory", "cuda:0 in use"]);
     expect(el.querySelector<HTMLElement>(".nbl-gauge-mark")?.style.left).toBe("16%");
     expect(text(".nbl-memory .nbl-note")).toBe("predicted peak 4.00 GB, so far 3.00 GB");
   });
@@ -191,15 +202,15 @@ describe("the panel", () => {
     button()?.click();
     expect(model.sent.at(-1)).toEqual({ kind: "unload" });
     const gone = {
-      places: [["this process", 3e9, 1e9] as const, ["cuda:0", 8e9, 2e9] as const],
+      places: [["This process", 3e9, 1e9] as const, ["cuda:0", 8e9, 2e9] as const],
       holders: ["Out[3] refers to it."],
       successor: "us/other",
     };
     model.set({ status: "idle", gone });
     expect(text(".nbl-status")).toBe("○Unloaded");
     expect(text(".nbl-outcome")).toBe(
-      "Unloaded. this process: 3.00 GB before, 1.00 GB after; cuda:0: 8.00 GB before, 2.00 GB after. " +
-        "It made room for us/other.⚠ Out[3] refers to it.",
+      "Unloaded. This process: 3.00 GB before, 1.00 GB after; cuda:0: 8.00 GB before, 2.00 GB after. " +
+        "The model made room for us/other.⚠ Out[3] refers to it.",
     );
     expect(button()?.disabled).toBe(true);
   });
@@ -232,13 +243,13 @@ describe("the panel", () => {
     model.set({ stall });
     expect(text(".nbl-stall strong")).toBe("No progress for 10 s");
     expect(text(".nbl-stall p")).toContain(stall.text);
-    expect(text(".nbl-stall p")).toContain("Nothing is done for it");
+    expect(text(".nbl-stall p")).toContain("No activity detected");
     expect(text(".nbl-stall pre")).toBe(stall.stack);
     expect(text(".nbl-movement")).toBe("");
     expect(el.querySelector(".nbl-stall button")).toBeNull();
     model.set({ stall: { ...stall, is_working: true, bytes: 9, offers_cancel: true } });
     expect(text(".nbl-stall strong")).toBe("Hardly any progress for 10 s");
-    expect(text(".nbl-stall p")).toContain("slow rather than stuck");
+    expect(text(".nbl-stall p")).toContain("slow, but not stuck");
     el.querySelector<HTMLButtonElement>(".nbl-stall button")?.click();
     expect(model.sent.at(-1)).toEqual({ kind: "cancel", number: 7 });
     model.set({ cancelling: true });
@@ -251,13 +262,13 @@ describe("the panel", () => {
       model.values._state = forged;
       model.set({});
       if (el.querySelector(".nbl-name") === null) {
-        expect(el.textContent).toContain("cannot be shown");
+        expect(el.textContent).toContain("cannot show the data");
       }
       expect(el.querySelector("b")).toBeNull();
       model.values._state = STATE;
       model.set({});
       expect(text(".nbl-name")).toBe("us/model");
-      expect(el.textContent).not.toContain("cannot be shown");
+      expect(el.textContent).not.toContain("cannot show the data");
     },
   );
 
@@ -392,9 +403,10 @@ describe("another language", () => {
     model.values._texts = ko;
     model.set({
       status: "failed",
-      error: { kind: "SourceError", message: "m", hint: "h", choices: [], files: [] },
+      error: { ...ASKED, kind: "SourceError", page: "https://docs/errors.html#x", hint: "h", choices: [] },
     });
     expect(text(".nbl-outcome strong")).toBe("❌ 오류: SourceError");
+    expect(el.querySelector<HTMLAnchorElement>(".nbl-outcome a")?.href).toBe("https://docs/errors.html#x");
   });
 });
 
@@ -415,17 +427,17 @@ describe("a kernel that is silent", () => {
 
   it("is said to be, from some seconds on, until it is heard again", () => {
     vi.advanceTimersByTime(10_000);
-    expect(el.textContent).not.toContain("No word");
+    expect(el.textContent).not.toContain("sent nothing");
     vi.advanceTimersByTime(10_000);
-    expect(text(".nbl-outcome")).toContain("No word from the kernel for 20 s.");
+    expect(text(".nbl-outcome")).toContain("The kernel has sent nothing for 20 s.");
     model.set({ elapsed: 13 });
-    expect(el.textContent).not.toContain("No word");
+    expect(el.textContent).not.toContain("sent nothing");
   });
 
   it("has nothing more to say once the load has ended", () => {
     model.set({ status: "ready", summary: SUMMARY });
     vi.advanceTimersByTime(60_000);
-    expect(el.textContent).not.toContain("No word");
+    expect(el.textContent).not.toContain("sent nothing");
   });
 
   it("is listened to no longer than the panel is there", () => {

@@ -7,8 +7,8 @@ import type { Edits } from "../src/panels/form";
 import { Form } from "../src/panels/form";
 import { PlanView } from "../src/panels/plan";
 import { Runs } from "../src/panels/runs";
-import type { FormState, Plan, Run } from "../src/state";
 import { setTexts } from "../src/texts";
+import type { Form as FormView, Plan, Run } from "../src/wire";
 
 setTexts(en);
 
@@ -46,7 +46,7 @@ const field = (name: string, changes: object = {}) => ({
   ...changes,
 });
 
-const FORM: FormState = {
+const FORM: FormView = {
   groups: [
     {
       name: "weights",
@@ -76,7 +76,7 @@ let root: HTMLElement;
 let edits: Edits;
 let changes: Edits[];
 
-function drawForm(form: FormState): void {
+function drawForm(form: FormView): void {
   render(
     <Form
       form={form}
@@ -154,7 +154,7 @@ describe("the form", () => {
 });
 
 describe("the plan", () => {
-  const draw = (form: FormState, isLoading = false) =>
+  const draw = (form: FormView, isLoading = false) =>
     render(<PlanView form={form} isLoading={isLoading} onLoad={() => changes.push({})} />, root);
 
   it("shows the costs, by part", () => {
@@ -178,7 +178,7 @@ describe("the plan", () => {
     const unknown = { ...device, name: "cuda:1", available: null, verdict: null };
     draw({ ...FORM, plan: { ...PLAN, devices: [device, unknown], offloaded: 5e6 } });
     const meters = [...root.querySelectorAll("[role=meter]")];
-    expect(meters.map((meter) => meter.getAttribute("aria-label"))).toEqual(["host memory", "cuda:0"]);
+    expect(meters.map((meter) => meter.getAttribute("aria-label"))).toEqual(["Host memory", "cuda:0"]);
     expect(meters[1]?.getAttribute("aria-valuetext")).toBe("10.0 MB of 8.00 MB free");
     expect(find(".nbl-gauge-wont_fit")).not.toBeNull();
     expect(find(".nbl-costs").textContent).toContain(
@@ -188,14 +188,18 @@ describe("the plan", () => {
 
   it("says what it does not know", () => {
     draw({ ...FORM, plan: { ...PLAN, seconds: null, devices: null, verdict: null } });
-    expect(find(".nbl-costs").textContent).toContain("unknown: no earlier load of this kind");
+    expect(find(".nbl-costs").textContent).toContain("unknown: no similar load");
     expect(find(".nbl-costs").textContent).toContain("not known before the load");
     expect(find(".nbl-verdict").textContent).toBe("");
   });
 
   it("shows an error in the costs' place, and keeps the way on", () => {
-    draw({ ...FORM, plan: null, error: { kind: "OptionError", message: "no", hint: "so" } });
-    expect(find("[role=alert]").textContent).toBe("OptionErrornoso");
+    draw({
+      ...FORM,
+      plan: null,
+      error: { kind: "OptionError", code: "no-choice", page: "", message: "no", hint: "so" },
+    });
+    expect(find("[role=alert]").textContent).toBe("OptionError no-choicenoso");
     find<HTMLButtonElement>(".nbl-primary").click();
     expect(changes.length).toBe(1);
     draw(FORM, true);
@@ -226,7 +230,7 @@ describe("the runs", () => {
     ]);
     expect(find(".nbl-run").textContent).toContain('dtype="float32"4.0 s');
     expect(find(".nbl-run-figures").textContent).toBe(
-      "1.00 GB/s · Peak memory 3.00 GB (predicted 3.10 GB) · Weights were on storage · it fits",
+      "1.00 GB/s · Peak memory 3.00 GB (predicted 3.10 GB) · Weights were not in memory · it fits",
     );
     expect(root.querySelectorAll(".nbl-run-options")[1]?.textContent).toBe("defaults");
     expect(find(".nbl-mixed").textContent).toBe("⚠ compare like with like");

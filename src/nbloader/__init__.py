@@ -1,7 +1,8 @@
 """nbloader loads Hugging Face transformers checkpoints in a notebook, in the background, with true progress."""
 
+from nbloader import events
 from nbloader._analysis.diagnose import diagnose
-from nbloader._analysis.diagnosis import Diagnosis
+from nbloader._analysis.diagnosis import Diagnosis, Remedy
 from nbloader._api import load, plan, preload, start
 from nbloader._checkpoint.demo import demo_checkpoint
 from nbloader._errors import (
@@ -17,10 +18,17 @@ from nbloader._errors import (
 )
 from nbloader._load.ending import Loaded
 from nbloader._load.job import LoadJob
+from nbloader._options.environment import Notice
 from nbloader._options.options import LoadOptions
-from nbloader._planning.plan import LoadPlan
-from nbloader._progress.state import LoadState
+from nbloader._planning.kv_cache import KVCache
+from nbloader._planning.plan import LoadPlan, Room
+from nbloader._progress.freed import Freed, Holder
+from nbloader._progress.state import Download, ErrorInfo, LoadState, LogLine, Question, Shard, Stage
+from nbloader._registry.loaded_model import LoadedModel
 from nbloader._registry.models import loaded, unload
+from nbloader._system.memory import Accelerator, Memory
+from nbloader._system.probe import Probe
+from nbloader._system.storage import Storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,10 +45,16 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Accelerator",
     "CheckpointError",
     "DependencyError",
     "Diagnosis",
+    "Download",
     "DownloadError",
+    "ErrorInfo",
+    "Freed",
+    "Holder",
+    "KVCache",
     "LoadCancelled",
     "LoadError",
     "LoadJob",
@@ -48,13 +62,25 @@ __all__ = [
     "LoadPlan",
     "LoadState",
     "Loaded",
+    "LoadedModel",
     "LoaderWidget",
+    "LogLine",
+    "Memory",
+    "Notice",
     "OptionError",
+    "Probe",
+    "Question",
+    "Remedy",
     "RemoteCodeError",
+    "Room",
+    "Shard",
     "SourceError",
+    "Stage",
+    "Storage",
     "WontFitError",
     "demo_checkpoint",
     "diagnose",
+    "events",
     "load",
     "loaded",
     "plan",

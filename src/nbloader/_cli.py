@@ -20,6 +20,7 @@ from nbloader._options.environment import parse_option
 from nbloader._options.options import ROWS, TYPES, LoadOptions, merge_options
 from nbloader._options.table import Row
 from nbloader._progress import events
+from nbloader._progress.state import ErrorInfo
 from nbloader._safety.redaction import clean
 from nbloader._text.catalogue import speak, text
 from nbloader._text.units import size_text
@@ -59,7 +60,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         speak(LoadOptions(**choices).locale)
         return _COMMANDS[command](model, choices, **own)
     except LoadError as error:
-        print(error_lines(type(error).__name__, error.message, error.hint), file=sys.stderr)
+        told = ErrorInfo(type(error).__name__, error.message, error.hint, code=error.code)
+        print(error_lines(told), file=sys.stderr)
         return 1
     except (KeyboardInterrupt, LoadCancelled):
         return _INTERRUPTED

@@ -18,7 +18,7 @@ from nbloader._checkpoint.headers import is_packed
 from nbloader._checkpoint.source import find_source
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
 from nbloader._hub.repository import save_tensors
-from nbloader._libraries.transformers.errors import explain
+from nbloader._libraries.transformers.errors import load_error_of
 from nbloader._load.stages.download import fetching
 from nbloader._options.options import LoadOptions
 from nbloader._progress.reporter import Reporter
@@ -69,13 +69,15 @@ def convert(
         For a `variant`.
     """
     if options.variant is not None:
-        raise OptionError(text("error", "convert_variant", variant=repr(options.variant)), text("hint", "convert_own"))
+        raise OptionError(
+            text("error", "cannot_convert_variant", variant=repr(options.variant)), text("hint", "convert_own")
+        )
     with leaving(str(model)):
         return _convert(model, options, tell)
 
 
 def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable[[str], None]) -> Converted:
-    with _told(model):
+    with _as_checkpoint_error(model):
         checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
     _clear(checkpoint.folder)
     if checkpoint.format != "bin":
@@ -83,7 +85,7 @@ def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable
             text("error", "has_safetensors", folder=checkpoint.folder, name=checkpoint.shards[0].name),
             text("hint", "nothing_to_convert"),
         )
-    with _told(checkpoint.folder), _draft_in(checkpoint.folder) as draft:
+    with _as_checkpoint_error(checkpoint.folder), _draft_in(checkpoint.folder) as draft:
         tensors = _read(checkpoint, tell)
         _check_room(checkpoint.folder, sum(tensor.nbytes for tensor in tensors.values()))
         save_tensors(tensors, draft)
@@ -97,7 +99,7 @@ def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable
 
 
 @contextmanager
-def _told(folder: str | os.PathLike[str]) -> Iterator[None]:
+def _as_checkpoint_error(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the libraries raise into a LoadError that says what and where."""
     try:
         yield
@@ -105,7 +107,7 @@ def _told(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - the libraries raise what they like
         known = {"folder": os.fspath(folder), "kind": type(error).__name__, "first": first_line(error) or "-"}
-        raise CheckpointError(text("error", "not_converted", **known), text("hint", "as_it_was")) from None
+        raise CheckpointError(text("error", "conversion_failed", **known), text("hint", "as_it_was")) from None
 
 
 def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:
@@ -119,7 +121,9 @@ def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < _ROOM * size:
         raise CheckpointError(
-            text("error", "convert_full", folder=folder, free=size_text(free), bytes=size_text(size)),
+            text(
+                "error", "convert_insufficient_disk_space", folder=folder, free=size_text(free), bytes=size_text(size)
+            ),
             text("hint", "free_disk"),
         )
 
@@ -133,7 +137,7 @@ def _draft_in(folder: Path) -> Iterator[Path]:
         draft.mkdir()
     except OSError as error:
         raise CheckpointError(
-            text("error", "cannot_write", folder=folder, error=str(error.strerror)), text("hint", "convert_copy")
+            text("error", "folder_not_writable", folder=folder, error=str(error.strerror)), text("hint", "convert_copy")
         ) from None
     try:
         yield draft
@@ -162,10 +166,10 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
             is_mapped = number in with_header and not is_packed(shard.path)
             content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
-            raise explain(error, shard.path) from None
+            raise load_error_of(error, shard.path) from None
         if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
             raise CheckpointError(
-                text("error", "no_named_tensors", path=shard.path, type=type(content).__name__),
+                text("error", "not_a_state_dict", path=shard.path, type=type(content).__name__),
                 text("hint", "state_dict"),
             )
         strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
@@ -173,7 +177,7 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
             raise CheckpointError(
                 text(
                     "error",
-                    "more_than_tensors",
+                    "non_tensor_in_checkpoint",
                     path=shard.path,
                     key=repr(strange[0]),
                     type=type(content[strange[0]]).__name__,
@@ -214,7 +218,9 @@ def _check_read(path: Path, content: Mapping[str, Any]) -> None:
             with archive.open(packed) as file:
                 is_same = all(file.read(_PORTION) == read[at : at + _PORTION] for at in range(0, len(read), _PORTION))
                 if not is_same or file.read(1):
-                    raise CheckpointError(text("error", "read_twice", path=path, name=name), text("hint", "as_it_was"))
+                    raise CheckpointError(
+                        text("error", "tensor_read_mismatch", path=path, name=name), text("hint", "as_it_was")
+                    )
 
 
 def _bits_of_storage(tensor: Any) -> Any:
@@ -236,10 +242,12 @@ def _check_equal(tensors: Mapping[str, Any], folder: Path) -> None:
                 same = written.dtype == wanted.dtype and written.shape == wanted.shape
                 if not same or not torch.equal(_bits(written), _bits(wanted)):
                     raise CheckpointError(
-                        text("error", "written_wrong", path=path, name=name), text("hint", "disk_sound")
+                        text("error", "converted_tensor_differs", path=path, name=name), text("hint", "disk_sound")
                     )
     if left:
-        raise CheckpointError(text("error", "lacks", folder=folder, name=next(iter(left))), text("hint", "disk_full"))
+        raise CheckpointError(
+            text("error", "converted_tensor_missing", folder=folder, name=next(iter(left))), text("hint", "disk_full")
+        )
 
 
 def _bits(tensor: Any) -> Any:

@@ -19,8 +19,8 @@ import copy
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from nbloader._text.catalogue import text
-from nbloader._text.units import some
+from nbloader._text.catalogue import Text, text
+from nbloader._text.units import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,6 +53,15 @@ class LoadError(Exception):
         self.message = message
         self.hint = hint
         self.details = details
+
+    @property
+    def code(self) -> str:
+        """A stable name for what went wrong, such as ``"no-config"``; the docs list them all."""
+        message = self.message
+        if not isinstance(message, Text):
+            return "other"
+        key, found = message.key_in("error"), message.key_in("found")
+        return (key or (f"found_{found}" if found else "other")).replace("_", "-")
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -137,4 +146,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, names, n=1, cutoff=0.5)
     if near:
         return text("hint", "did_you_mean", name=repr(near[0]))
-    return text("hint", "known", names=some(names, _MOST_KNOWN))
+    return text("hint", "known", names=first_few(names, _MOST_KNOWN))

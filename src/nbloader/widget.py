@@ -20,10 +20,10 @@ from nbloader._load.ending import Loaded
 from nbloader._load.job import LoadJob
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._planning.plan import LoadPlan
+from nbloader._progress.freed import Freed
 from nbloader._progress.state import FINAL, LoadState
-from nbloader._registry.job import Freed
 from nbloader._safety.redaction import clean
-from nbloader._system.threads import weakly
+from nbloader._system.threads import weak_method
 from nbloader._text.catalogue import locale, text
 from nbloader._views.callback import ProgressCallback
 from nbloader._views.controller import Controller
@@ -85,9 +85,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     _state = traitlets.Dict().tag(sync=True)
     _shards = traitlets.Dict().tag(sync=True)
-    _lanes = traitlets.List().tag(sync=True)
+    _lanes = traitlets.Dict().tag(sync=True)
     _form = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
-    _runs = traitlets.Dict().tag(sync=True)
+    _runs = traitlets.Dict(default_value={"runs": [], "note": ""}).tag(sync=True)
     _diagnosis = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     _texts = traitlets.Dict().tag(sync=True)
     _anchor = traitlets.Unicode().tag(sync=True)
@@ -106,7 +106,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._shown_by: object = None
         self._is_panel = False
         chosen = merge_options(options, choices)
-        self._page = Page(weakref.ref(self), weakly(self._bundle), chosen.locale or locale())
+        self._page = Page(weakref.ref(self), weak_method(self._bundle), chosen.locale or locale())
         self._controller = Controller(model, chosen, partial(begin, progress_callback=progress_callback), self._page)
         super().__init__(**self._page.begin(self._controller.view()))
         self.on_msg(_on_message)

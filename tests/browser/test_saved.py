@@ -99,10 +99,10 @@ def test_a_load_whose_kernel_died(
     os.kill(int(run(page, 1).split()[-1]), signal.SIGKILL)
     # The server starts another kernel, to which the widget is unknown.
     page.get_by_role("button", name="Ok", exact=True).click()
-    expect(panel).to_contain_text("No word from the kernel", timeout=30_000)
+    expect(panel).to_contain_text("The kernel has sent nothing", timeout=30_000)
     save(page, server, name)
     output = reopen(page, server, name, is_trusted=is_trusted)
-    expect(output.first).to_contain_text("Saved while it was loading")
+    expect(output.first).to_contain_text("Saved during the load")
     expect(output.first).to_contain_text("moved")
 
 

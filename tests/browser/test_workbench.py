@@ -60,7 +60,7 @@ def test_the_whole_way_by_mouse(server: Server, page: Page, demo_small: Path) ->
     expect(panel.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == f'LoaderWidget("{demo_small}", dtype="float32").show()'
     panel.get_by_label("Memory limit").fill("eight")
-    expect(panel.get_by_role("alert")).to_contain_text("holds no size: 'eight'")
+    expect(panel.get_by_role("alert")).to_contain_text("'eight' is not a valid size")
     panel.get_by_label("Memory limit").fill("8 GB")
     expect(panel.locator(".nbl-code")).to_contain_text('max_memory="8GB"')
     panel.get_by_label("Memory limit").fill("")
@@ -72,7 +72,7 @@ def test_the_whole_way_by_mouse(server: Server, page: Page, demo_small: Path) ->
     expect(panel.locator(".nbl-costs")).to_contain_text("earlier load")
     assert "torch.float32 1" in run(page, 1)
     panel.get_by_role("button", name="Clear").click()
-    expect(panel).to_contain_text("None of this model on this machine yet.")
+    expect(panel).to_contain_text("No load of this model is recorded on this machine.")
     assert page.complaints == []  # type: ignore[attr-defined]
 
 
@@ -164,7 +164,7 @@ def test_a_double_click_answers_one_question(server: Server, page: Page, tmp_pat
     panel.get_by_role("button", name="Load", exact=True).click()
     expect(panel.get_by_role("alert")).to_contain_text("memory")
     panel.get_by_role("button", name="Load anyway").dblclick()
-    consent = panel.get_by_role("alert").filter(has_text="would have to run")
+    consent = panel.get_by_role("alert").filter(has_text="Python code")
     expect(consent).to_be_visible()
     page.wait_for_timeout(700)  # a second click took up to half a second to do harm
     expect(consent).to_be_visible()

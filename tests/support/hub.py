@@ -171,7 +171,7 @@ def _details(name: str, content: bytes) -> dict[str, Any]:
 
 
 def _looks(span: tuple[int, int | None] | None, size: int) -> bool:
-    """Tell whether a request is for a file's header, not for the file."""
+    """Return whether a request is for a file's header, not for the file."""
     return span is not None and span[1] is not None and span[1] - span[0] == LOOK and span[1] < size
 
 

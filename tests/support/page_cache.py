@@ -21,7 +21,7 @@ def make_cold(path: Path) -> None:
 
 
 def are_resident(paths: Iterable[Path]) -> bool:
-    """Tell whether the page cache has them, but for a page that the system may have taken back at once."""
+    """Return whether the page cache has them, but for a page that the system may have taken back at once."""
     files = list(paths)
     absent = sum(piece.absent for path in files for piece in find_missing(path))
     return absent < 0.02 * sum(path.stat().st_size for path in files)

@@ -138,7 +138,7 @@ def test_each_method_in_place_does_what_it_does_in_plain(name: str, way: str, tm
 
 
 def is_in(thread: threading.Thread, name: str) -> bool:
-    """Tell whether a thread is inside of a function of that name."""
+    """Return whether a thread is inside of a function of that name."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None and frame.f_code.co_name != name:
         frame = frame.f_back

@@ -24,7 +24,7 @@ from transformers import initialization
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob
-from nbloader._libraries.isolation import default_dtype, here_only, linspace_on_cpu
+from nbloader._libraries.isolation import default_dtype, linspace_on_cpu, patched_on_this_thread
 
 INITS = sorted(initialization.TORCH_INIT_FUNCTIONS)
 LIBRARIES = ("", "transformers", "torch", "accelerate", "peft", "huggingface_hub", "bitsandbytes", "torchao")
@@ -231,8 +231,8 @@ def test_only_one_thread_is_given_the_stand_in() -> None:
 
     original, elsewhere = vars(Owner)["method"], []
     with (
-        here_only(Owner, "method", lambda self: "mine"),
-        here_only(Owner, "of_class", lambda cls: f"my {cls.__name__}"),
+        patched_on_this_thread(Owner, "method", lambda self: "mine"),
+        patched_on_this_thread(Owner, "of_class", lambda cls: f"my {cls.__name__}"),
     ):
         thread = threading.Thread(target=lambda: elsewhere.extend([Owner().method(), Owner.of_class()]))
         thread.start()
@@ -250,7 +250,7 @@ def test_what_replaced_it_meanwhile_stays() -> None:
         def method(self) -> str:
             return "original"
 
-    with here_only(Owner, "method", lambda self: "mine"):
+    with patched_on_this_thread(Owner, "method", lambda self: "mine"):
         Owner.method = lambda self: "theirs"  # type: ignore[method-assign]
     assert Owner().method() == "theirs"
 
@@ -261,7 +261,7 @@ def test_threads_that_replace_the_same_may_leave_in_any_order() -> None:
             return "original"
 
     original = vars(Owner)["method"]
-    first, second = (here_only(Owner, "method", lambda self: "mine") for _ in range(2))
+    first, second = (patched_on_this_thread(Owner, "method", lambda self: "mine") for _ in range(2))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -280,7 +280,9 @@ def test_what_was_replaced_for_a_moment_is_not_put_back() -> None:
 
     original = vars(Owner)["method"]
     Owner.method = passing  # type: ignore[method-assign]
-    with here_only(Owner, "method", lambda self: "mine", lasting=lambda found: original if found is passing else found):
+    with patched_on_this_thread(
+        Owner, "method", lambda self: "mine", lasting=lambda found: original if found is passing else found
+    ):
         assert Owner().method() == "mine"
     assert vars(Owner)["method"] is original
 
@@ -293,7 +295,7 @@ def test_in_a_forked_process_nothing_stands_in_for_threads_that_are_not_there() 
     inside, go_on = threading.Event(), threading.Event()
 
     def stand_in() -> None:
-        with here_only(Owner, "method", lambda self: "mine"):
+        with patched_on_this_thread(Owner, "method", lambda self: "mine"):
             inside.set()
             go_on.wait(30)
 
@@ -354,5 +356,5 @@ def test_a_model_that_lacks_weights_is_no_model(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         "nbloader._libraries.transformers.one_thread.original_tie_weights", lambda: lambda model, **settings: None
     )
-    with pytest.raises(LoadError, match=r"1 weights of .* are not there, lm_head.weight among them"):
+    with pytest.raises(LoadError, match=r"1 weights of .* were not loaded, such as lm_head.weight"):
         nbloader.load(tied, progress=False, reload=True)

@@ -45,25 +45,25 @@ ADAPTER = json.dumps({"base_model_name_or_path": "org/base", "peft_type": "LORA"
 # name: (what is done to a folder with a Llama, what is found, what to do)
 STRANGE: dict[str, tuple[Any, str, str]] = {
     "empty index": (without(W), "has no weights", "download"),
-    "original safetensors": (renamed(W, "consolidated.safetensors"), "format of the model's authors", "convert it"),
-    "original pth": (holding("consolidated.00.pth", b"x"), "format of the model's authors", "convert it"),
-    "model.pt": (holding("model.pt", b"x"), r"does not look for: model\.pt", "rename it to pytorch_model.bin"),
-    "another name": (renamed(W, "weights.safetensors"), "does not look for: weights", "rename it to model.safetensors"),
-    "variant": (renamed(W, "model.fp16.safetensors"), "a variant only: model.fp16", 'variant="fp16"'),
-    "variant in shards, as of late": (renamed(W, "model-00001-of-00002.fp16.safetensors"), "a variant only", '"fp16"'),
-    "variant in shards": (renamed(W, "model.fp16-00001-of-00002.safetensors"), "a variant only", 'variant="fp16"'),
-    "gguf": (holding("model-Q4_K_M.gguf", b"GGUF"), "GGUF weights only", 'gguf_file="model-Q4_K_M.gguf"'),
-    "gguf alone": (both(holding("m.gguf", b"GGUF"), without(CONFIG)), "GGUF weights only", 'gguf_file="m.gguf"'),
-    "onnx": (holding("onnx/model.onnx", b"x"), "ONNX weights only: onnx/model.onnx", "optimum"),
-    "tensorflow": (holding("tf_model.h5", b"x"), "another framework only: tf_model.h5", "safetensors"),
-    "flax": (holding("flax_model.msgpack", b"x"), "another framework only", "safetensors"),
-    "distributed": (holding("__0_0.distcp", b"x"), "distributed checkpoint of torch", "dcp_to_torch"),
+    "original safetensors": (renamed(W, "consolidated.safetensors"), "the model's authors", "convert the weights"),
+    "original pth": (holding("consolidated.00.pth", b"x"), "format of the model's authors", "convert the weights"),
+    "model.pt": (holding("model.pt", b"x"), r"does not look for: model\.pt", "rename the file to pytorch_model.bin"),
+    "another name": (renamed(W, "weights.safetensors"), "look for: weights", "rename the file to model.safetensors"),
+    "variant": (renamed(W, "model.fp16.safetensors"), "weights of a variant: model.fp16", 'variant="fp16"'),
+    "variant in shards, as of late": (renamed(W, "model-00001-of-00002.fp16.safetensors"), "of a variant", '"fp16"'),
+    "variant in shards": (renamed(W, "model.fp16-00001-of-00002.safetensors"), "of a variant", 'variant="fp16"'),
+    "gguf": (holding("model-Q4_K_M.gguf", b"GGUF"), "only GGUF weights", 'gguf_file="model-Q4_K_M.gguf"'),
+    "gguf alone": (both(holding("m.gguf", b"GGUF"), without(CONFIG)), "only GGUF weights", 'gguf_file="m.gguf"'),
+    "onnx": (holding("onnx/model.onnx", b"x"), "only ONNX weights: onnx/model.onnx", "optimum"),
+    "tensorflow": (holding("tf_model.h5", b"x"), "only weights of another framework: tf_model.h5", "safetensors"),
+    "flax": (holding("flax_model.msgpack", b"x"), "only weights of another framework", "safetensors"),
+    "distributed": (holding("__0_0.distcp", b"x"), "torch distributed checkpoint", "dcp_to_torch"),
     "zero": (holding("zero_to_fp32.py", b"x"), "DeepSpeed ZeRO", "python zero_to_fp32.py"),
     "zero's steps": (holding("global_step10/mp_rank_00_model_states.pt", b"x"), "DeepSpeed ZeRO", "zero_to_fp32"),
-    "trainer": (moved("checkpoint-500", "checkpoint-1000"), "output of a Trainer", 'subfolder="checkpoint-1000"'),
+    "trainer": (moved("checkpoint-500", "checkpoint-1000"), "folder of a Trainer", 'subfolder="checkpoint-1000"'),
     "trainer of adapters": (
         both(without(CONFIG), holding("checkpoint-20/adapter_config.json", ADAPTER)),
-        "adapters in 1 folders",
+        "1 step subfolders contain adapters",
         'LoaderWidget("org/base", adapter=',
     ),
     "sentence-transformers": (
@@ -83,24 +83,24 @@ STRANGE: dict[str, tuple[Any, str, str]] = {
     ),
     "adapter of nobody": (
         both(without(CONFIG), holding("adapter_config.json", b"{}")),
-        "does not name the model",
+        "does not name its base model",
         "adapter=",
     ),
     "one folder deeper": (moved("model"), 'There is one in: model', 'subfolder="model"'),
     "one shard of two": (renamed(W, "model-00002-of-00002.safetensors"), "1 of 2 shards", "incomplete"),
     "index without metadata": (indexed(), 'has no "metadata"', "delete the index"),
     "index with null metadata": (indexed(metadata=None), 'has no "metadata"', "delete the index"),
-    "page as safetensors": (holding(W, PAGE), "holds an HTML page", "with a token"),
-    "page as bin": (holding("pytorch_model.bin", PAGE), "holds an HTML page", "with a token"),
+    "page as safetensors": (holding(W, PAGE), "contains an HTML page", "with a token"),
+    "page as bin": (holding("pytorch_model.bin", PAGE), "contains an HTML page", "with a token"),
     "pointer as safetensors": (holding(W, POINTER), "Git LFS pointer", "git lfs pull"),
     "pointer as bin": (holding("pytorch_model.bin", POINTER), "Git LFS pointer", "git lfs pull"),
     "pointer as config": (holding(CONFIG, POINTER), "Git LFS pointer", "git lfs pull"),
-    "gzip": (zipped, "holds a gzip archive", "gzip -dc"),
-    "safetensors as bin": (renamed(W, "pytorch_model.bin"), "holds safetensors", "Rename it to model.safetensors"),
+    "gzip": (zipped, "contains a gzip archive", "gzip -dc"),
+    "safetensors as bin": (renamed(W, "pytorch_model.bin"), "contains safetensors", "file to model.safetensors"),
     "bin as safetensors": (
         both(pickled(lambda state: state), renamed("pytorch_model.bin", W)),
-        "pickle or a zip of torch.save",
-        "Rename it to pytorch_model.bin",
+        "pickle or zip file from torch.save",
+        "Rename the file to pytorch_model.bin",
     ),
     "TorchScript": (scripted, "TorchScript program", "torch.jit.load"),
     "nested": (
@@ -113,10 +113,10 @@ STRANGE: dict[str, tuple[Any, str, str]] = {
         "under 'model'",
         "inner dict",
     ),
-    "a list": (pickled(lambda state: list(state.values())), "holds a list, not tensors by their names", "state_dict"),
+    "a list": (pickled(lambda state: list(state.values())), "contains a list, not a state dict", "state_dict"),
     "one tensor": (
         pickled(lambda state: next(iter(state.values()))),
-        "holds a Tensor, not tensors by their names",
+        "contains a Tensor, not a state dict",
         "state_dict",
     ),
 }  # fmt: skip
@@ -159,10 +159,10 @@ def test_a_repository_is_recognised_by_its_names(hub: Hub, name: str, tmp_path: 
 def test_a_cache_is_recognised(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     hub.repos["org/model"] = Repo.of_folder(demo_small)
     nbloader.load("org/model", progress=False, cache_dir=str(tmp_path))
-    with pytest.raises(CheckpointError, match='keeps the repository "org/model"') as raised:
+    with pytest.raises(CheckpointError, match='checkpoint of the repository "org/model"') as raised:
         nbloader.plan(tmp_path / "models--org--model")
     assert 'LoaderWidget("org/model")' in raised.value.hint
-    with pytest.raises(CheckpointError, match=r"cache of the Hub\. It holds: org/model") as raised:
+    with pytest.raises(CheckpointError, match=r"is a Hub cache.*org/model") as raised:
         nbloader.plan(tmp_path)
     assert 'LoaderWidget("org/model", cache_dir=' in raised.value.hint
 
@@ -172,7 +172,7 @@ def test_a_folder_that_hides_a_repository_is_told(tmp_path: Path, monkeypatch: p
     os.makedirs("gpt2")
     os.makedirs("org/name")
     for model in ("gpt2", "org/name"):
-        with pytest.raises(SourceError, match=f'so "{model}" means that folder and not the repository'):
+        with pytest.raises(SourceError, match=f'so "{model}" means that folder, not the repository'):
             nbloader.plan(model)
 
 
@@ -253,5 +253,5 @@ def test_an_adapter_beside_a_model_of_the_hub_comes_with_it(hub: Hub, tmp_path: 
 def test_an_adapter_config_beside_a_model_without_its_weights_is_refused(tmp_path: Path) -> None:
     folder = llama(tmp_path)
     (folder / "adapter_config.json").write_bytes(ADAPTER)
-    with pytest.raises(CheckpointError, match=r"its weights adapter_model.safetensors are not there"):
+    with pytest.raises(CheckpointError, match=r"weights, adapter_model.safetensors, are missing"):
         nbloader.plan(folder)

@@ -17,8 +17,8 @@ from nbloader._text.catalogue import LOCALES, Text, in_locale, locale, nearest, 
 from nbloader._text.units import columns, seconds_text, sentences, size_text
 
 
-def placeholders(written: str) -> list[tuple[str, str]]:
-    return sorted((name, form or "") for _, name, form, _ in string.Formatter().parse(written) if name is not None)
+def placeholders(written: str) -> set[tuple[str, str]]:
+    return {(name, form or "") for _, name, form, _ in string.Formatter().parse(written) if name is not None}
 
 
 @pytest.mark.parametrize("language", LOCALES[1:])
@@ -42,7 +42,7 @@ def test_korean_says_what_users_of_the_tool_know() -> None:
         assert text("message", "model_loaded") == "모델 로드 완료"
         assert text("message", "moving_to_device", device="cuda:0") == "모델을 cuda:0로 이동"
         assert text("message", "metadata_extracted") == "메타데이터 추출 완료"
-        assert text("terminal", "error", kind="SourceError", message="x").startswith("❌ 오류:")
+        assert text("terminal", "error", kind="SourceError", code="x", message="x").startswith("❌ 오류:")
     finally:
         speak(None)
 
@@ -121,8 +121,8 @@ def test_a_load_speaks_the_language_that_was_chosen(demo_small: Path, monkeypatc
 def test_sentences_are_said_in_another_language_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
     said = sentences("As it is.", "", text("hint", "later"), text("hint", "load_again"))
-    assert said == "As it is. Try again later. Load it again."
-    assert in_locale(said, "ko") == "As it is. 나중에 다시 시도하세요. 다시 로드하세요."
+    assert said == "As it is. Try again later. Load the model again."
+    assert in_locale(said, "ko") == "As it is. 나중에 다시 시도하세요. 모델을 다시 로드하세요."
     assert sentences() == ""
 
 
@@ -131,4 +131,4 @@ def test_an_error_is_told_in_the_language_that_was_chosen(tmp_path: Path) -> Non
     with pytest.raises(nbloader.CheckpointError, match="transformers 체크포인트가 아닙니다"):
         job.result()
     assert job.state.error is not None
-    assert in_locale(job.state.error.hint, "en").startswith("Give the folder that save_pretrained() wrote")
+    assert in_locale(job.state.error.hint, "en").startswith("Pass the folder that save_pretrained() wrote")

@@ -31,27 +31,27 @@ def test_what_a_panel_says(content: dict[str, Any], message: Message) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "its kind is of type NoneType"),
-        ([], "its kind is of type NoneType"),
-        ("cancel", "its kind is of type NoneType"),
-        ({}, "its kind is of type NoneType"),
-        ({"kind": "drop"}, "its kind is 'drop'"),
-        ({"kind": ["cancel"]}, r"its kind is \['cancel'\]"),
-        ({"kind": "x" * 5_000_000}, "its kind is 'xxx"),
-        ({"kind": "unload", "path": "/etc/passwd"}, r"the parts of 'unload' are \['path'\]"),
-        ({"kind": "load", "choices": {}, "model": "/etc"}, "the parts of 'load'"),
-        ({"kind": "load"}, r"the parts of 'load' are \[\]"),
-        ({"kind": "answer"}, "the parts of 'answer'"),
-        ({"kind": "answer", "number": 7, "question": 2, "choice": "0"}, "choice is of type str"),
-        ({"kind": "answer", "number": 7, "question": 2, "choice": True}, "choice is of type bool"),
-        ({"kind": "answer", "number": 7, "question": 2, "choice": None}, "choice is of type NoneType"),
-        ({"kind": "cancel", "number": 1.5}, "number is of type float"),
-        ({"kind": "cancel"}, r"the parts of 'cancel' are \[\]"),
-        ({"kind": "drawn", "language": "k" * 65}, "its language is too long"),
-        ({"kind": "plan", "choices": [["dtype", "float32"]]}, "choices is of type list"),
-        ({"kind": "plan", "choices": {"dtype": 32}}, "its choice of 'dtype' is no text"),
-        ({"kind": "plan", "choices": {"variant": "x" * 5_000_000}}, "its choice of 'variant' is no text, or too long"),
-        ({"kind": "plan", "choices": {str(number): "" for number in range(10_000)}}, "it has 10000 choices"),
+        (None, "its kind of type NoneType is unknown"),
+        ([], "its kind of type NoneType is unknown"),
+        ("cancel", "its kind of type NoneType is unknown"),
+        ({}, "its kind of type NoneType is unknown"),
+        ({"kind": "drop"}, "its kind 'drop' is unknown"),
+        ({"kind": ["cancel"]}, r"its kind \['cancel'\] is unknown"),
+        ({"kind": "x" * 5_000_000}, "its kind 'xxx"),
+        ({"kind": "unload", "path": "/etc/passwd"}, r"the fields of 'unload' are \['path'\]"),
+        ({"kind": "load", "choices": {}, "model": "/etc"}, "the fields of 'load'"),
+        ({"kind": "load"}, r"the fields of 'load' are \[\]"),
+        ({"kind": "answer"}, "the fields of 'answer'"),
+        ({"kind": "answer", "number": 7, "question": 2, "choice": "0"}, "choice has the wrong type str"),
+        ({"kind": "answer", "number": 7, "question": 2, "choice": True}, "choice has the wrong type bool"),
+        ({"kind": "answer", "number": 7, "question": 2, "choice": None}, "choice has the wrong type NoneType"),
+        ({"kind": "cancel", "number": 1.5}, "number has the wrong type float"),
+        ({"kind": "cancel"}, r"the fields of 'cancel' are \[\]"),
+        ({"kind": "drawn", "language": "k" * 65}, "its language name is too long"),
+        ({"kind": "plan", "choices": [["dtype", "float32"]]}, "choices has the wrong type list"),
+        ({"kind": "plan", "choices": {"dtype": 32}}, "its value for 'dtype' is not a string"),
+        ({"kind": "plan", "choices": {"variant": "x" * 5_000_000}}, "its value for 'variant'"),
+        ({"kind": "plan", "choices": {str(number): "" for number in range(10_000)}}, "it has too many choices .10000"),
     ],
 )
 def test_what_nobody_clicks_is_refused_in_few_words(content: Any, reason: str) -> None:
@@ -61,7 +61,7 @@ def test_what_nobody_clicks_is_refused_in_few_words(content: Any, reason: str) -
 
 
 def test_buffers_are_refused() -> None:
-    with pytest.raises(RefusedError, match="it brings 1 buffers"):
+    with pytest.raises(RefusedError, match="it has 1 buffers"):
         read_message({"kind": "unload"}, [memoryview(b"")])
 
 

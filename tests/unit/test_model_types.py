@@ -29,7 +29,7 @@ MECHANISMS = (
 
 
 def has_a_default(model_type: str) -> bool:
-    """Tell whether the installed transformers can make a type's config of nothing, which older ones cannot of each."""
+    """Return whether the installed transformers can make a type's config of nothing: older ones cannot."""
     try:
         CONFIG_MAPPING[model_type]()
     except (KeyError, ValueError):

@@ -84,7 +84,7 @@ def test_a_wrong_value_names_the_variable_that_it_comes_from(monkeypatch: pytest
         LoadOptions()
     monkeypatch.setenv("NBLOADER_READERS", "3")
     monkeypatch.setenv("NBLOADER_EXTRA", "{not json")
-    with pytest.raises(OptionError, match="NBLOADER_EXTRA is no JSON"):
+    with pytest.raises(OptionError, match="NBLOADER_EXTRA is not valid JSON"):
         LoadOptions()
 
 
@@ -140,17 +140,17 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         ({"max_memory": "lots"}, "'lots'"),
         ({"max_memory": {"tpu": "1GB"}}, "'tpu'"),
         ({"max_memory": -1}, "-1"),
-        ({"variant": "../fp16"}, "no part of a file's name"),
+        ({"variant": "../fp16"}, "not a valid part of a file name"),
         ({"use_safetensors": "maybe"}, "wrong type"),
         ({"extra": {"dtype": "float16"}}, "dtype"),
         ({"extra": {"config": {}}}, "config"),
-        ({"trust_remote_code": "main"}, "is no commit"),
-        ({"extra": {"trust_remote_code": True}}, "Give trust_remote_code= itself"),
-        ({"extra": {"weights_only": False}}, "no other way than safely"),
+        ({"trust_remote_code": "main"}, "is not a commit hash"),
+        ({"extra": {"trust_remote_code": True}}, "Pass trust_remote_code= directly"),
+        ({"extra": {"weights_only": False}}, "always loaded with weights_only=True"),
         ({"extra": [1]}, "wrong type"),
-        ({"device": "cpu", "device_map": "auto"}, "both given"),
+        ({"device": "cpu", "device_map": "auto"}, "cannot be used together"),
         ({"token": 5}, "token=<int> has the wrong type"),
-        ({"token": "hf_a b"}, "characters that no token has"),
+        ({"token": "hf_a b"}, "characters that a token cannot have"),
     ],
 )
 def test_values_that_cannot_be_are_refused(choice: dict[str, Any], said: str) -> None:

@@ -228,7 +228,7 @@ except Exception as error:
         assert "operator nms does not exist" in said
         return
     assert said.startswith(f"DependencyError {name} ")
-    assert "is installed and cannot be imported: " in said
+    assert "is installed but cannot be imported: " in said
     assert (hint or f"pip install --force-reinstall {name}") in said
     assert "operator nms does not exist" in said
     assert "fault" not in said

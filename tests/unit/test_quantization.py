@@ -84,10 +84,10 @@ def test_what_is_quantized_already_loads_as_it_is(tmp_path: Path, demo_small: Pa
     assert any(quantized_modules(model))
     assert sum(plan.bytes_to_place) == sum(map(stored_bytes, model.parameters()))
     assert job.state.bytes_placed == job.state.bytes_to_place
-    with pytest.raises(OptionError, match="quantized already, by bitsandbytes"):
+    with pytest.raises(OptionError, match="already quantized with bitsandbytes"):
         nbloader.load(tmp_path / "done", progress=False, quantization="int8")
     config = json.loads((tmp_path / "done" / "config.json").read_text())
-    assert "quantized already" in why_not("int8", config)
+    assert "already quantized" in why_not("int8", config)
 
 
 def test_what_is_missing_is_named(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,9 @@ import nbloader
 from nbloader import LoadCancelled, LoadError, LoadJob, LoadOptions, SourceError, WontFitError
 from nbloader._checkpoint.adapter import adapter_state
 from nbloader._progress import events
+from nbloader._progress.freed import Holder
 from nbloader._registry import models as registry
-from nbloader._registry.holders import Holder, find_holders
+from nbloader._registry.holders import find_holders
 from nbloader._system.memory import Free
 
 MAIN = sys.modules["__main__"]
@@ -340,7 +341,7 @@ def test_unloading_gives_the_memory_back(demo_1gb: Path) -> None:
     freed = job.unload()
     assert freed.holders == ()
     assert freed.host > 0.5 * held
-    assert "of host memory given back" in str(freed)
+    assert "of host memory" in str(freed)
     assert nbloader.unload().holders == ()
 
 
@@ -424,7 +425,7 @@ def test_only_what_was_copied_is_counted_on(
     assert job.plan.copies == is_copy
     monkeypatch.setattr("nbloader._registry.models.find_free", lambda: Free(1000, {}))
     weights = job.plan.host_memory["weights"] if is_copy else 0
-    assert registry.Residence(LoadJob(demo_small, LoadOptions())).free().host == 1000 + weights
+    assert registry.LoadedModelsOfJob(LoadJob(demo_small, LoadOptions())).free().host == 1000 + weights
 
 
 def test_a_load_counts_on_what_it_will_take_the_place_of(
@@ -442,5 +443,5 @@ def test_a_load_counts_on_what_it_will_take_the_place_of(
     monkeypatch.setattr("nbloader._registry.models.find_free", lambda: Free(2 * size, {}))
     main("mine", nbloader.load(demo_small, progress=False, dtype="float32").model)
     monkeypatch.setattr("nbloader._load.stages.pipeline.find_free", lambda: Free(size // 2, {}))
-    with pytest.raises(WontFitError, match="mine refers to it"):
+    with pytest.raises(WontFitError, match="mine still refers to the model"):
         nbloader.load(demo_small, progress=False, dtype="float32", reload=True)

@@ -11,7 +11,8 @@ import pytest
 
 import nbloader
 from nbloader import LoadState
-from nbloader._progress.state import ErrorInfo, Gone
+from nbloader._progress.freed import Freed, Holder
+from nbloader._progress.state import ErrorInfo
 from nbloader._system.memory import Memory
 from nbloader._views.saved import Outputs, panel_html
 from nbloader._views.view import view_of, view_of_diagnosis
@@ -67,7 +68,7 @@ def test_shares_of_a_short_load_are_those_of_its_verdict(loaded: Loaded) -> None
     short = ("queue", "resolve", "download", "imports", "tokenizer", "storage")
     parts = {**dict.fromkeys(short, 0.0014), "other": 0.0914}
     told = replace(loaded.told, seconds=sum(parts.values()), parts=parts, remedies=(), rate=None)
-    assert "92 % of the time: Other" in told.verdict
+    assert "Largest part: Other (92 % of the time)" in told.verdict
     assert "|Other|91 ms|92 %|" in page_of(loaded.state, **view_of_diagnosis(told)).text
 
 
@@ -94,22 +95,26 @@ def test_it_speaks_korean(loaded: Loaded) -> None:
 
 def test_a_load_under_way_says_how_far_it_was(loaded: Loaded) -> None:
     page = page_of(replace(loaded.state, status="running", summary=None))
-    assert "Saved while it was loading" in page.text
+    assert "Saved during the load" in page.text
     assert "progress" in page.tags
     assert "moved" in page.text
 
 
 def test_a_load_that_failed_says_why(loaded: Loaded) -> None:
     page = page_of(
-        replace(loaded.state, status="failed", error=ErrorInfo("SourceError", "No such folder.", "Mend it."))
+        replace(
+            loaded.state,
+            status="failed",
+            error=ErrorInfo("SourceError", "No such folder.", "Mend it.", code="no-folder"),
+        )
     )
     assert "✕ Failed" in page.text
-    assert "SourceError| No such folder.|Mend it.|" in page.text
+    assert "SourceError| |no-folder| No such folder.|Mend it.|" in page.text
 
 
 def test_nothing_was_loaded() -> None:
     page = page_of(LoadState(name="demo"))
-    assert "Nothing had been loaded here" in page.text
+    assert "Saved before anything was loaded here" in page.text
     assert "table" not in page.tags
 
 
@@ -123,12 +128,12 @@ def test_a_thousand_shards_are_cut_short(loaded: Loaded) -> None:
 
 def test_a_model_that_was_unloaded_was_loaded_once(loaded: Loaded) -> None:
     memory = Memory(total=10**10, available=10**9, process=2 * 10**9)
-    gone = Gone(memory, replace(memory, process=10**9), ("The name w refers to it.",), "another")
+    gone = Freed(memory, replace(memory, process=10**9), (Holder("w", "name"),), "another")
     page = page_of(replace(loaded.state, status="idle", gone=gone))
     assert "○ Unloaded" in page.text
     assert "2.00 GB before, 1.00 GB after" in page.text
-    assert "It made room for another." in page.text
-    assert "The name w refers to it." in page.text
+    assert "The model made room for another." in page.text
+    assert "w still refers to the model." in page.text
     assert "model-00004-of-00004.safetensors" in page.text
 
 

@@ -19,7 +19,7 @@ import nbloader
 from nbloader import LoadOptions, LoadState, OptionError
 from nbloader._errors import LoadCancelled
 from nbloader._load import stall as _stall
-from nbloader._load.stall import Doing, StallWatch, find_doing
+from nbloader._load.stall import StallWatch, ThreadActivity, find_thread_activity
 from nbloader._progress import events
 from nbloader._progress.fold import fold
 
@@ -30,7 +30,7 @@ class Watched:
     """A load at times that a test chooses, whose thread is the test's own and does what the test says."""
 
     def __init__(self, *happened: events.Event) -> None:
-        self.doing = Doing(0.0, 0, waits_for_storage=False)
+        self.doing = ThreadActivity(0.0, 0, waits_for_storage=False)
         self.watch = StallWatch(threading.get_native_id(), threading.get_ident(), lambda _: self.doing)
         self.state = LoadState()
         for event in (events.Started(0.0), *happened):
@@ -126,15 +126,17 @@ def test_who_waits_for_a_turn_or_for_a_person_is_not_stalled(event: events.Event
 @pytest.mark.parametrize(
     ("doing", "reason", "is_working"),
     [
-        (Doing(4.0, 0, waits_for_storage=False), "computes", True),
-        (Doing(0.5, 300, waits_for_storage=True), "pages", True),
-        (Doing(0.5, 0, waits_for_storage=True), "pages", False),
-        (Doing(0.5, 0, waits_for_storage=False), "storage", False),
-        (Doing(0.5), "storage", False),
-        (Doing(4.0), "computes", True),
+        (ThreadActivity(4.0, 0, waits_for_storage=False), "computes", True),
+        (ThreadActivity(0.5, 300, waits_for_storage=True), "pages", True),
+        (ThreadActivity(0.5, 0, waits_for_storage=True), "pages", False),
+        (ThreadActivity(0.5, 0, waits_for_storage=False), "storage", False),
+        (ThreadActivity(0.5), "storage", False),
+        (ThreadActivity(4.0), "computes", True),
     ],
 )
-def test_slow_and_stuck_are_told_apart_by_what_the_thread_does(doing: Doing, reason: str, is_working: bool) -> None:
+def test_slow_and_stuck_are_told_apart_by_what_the_thread_does(
+    doing: ThreadActivity, reason: str, is_working: bool
+) -> None:
     load = reading()
     load.until(9)
     load.doing = doing
@@ -145,7 +147,7 @@ def test_slow_and_stuck_are_told_apart_by_what_the_thread_does(doing: Doing, rea
 
 def test_only_what_was_done_lately_counts() -> None:
     load = reading()
-    load.doing = Doing(100.0, 5000, waits_for_storage=False)
+    load.doing = ThreadActivity(100.0, 5000, waits_for_storage=False)
     stall = load.until(10)
     assert stall is not None
     assert (stall.reason, stall.is_working) == ("storage", False)
@@ -210,7 +212,7 @@ def thread_that(work: Callable[[], object], end: threading.Event) -> Iterator[th
 def stall_of(thread: threading.Thread) -> events.Stall:
     assert thread.native_id is not None
     assert thread.ident is not None
-    watch = StallWatch(thread.native_id, thread.ident, find_doing)
+    watch = StallWatch(thread.native_id, thread.ident, find_thread_activity)
     state = fold(fold(LoadState(), events.Started(0.0)), events.StageStarted(0.0, "config"))
     looks = [watch.look(state.at(seconds), 120.0) for seconds in (0.0, 5.0, 10.0)]
     assert looks[-1] is not None
@@ -271,14 +273,14 @@ def test_the_import_that_a_thread_waits_for_is_named(tmp_path: Path, monkeypatch
 def test_the_processor_time_of_a_thread_is_its_own() -> None:
     end = threading.Event()
     with thread_that(end.wait, end) as idle:
-        before = find_doing(threading.get_native_id()).seconds
-        while find_doing(threading.get_native_id()).seconds < before + 0.2:
+        before = find_thread_activity(threading.get_native_id()).seconds
+        while find_thread_activity(threading.get_native_id()).seconds < before + 0.2:
             sum(range(10_000))
-        assert find_doing(idle.native_id or 0).seconds < 0.1
+        assert find_thread_activity(idle.native_id or 0).seconds < 0.1
 
 
 def test_elsewhere_it_is_the_process_s() -> None:
-    doing = find_doing(-1)
+    doing = find_thread_activity(-1)
     assert doing.seconds > 0
     assert (doing.faults, doing.waits_for_storage) == (None, None)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nbloader import LoadState
 from nbloader._progress import events
 from nbloader._progress.fold import fold
+from nbloader._progress.freed import Freed, Holder
 from nbloader._progress.state import FINAL
 from nbloader._system.memory import Memory
 from nbloader._views.view import view_of
@@ -80,7 +81,7 @@ KINDS = {
     events.ShardsFound: st.builds(
         events.ShardsFound, T, st.lists(st.tuples(FILE.map(lambda file: file[0]), SIZE, SIZE), max_size=3).map(tuple)
     ),
-    events.Resident: st.builds(events.Resident, T, INDEX, SIZE),
+    events.FoundInMemory: st.builds(events.FoundInMemory, T, INDEX, SIZE),
     events.Read: st.builds(events.Read, T, INDEX, SIZE),
     events.ReadEnded: st.builds(events.ReadEnded, T, INDEX, SIZE),
     events.ReadersChanged: st.builds(events.ReadersChanged, T, st.integers(1, 64)),
@@ -100,10 +101,14 @@ KINDS = {
     events.Imported: st.builds(events.Imported, T, st.none() | st.floats(0, 100)),
     events.CheckpointRead: st.builds(events.CheckpointRead, T, st.just("folder"), st.just("bin")),
     events.ReadsCounted: st.builds(events.ReadsCounted, T, SIZE, SIZE),
-    events.Ready: st.builds(events.Ready, T, st.just({"bytes": 1})),
+    events.Ready: st.builds(
+        events.Ready, T, st.just({"model_class": "M", "parameters": 1, "bytes": 1, "dtype": "float32", "device": "cpu"})
+    ),
     events.Failed: st.builds(events.Failed, T, st.just("LoadError"), st.just("No."), st.just("Try.")),
     events.Cancelled: st.builds(events.Cancelled, T),
-    events.Unloaded: st.builds(events.Unloaded, T, MEMORY, MEMORY),
+    events.Unloaded: st.builds(
+        events.Unloaded, T, st.builds(Freed, MEMORY, MEMORY, st.just((Holder("model", "name"),)))
+    ),
 }
 ANY = st.one_of(*KINDS.values())
 UNENDED = st.one_of(*(kind for event, kind in KINDS.items() if event not in (events.Ready, events.Unloaded)))
@@ -161,7 +166,7 @@ def test_rate_is_taken_over_the_last_seconds() -> None:
 
 
 def test_what_was_resident_is_read_but_is_no_speed() -> None:
-    state = folded(events.Resident(1.0, 0, 100 * MB), start=running(100 * MB)).at(2.0)
+    state = folded(events.FoundInMemory(1.0, 0, 100 * MB), start=running(100 * MB)).at(2.0)
     assert state.bytes_read == 100 * MB
     assert state.rate is None
     assert state.shards[0].bytes_resident == 100 * MB
@@ -220,7 +225,7 @@ def test_what_somebody_else_downloaded_counts_as_there() -> None:
 
 
 def test_shards_keep_what_is_known_of_them_when_their_headers_are_read() -> None:
-    state = folded(events.Resident(1.0, 0, 7 * MB), start=running(10 * MB))
+    state = folded(events.FoundInMemory(1.0, 0, 7 * MB), start=running(10 * MB))
     state = fold(state, events.ShardsFound(2.0, ((state.shards[0].name, 10 * MB, 20 * MB),)))
     assert (state.bytes_read, state.bytes_to_place) == (7 * MB, 20 * MB)
 

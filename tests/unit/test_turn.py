@@ -65,7 +65,7 @@ def test_where_no_thread_can_be_started_nothing_is_left_in_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(LoadError, match="no more threads: can't start new thread"):
+        with pytest.raises(LoadError, match="cannot start another thread in this process: can't start new thread"):
             nbloader.load(demo_small, reload=True, progress=False)
     assert registry._registry.active == []
     assert nbloader.load(demo_small, reload=True, progress=False).model is not None
@@ -183,9 +183,9 @@ def test_a_config_that_asks_for_what_the_weights_do_not_hold_is_refused(key: str
     config = json.loads((everything / "config.json").read_text())
     config[key] = {"text_config": {"n_layer": 10**7}, "depths": [10**7, 1]}.get(key, 10**7)
     (everything / "config.json").write_text(json.dumps(config))
-    with pytest.raises(nbloader.CheckpointError, match="asks for"):
+    with pytest.raises(nbloader.CheckpointError, match="json sets"):
         nbloader.plan(everything)
-    with pytest.raises(nbloader.CheckpointError, match="asks for"):
+    with pytest.raises(nbloader.CheckpointError, match="json sets"):
         nbloader.load(everything, progress=False)
 
 

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import comm
 import pytest
@@ -15,9 +16,11 @@ from support import archs
 from support.comm import RecordingComm
 from support.hub import Hub, Repo
 from support.waiting import all_at_once, own_threads, wait_for
+from support.wire import misfits
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
+from nbloader._views import wire
 from nbloader._views.publisher import INTERVAL
 from nbloader.widget import _THEIRS
 
@@ -289,9 +292,9 @@ def test_a_forged_message_to_a_form_is_told_there(demo_small: Path) -> None:
     for choices in ({"trust_remote_code": "true"}, {"token": "mine"}, {"model": "/etc"}):
         comm_of(widget).click({"kind": "load", "choices": choices})
         assert widget._form is not None
-        assert "The form has no field" in widget._form["error"]["message"]
+        assert "The form does not accept" in widget._form["error"]["message"]
     comm_of(widget).click({"kind": "drop"})
-    assert "what no click sends" in widget._form["error"]["message"]
+    assert "unexpected message from the page" in widget._form["error"]["message"]
     assert widget.job is None
 
 
@@ -299,7 +302,7 @@ def test_a_forged_message_after_the_end_is_logged(demo_small: Path, caplog: pyte
     widget = LoaderWidget(demo_small).load()
     assert widget.result().model is not None
     comm_of(widget).click({"kind": "drop"})
-    assert "what no click sends" in caplog.text
+    assert "unexpected message from the page" in caplog.text
     assert widget.state.status == "ready"
 
 
@@ -351,16 +354,29 @@ def test_the_state_is_sent_from_the_thread_while_the_main_thread_waits(demo_smal
     assert threading.current_thread() is threading.main_thread()
 
 
-def test_the_views_shape_is_what_the_front_end_expects() -> None:
-    """Each key of `_state` stands in js/src/state.ts, and each there is sent."""
-    import re
+def sent_by(widget: LoaderWidget) -> list[str]:
+    """Return where the traits differ from what the front end is told that they are."""
+    traits = {name: getattr(widget, name) for name in get_type_hints(wire.Traits)}
+    return misfits(traits, wire.Traits)
 
-    from nbloader._views.view import view_of
 
-    source = (Path(nbloader.__file__).parents[2] / "js/src/state.ts").read_text()
-    block = source.split("export interface PanelState {")[1].split("\n}")[0]
-    declared = set(re.findall(r"^  (\w+):", block, re.MULTILINE))
-    assert declared == set(view_of(nbloader.LoadState())["_state"])
+def test_what_is_sent_is_of_the_types_that_the_front_end_has(demo_small: Path, tmp_path: Path) -> None:
+    bench = LoaderWidget(demo_small)
+    bench._repr_mimebundle_()
+    wait_for(lambda: bench._form is not None and bench._form["plan"] is not None)
+    assert sent_by(bench) == []
+    bench.load(reload=True).result()
+    wait_for(lambda: bool((bench._diagnosis or {}).get("parts")))
+    assert bench._state["summary"]
+    assert bench._runs["runs"]
+    assert sent_by(bench) == []
+    bench.unload()
+    wait_for(lambda: bench._state["gone"] is not None)
+    assert sent_by(bench) == []
+    failed = LoaderWidget(tmp_path).show()
+    wait_for(lambda: failed._state["status"] == "failed")
+    assert failed._state["error"]["code"] == "no-config"
+    assert sent_by(failed) == []
 
 
 def test_two_widgets_share_one_load_and_one_line(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
@@ -408,7 +424,7 @@ def test_a_click_gives_it_back(demo_small: Path) -> None:
     final = comm_of(widget).states()[-1]
     assert final["status"] == widget.state.status == "idle"
     name, before, after = final["gone"]["places"][0]
-    assert (name, before > after) == ("this process", True)
+    assert (name, before > after) == ("This process", True)
     assert nbloader.loaded() == []
     with pytest.raises(LoadError, match="was unloaded"):
         widget.result()

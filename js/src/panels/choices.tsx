@@ -1,6 +1,6 @@
 import { fill, size } from "../format";
-import type { Asked } from "../state";
 import { texts } from "../texts";
+import type { Asked } from "../wire";
 
 /** The ways to go on after a question or an error, each a button. */
 export function Choices({ asked, onAnswer }: { asked: Asked; onAnswer: (choice: number) => void }) {

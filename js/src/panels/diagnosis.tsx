@@ -1,10 +1,10 @@
 import { duration } from "../format";
-import type { DiagnosisState } from "../state";
 import { texts } from "../texts";
+import type { Diagnosis as DiagnosisView } from "../wire";
 import { Copy } from "./copy";
 
 /** Where the time of a load went, what was really read, and what would make it faster. */
-export function Diagnosis({ told }: { told: DiagnosisState | null }) {
+export function Diagnosis({ told }: { told: DiagnosisView | null }) {
   if (told === null) {
     return null;
   }
@@ -67,6 +67,6 @@ export function Diagnosis({ told }: { told: DiagnosisState | null }) {
   );
 }
 
-function total(parts: DiagnosisState["parts"]): number {
+function total(parts: DiagnosisView["parts"]): number {
   return parts.reduce((sum, [, , seconds]) => sum + seconds, 0);
 }

@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import type { Field, FormState } from "../state";
 import { named, texts } from "../texts";
+import type { Field, Form as FormView } from "../wire";
 
 const TYPING = 150; // milliseconds after the last key until what is written is planned for
 const FOLDED = ["files", "loading"];
@@ -13,7 +13,7 @@ export const said = (edits: Edits): Record<string, string> =>
 
 /** The options, in groups; every change is told at once, and planned for by Python. */
 export function Form(props: {
-  form: FormState;
+  form: FormView;
   edits: Edits;
   onEdit: (edits: Edits) => void;
   onChange: (edits: Edits) => void;

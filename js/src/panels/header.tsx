@@ -1,7 +1,7 @@
 import { clock } from "../format";
-import type { PanelState } from "../state";
-import { isOver } from "../state";
+import { isOver } from "../model";
 import { named, texts } from "../texts";
+import type { State } from "../wire";
 
 const MARKS: Record<string, string> = {
   idle: "○",
@@ -15,7 +15,7 @@ const MARKS: Record<string, string> = {
 };
 
 /** What is loaded, how it stands, how long it has taken, and the way to stop it or to give it back. */
-export function Header(props: { state: PanelState; onCancel: () => void; onUnload: () => void }) {
+export function Header(props: { state: State; onCancel: () => void; onUnload: () => void }) {
   const { state, onCancel, onUnload } = props;
   const isReady = state.status === "ready";
   const status = state.gone !== null ? "gone" : state.question === null ? state.status : "asking";

@@ -1,9 +1,9 @@
 import { clock } from "../format";
-import type { PanelState } from "../state";
 import { texts } from "../texts";
+import type { State } from "../wire";
 
 /** What there was to say, folded away until somebody wants it; warnings of the load open it. */
-export function Log({ state }: { state: PanelState }) {
+export function Log({ state }: { state: State }) {
   const warned = state.log.some((line) => line.needs_attention);
   return (
     <details class="nbl-log" open={warned}>

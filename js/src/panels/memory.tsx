@@ -1,11 +1,11 @@
 import { fill, size } from "../format";
-import type { PanelState } from "../state";
-import { isOver } from "../state";
+import { isOver } from "../model";
 import { texts } from "../texts";
+import type { State } from "../wire";
 import { Gauge } from "./gauge";
 
 /** What this process, the host and each accelerator hold, with a mark where the peak was predicted. */
-export function Memory({ state }: { state: PanelState }) {
+export function Memory({ state }: { state: State }) {
   const { memory, predicted_peak: predicted } = state;
   return (
     <section class="nbl-memory">

@@ -1,14 +1,15 @@
 import { duration, fill, size } from "../format";
-import type { Gone, PanelState, Stall } from "../state";
-import { isOver } from "../state";
+import { isOver } from "../model";
 import { texts } from "../texts";
+import type { Gone, Stall, State } from "../wire";
 import { Choices } from "./choices";
+import { ErrorText } from "./error";
 
 const SILENT_SECONDS = 15;
 
 /** How the load ended, in one line; for a failure what happened and what to do; before that, what it waits for. */
 export function Outcome(props: {
-  state: PanelState;
+  state: State;
   /** Seconds since the kernel was last heard of. */
   silent: number;
   /** `question` is the number of what is asked, 0 for an error. */
@@ -47,9 +48,7 @@ export function Outcome(props: {
   if (state.status === "failed" && state.error !== null) {
     return (
       <div class="nbl-outcome nbl-is-failed" role="alert">
-        <strong>{fill(texts.panel.error, { kind: state.error.kind })}</strong>
-        <p>{state.error.message}</p>
-        <p class="nbl-hint">{state.error.hint}</p>
+        <ErrorText error={state.error} />
         <Choices asked={state.error} onAnswer={(choice) => onAnswer(0, choice)} />
       </div>
     );
@@ -79,7 +78,7 @@ export function Outcome(props: {
 }
 
 /** The loads ahead, in order, each with the way to cancel it. */
-function Line({ ahead, onCancel }: { ahead: PanelState["ahead"]; onCancel: (number: number) => void }) {
+function Line({ ahead, onCancel }: { ahead: State["ahead"]; onCancel: (number: number) => void }) {
   return (
     <div class="nbl-outcome nbl-line" role="status">
       <strong>{texts.panel.waits_for}</strong>

@@ -1,13 +1,14 @@
 import { duration, fill, size } from "../format";
-import type { FormState, Plan } from "../state";
 import { named, texts } from "../texts";
+import type { Form as FormView, Plan } from "../wire";
 import { Copy } from "./copy";
+import { ErrorText } from "./error";
 import { Gauge } from "./gauge";
 
 const MARKS: Record<string, string> = { fits: "✓", tight: "⚠", wont_fit: "✕" };
 
 /** What the options chosen now will cost, and the ways on from here: load it, or take it along as code. */
-export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: () => void }) {
+export function PlanView(props: { form: FormView; isLoading: boolean; onLoad: () => void }) {
   const { form, isLoading, onLoad } = props;
   const { plan, error } = form;
   return (
@@ -42,9 +43,7 @@ export function PlanView(props: { form: FormState; isLoading: boolean; onLoad: (
       )}
       {error !== null ? (
         <div class="nbl-outcome nbl-is-failed" role="alert">
-          <strong>{error.kind}</strong>
-          <p>{error.message}</p>
-          <p class="nbl-hint">{error.hint}</p>
+          <ErrorText error={error} />
         </div>
       ) : (
         <dl class="nbl-facts nbl-costs">

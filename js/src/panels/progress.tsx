@@ -1,10 +1,10 @@
 import { duration, fill, percent, size } from "../format";
-import type { Done, PanelState } from "../state";
 import { texts } from "../texts";
+import type { State } from "../wire";
 
 const STALL = 2; // seconds without a byte that are worth a word
 
-function movement(state: PanelState): string {
+function movement(state: State): string {
   if (state.status !== "running" || state.stall !== null) {
     return "";
   }
@@ -26,7 +26,7 @@ function movement(state: PanelState): string {
 }
 
 /** The one overall bar, and below it each phase's own. */
-export function Progress({ state }: { state: PanelState }) {
+export function Progress({ state }: { state: State }) {
   const [done, toDo] = state.all;
   return (
     <section class="nbl-progress">
@@ -61,7 +61,12 @@ export function Progress({ state }: { state: PanelState }) {
   );
 }
 
-function Phase(props: { name: "download" | "read" | "place"; done: Done; note: string; extra?: string }) {
+function Phase(props: {
+  name: "download" | "read" | "place";
+  done: State["all"];
+  note: string;
+  extra?: string;
+}) {
   const [done, toDo] = props.done;
   const figures = toDo > 0 ? `${size(Math.min(done, toDo))} / ${size(toDo)}` : props.note;
   const share = toDo > 0 ? Math.min(done / toDo, 1) * 100 : 0;

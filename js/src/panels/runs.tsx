@@ -1,11 +1,11 @@
 import { duration, fill, size } from "../format";
-import type { Run, RunsState } from "../state";
 import { named, texts } from "../texts";
+import type { Run, Runs as RunsView } from "../wire";
 
 const PHASES: Record<string, string> = { download: "download", weights: "place", device: "read" };
 
 /** The loads of this model so far, the newest first: a line and a bar each, all at one scale. */
-export function Runs({ state, onClear }: { state: RunsState; onClear: () => void }) {
+export function Runs({ state, onClear }: { state: RunsView; onClear: () => void }) {
   const longest = Math.max(...state.runs.map((run) => run.seconds), 0);
   return (
     <section class="nbl-runs">

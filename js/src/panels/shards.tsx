@@ -2,8 +2,8 @@ import { useEffect, useRef } from "preact/hooks";
 import { duration, size } from "../format";
 import type { Lane } from "../lanes";
 import { layout } from "../lanes";
-import type { PanelState, ShardNames, ShardTimes } from "../state";
 import { texts } from "../texts";
+import type { Lanes, ShardNames, State } from "../wire";
 
 const word = (status: Lane["status"]): string =>
   ({
@@ -18,9 +18,9 @@ const word = (status: Lane["status"]): string =>
   })[status];
 
 /** One lane a shard: above when it was downloaded and read, below when it was placed. */
-export function Shards(props: { state: PanelState; shards: ShardNames; times: readonly ShardTimes[] }) {
-  const { state, shards, times } = props;
-  const lanes = layout(shards, times, state.elapsed);
+export function Shards(props: { state: State; names: ShardNames; lanes: Lanes }) {
+  const { state, names } = props;
+  const lanes = layout(names, props.lanes, state.elapsed);
   const list = useRef<HTMLOListElement>(null);
   const active = lanes.findIndex((lane) => ["downloading", "reading", "placing"].includes(lane.status));
   const downloads = lanes.some((lane) => lane.download !== null);
@@ -34,7 +34,7 @@ export function Shards(props: { state: PanelState; shards: ShardNames; times: re
     <section class="nbl-shards">
       <h4>
         {texts.panel.shards}
-        {shards.shards > 0 && ` · ${shards.shards}`}
+        {names.shards > 0 && ` · ${names.shards}`}
         <span class="nbl-legend">
           {downloads && (
             <>

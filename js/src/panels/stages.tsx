@@ -1,10 +1,10 @@
 import { duration } from "../format";
-import type { PanelState, Stage } from "../state";
-import { isOver } from "../state";
+import { isOver } from "../model";
 import { named, texts } from "../texts";
+import type { Stage, State } from "../wire";
 
 /** Every stage, from the start, with how long it took: rows never come or go. */
-export function Stages({ state }: { state: PanelState }) {
+export function Stages({ state }: { state: State }) {
   return (
     <section class="nbl-stages">
       <h4>{texts.panel.stages}</h4>
@@ -17,7 +17,7 @@ export function Stages({ state }: { state: PanelState }) {
   );
 }
 
-function Row({ stage, state }: { stage: Stage; state: PanelState }) {
+function Row({ stage, state }: { stage: Stage; state: State }) {
   const open = stage.started !== null && stage.ended === null;
   const mark = stage.ended !== null ? "✓" : !open ? "○" : isOver(state.status) ? "✕" : "●";
   const kind = stage.ended !== null ? "done" : !open ? "todo" : isOver(state.status) ? "stopped" : "open";

@@ -19,7 +19,7 @@ from nbloader._errors import LoadError
 from nbloader._libraries.transformers.tokenizers import load_tokenizer
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._planning.plan import LoadPlan
-from nbloader._registry.models import find_resident
+from nbloader._registry.models import find_loaded
 from nbloader._system.memory import memory_limit, memory_pressure
 from nbloader._system.probe import LEAST_BYTES, Probe, find_places, probe
 from nbloader._system.storage import Storage, find_storage
@@ -58,7 +58,7 @@ def diagnose(model_or_job: Any, **choices: Any) -> Diagnosis:
     asked = getattr(model_or_job, "job", model_or_job)
     if asked is None:
         raise _undiagnosed(type(model_or_job).__name__, "idle")
-    resident = None if choices else find_resident(asked)
+    resident = None if choices else find_loaded(asked)
     if resident is not None and resident.state is not None and resident.plan is not None:
         return _diagnose_load(resident.state, resident.plan, resident.options, resident.tokenizer)
     if not hasattr(asked, "events"):

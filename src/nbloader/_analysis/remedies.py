@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
 
 def is_worth(seconds: float, of: float) -> bool:
-    """Tell whether so many of a load's seconds are worth a remedy."""
+    """Return whether so many of a load's seconds are worth a remedy."""
     return seconds >= max(_WORTH_SECONDS, _WORTH_SHARE * of)
 
 

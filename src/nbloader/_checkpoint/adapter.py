@@ -78,7 +78,7 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
     if folder.is_dir():
         return _read(str(options.adapter), folder, None, {path.name for path in folder.iterdir()}, open_local)
     if not is_repo_id(options.adapter):
-        raise SourceError(text("error", "adapter_unknown", adapter=repr(options.adapter)), text("hint", "spelling"))
+        raise SourceError(text("error", "adapter_not_found", adapter=repr(options.adapter)), text("hint", "spelling"))
     own = adapter_options(options)
     repository = find_repository(options.adapter, own, CONFIG)
     if repository.files is None:
@@ -154,7 +154,7 @@ def _read(
     if CONFIG not in names or found is None:
         lacking = CONFIG if CONFIG not in names else ADAPTER_FILES[0][1]
         raise CheckpointError(
-            text("error", "no_adapter", name=repr(name), lacking=lacking), text("hint", "adapter_folder")
+            text("error", "not_an_adapter", name=repr(name), lacking=lacking), text("hint", "adapter_folder")
         )
     kind, file = found
     path = folder / file
@@ -178,23 +178,23 @@ def check_adapter(adapter: Adapter, base: str, checkpoint: Checkpoint, options: 
     tied = next(filter(_TIED.search, adapter.tensors), None)
     if options.merge_adapter and checkpoint.config.get("tie_word_embeddings") and tied is not None:
         raise CheckpointError(
-            text("error", "adapter_tied", name=repr(adapter.name), tied=tied, base=repr(base)),
+            text("error", "adapter_on_tied_weights", name=repr(adapter.name), tied=tied, base=repr(base)),
             text("hint", "leave_merge"),
         )
     misfit = _misfit(adapter, checkpoint)
     if misfit:
         known = {"name": repr(adapter.name), "base": repr(base), "misfit": misfit}
         raise CheckpointError(
-            text("error", "misfit_of", **known, own=repr(adapter.base))
+            text("error", "adapter_base_mismatch", **known, own=repr(adapter.base))
             if adapter.base
-            else text("error", "misfit", **known),
+            else text("error", "adapter_mismatch", **known),
             text("hint", "own_base"),
         )
     if not adapter.base or _model_name(adapter.base) == _model_name(base):
         return ""
     if is_repo_id(base) and "/" in base and not os.path.isdir(base) and not options.force:
         error = CheckpointError(
-            text("error", "other_base", name=repr(adapter.name), own=repr(adapter.base), base=repr(base)),
+            text("error", "adapter_other_base", name=repr(adapter.name), own=repr(adapter.base), base=repr(base)),
             text("hint", "attach_anyway", own=repr(adapter.base)),
         )
         error.suggestions = ({"force": True},)

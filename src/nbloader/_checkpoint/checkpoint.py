@@ -99,7 +99,7 @@ def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
     """
     if tensors and not any(tensor.elements for tensor in tensors.values()):
         known = {"folder": where, "count": len(tensors), "name": min(tensors)}
-        raise CheckpointError(text("error", "zero3", **known), text("hint", "zero3"))
+        raise CheckpointError(text("error", "zero3_not_gathered", **known), text("hint", "zero3"))
 
 
 _COUNTS = re.compile(r"(?!.*(?:dim|size|channel|width|length|_per_)).*(?:^|_)(?:layers?|blocks?|depths?|stages?)$")
@@ -123,7 +123,7 @@ def check_depth(where: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
         count = max((each for each in counts if type(each) is int), default=0)
         if tensors and _COUNTS.match(str(key)) and count > max(_FEW, len(tensors)):
             known = {"where": where, "key": key, "value": min(count, 10**18), "count": len(tensors)}
-            raise CheckpointError(text("error", "too_deep", **known), text("hint", "too_deep"))
+            raise CheckpointError(text("error", "too_many_layers", **known), text("hint", "too_deep"))
 
 
 def _read_beside(folder: Path) -> Beside | None:
@@ -132,7 +132,7 @@ def _read_beside(folder: Path) -> Beside | None:
     found = next(((kind, name) for kind, name in ADAPTER_FILES if (folder / name).is_file()), None)
     if found is None:
         raise CheckpointError(
-            text("error", "beside_lacks", folder=folder, config=ADAPTER_CONFIG, name=ADAPTER_FILES[0][1]),
+            text("error", "bundled_adapter_incomplete", folder=folder, config=ADAPTER_CONFIG, name=ADAPTER_FILES[0][1]),
             text("hint", "beside_lacks", config=ADAPTER_CONFIG),
         )
     file = shard_file(folder, found[1], found[1])

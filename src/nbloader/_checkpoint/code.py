@@ -72,7 +72,7 @@ def read_code(folder: Path) -> Code:
             content[path.relative_to(folder).as_posix()] = found
     except OSError as error:
         known = {"path": str(error.filename or folder), "error": str(error.strerror or error)}
-        raise CheckpointError(text("error", "code_unlisted", **known), text("hint", "code_unlisted")) from None
+        raise CheckpointError(text("error", "code_not_listable", **known), text("hint", "code_unlisted")) from None
     return Code(folder, content)
 
 

@@ -65,7 +65,7 @@ def demo_checkpoint(
     names = list(_tensors(config))
     if not isinstance(shards, int) or not 1 <= shards <= len(names):
         raise OptionError(
-            text("error", "too_many_shards", shards=repr(shards), count=len(names)),
+            text("error", "invalid_shard_count", shards=repr(shards), count=len(names)),
             text("hint", "shards_from", count=len(names)),
         )
     root = Path(cache_dir) if cache_dir is not None else _cache_folder()
@@ -93,14 +93,14 @@ def _cache_folder() -> Path:
         folder = user_cache_path("nbloader")
         if folder.is_absolute():  # older ones give a folder by the name of "~"
             return folder
-    raise OptionError(text("error", "no_home"), text("hint", "no_home"))
+    raise OptionError(text("error", "no_home_folder"), text("hint", "no_home"))
 
 
 def _parse_size(size: str | int) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", str(size).upper())
     total = int(float(match[1]) * _UNITS[match[2]]) if match else size
     if not isinstance(total, int) or total < 10**6:
-        raise OptionError(text("error", "no_size", size=repr(size)), text("hint", "give_size"))
+        raise OptionError(text("error", "invalid_size", size=repr(size)), text("hint", "give_size"))
     return total
 
 

@@ -88,7 +88,7 @@ def read_tensors(
 def _check_start(kind: str, shard: ShardFile, start: bytes) -> None:
     """Refuse what is not a weight file: what an interrupted copy has left, git without its LFS, or another format."""
     if not start:
-        raise CheckpointError(text("error", "empty", path=shard.path), text("hint", "again"))
+        raise CheckpointError(text("error", "empty_file", path=shard.path), text("hint", "again"))
     check_pointer(shard.path, start)
     content = next((name for name, is_it in _CONTENTS if is_it(start)), kind)
     if content != kind:
@@ -104,18 +104,18 @@ def check_pointer(path: Path, start: bytes) -> None:
         Saying how to get the file itself.
     """
     if start.startswith(_LFS):
-        raise CheckpointError(text("error", "lfs", path=path), text("hint", "lfs_pull"))
+        raise CheckpointError(text("error", "git_lfs_pointer", path=path), text("hint", "lfs_pull"))
 
 
 def wrong_content(path: Path, content: str) -> CheckpointError:
     """Return the error for a file that holds another format than its name says."""
     return CheckpointError(
-        text("error", "wrong_content", path=path, content=text("content", content)), text("content_hint", content)
+        text("error", "wrong_file_format", path=path, content=text("content", content)), text("content_hint", content)
     )
 
 
 def is_page(start: bytes) -> bool:
-    """Tell whether a file begins as a page of HTML does."""
+    """Return whether a file begins as a page of HTML does."""
     return start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
@@ -140,7 +140,7 @@ def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[st
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > shard.bytes - 8:
         raise CheckpointError(
-            text("error", "header_cut", path=shard.path, length=length, bytes=shard.bytes),
+            text("error", "safetensors_truncated", path=shard.path, length=length, bytes=shard.bytes),
             text("hint", "again"),
         )
     try:
@@ -150,7 +150,7 @@ def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[st
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise CheckpointError(text("error", "header_broken", path=shard.path), text("hint", "again"))
+        raise CheckpointError(text("error", "invalid_safetensors_header", path=shard.path), text("hint", "again"))
     header.pop("__metadata__", None)
     _check_offsets(shard, header, shard.bytes - 8 - length)
     return {key: _tensor(index, shard, key, entry, 8 + length) for key, entry in header.items()}
@@ -161,13 +161,21 @@ def _check_offsets(shard: ShardFile, header: Mapping[str, Any], size: int) -> No
     for begin, end, key in sorted((*_offsets(shard, key, entry), key) for key, entry in header.items()):
         if begin != expected or end < begin:
             raise CheckpointError(
-                text("error", "header_holes", path=shard.path, key=repr(key), begin=begin, end=end, expected=expected),
+                text(
+                    "error",
+                    "invalid_tensor_offsets",
+                    path=shard.path,
+                    key=repr(key),
+                    begin=begin,
+                    end=end,
+                    expected=expected,
+                ),
                 text("hint", "again"),
             )
         expected = end
     if expected != size:
         raise CheckpointError(
-            text("error", "not_whole", path=shard.path, expected=expected, size=size),
+            text("error", "file_size_mismatch", path=shard.path, expected=expected, size=size),
             text("hint", "again"),
         )
 
@@ -178,21 +186,23 @@ def _offsets(shard: ShardFile, key: str, entry: Any) -> tuple[int, int]:
     except (TypeError, KeyError, ValueError):
         begin = end = None
     if not is_size(begin) or not is_size(end):
-        raise CheckpointError(text("error", "no_offsets", path=shard.path, key=repr(key)), text("hint", "again"))
+        raise CheckpointError(text("error", "no_tensor_offsets", path=shard.path, key=repr(key)), text("hint", "again"))
     return begin, end
 
 
 def _tensor(index: int, shard: ShardFile, key: str, entry: Mapping[str, Any], start: int) -> Tensor:
     shape, dtype = entry.get("shape"), entry.get("dtype")
     if not isinstance(shape, list) or not is_shape(shape):
-        raise CheckpointError(text("error", "bad_shape", path=shard.path, key=repr(key)), text("hint", "again"))
+        raise CheckpointError(
+            text("error", "invalid_tensor_shape", path=shard.path, key=repr(key)), text("hint", "again")
+        )
     begin, end = entry["data_offsets"]
     bits = BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is not None and (math.prod(shape) * bits + 7) // 8 != end - begin:
         raise CheckpointError(
             text(
                 "error",
-                "wrong_size",
+                "tensor_size_mismatch",
                 path=shard.path,
                 key=repr(key),
                 shape=shape,
@@ -220,17 +230,18 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
             storages = _storage_ranges(archive, entry.removesuffix("data.pkl"), shard.bytes)
     except zipfile.BadZipFile as error:
         raise CheckpointError(
-            text("error", "zip_cut", path=shard.path, error=str(error)), text("hint", "again")
+            text("error", "bin_truncated", path=shard.path, error=str(error)), text("hint", "again")
         ) from None
     except (StopIteration, OSError) as error:
         raise CheckpointError(
-            text("error", "no_torch_save", path=shard.path, error=str(error) or "data.pkl"), text("hint", "again")
+            text("error", "not_a_torch_checkpoint", path=shard.path, error=str(error) or "data.pkl"),
+            text("hint", "again"),
         ) from None
     except TooLargeError:
         raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
     except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
         raise CheckpointError(
-            text("error", "bad_pickle", path=shard.path, error=repr(error)), text("hint", "again")
+            text("error", "invalid_pickle", path=shard.path, error=repr(error)), text("hint", "again")
         ) from None
     if is_program:
         raise wrong_content(shard.path, "zip_script")
@@ -238,7 +249,7 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a ``.bin`` is a zip with compressed entries: its bytes are not those of its tensors."""
+    """Return whether a ``.bin`` is a zip with compressed entries: its bytes are not those of its tensors."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(BoundedFile(file)) as archive:
             return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
@@ -260,11 +271,12 @@ def _stubs_of(index: int, shard: ShardFile, content: Any, storages: Mapping[str,
     if not isinstance(content, dict):
         kind = type(content).__name__ if isinstance(content, (list, str, int, float)) else "Python object"
         kind = "Tensor" if isinstance(content, TensorStub) else kind
-        raise CheckpointError(text("error", "no_named_tensors", path=shard.path, type=kind), text("hint", "state_dict"))
+        raise CheckpointError(text("error", "not_a_state_dict", path=shard.path, type=kind), text("hint", "state_dict"))
     nested = next((key for key, value in content.items() if isinstance(value, dict)), None)
     if nested is not None:
         raise CheckpointError(
-            text("error", "nested", path=shard.path, key=repr(nested)), text("hint", "unnest", key=repr(nested))
+            text("error", "nested_state_dict", path=shard.path, key=repr(nested)),
+            text("hint", "unnest", key=repr(nested)),
         )
     return {
         str(key): Tensor(index, stub.dtype, stub.shape, stub.bytes, *storages.get(stub.storage, (0, shard.bytes)))

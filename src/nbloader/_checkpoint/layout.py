@@ -16,7 +16,7 @@ from nbloader._errors import CheckpointError
 from nbloader._safety.files import open_regular
 from nbloader._safety.untrusted import TooLargeError, is_inside, parse_json
 from nbloader._text.catalogue import text
-from nbloader._text.units import some
+from nbloader._text.units import first_few
 
 CONFIG = "config.json"
 WEIGHT_FILES = (
@@ -45,20 +45,24 @@ def read_json(path: Path) -> dict[str, Any]:
         with open_regular(path) as file:
             content = parse_json(file, os.fstat(file.fileno()).st_size)
     except TooLargeError:
-        raise CheckpointError(text("error", "too_large", path=path), text("hint", "suspicious")) from None
+        raise CheckpointError(text("error", "json_too_large", path=path), text("hint", "suspicious")) from None
     except (ValueError, RecursionError) as error:
         with open_regular(path) as file:
             start = file.read(START)
         check_pointer(path, start)
         if is_page(start):
             raise wrong_content(path, "html") from None
-        raise CheckpointError(text("error", "bad_json", path=path, error=str(error)), text("hint", "again")) from None
+        raise CheckpointError(
+            text("error", "invalid_json", path=path, error=str(error)), text("hint", "again")
+        ) from None
     except OSError as error:
         raise CheckpointError(
-            text("error", "cannot_read", path=path, error=str(error.strerror)), text("hint", "permissions")
+            text("error", "json_unreadable", path=path, error=str(error.strerror)), text("hint", "permissions")
         ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(text("error", "no_object", path=path, type=type(content).__name__), text("hint", "again"))
+        raise CheckpointError(
+            text("error", "json_not_an_object", path=path, type=type(content).__name__), text("hint", "again")
+        )
     return content
 
 
@@ -126,7 +130,7 @@ def choose_weights(
         wanted = [f"variant={variant!r}"] if variant is not None else []
         wanted += [f"use_safetensors={use_safetensors}"] if use_safetensors is not None else []
         raise CheckpointError(
-            text("error", "no_such_weights", folder=folder, wanted=", ".join(wanted), names=some(others)),
+            text("error", "no_matching_weights", folder=folder, wanted=", ".join(wanted), names=first_few(others)),
             text("hint", "leave_out"),
         )
     return chosen
@@ -147,7 +151,7 @@ def _loose_shards(names: Collection[str], whole: str, folder: Path) -> tuple[str
         return tuple(complete[0].values())
     for count, shards in sets.items():
         known = {"found": len(shards), "count": count, "name": next(iter(shards.values()))}
-        raise CheckpointError(text("error", "loose_shards", folder=folder, **known), text("hint", "incomplete"))
+        raise CheckpointError(text("error", "incomplete_shards", folder=folder, **known), text("hint", "incomplete"))
     return ()
 
 
@@ -181,7 +185,7 @@ def check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            text("error", "index_lacks", index=folder / entry, count=len(missing), names=some(missing)),
+            text("error", "missing_shards", index=folder / entry, count=len(missing), names=first_few(missing)),
             text("hint", "incomplete"),
         )
 
@@ -189,7 +193,7 @@ def check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:
 def _inside(index: Path, name: object) -> str:
     if not is_inside(name):
         raise CheckpointError(
-            text("error", "outside", index=index, name=repr(name)),
+            text("error", "weights_outside_checkpoint", index=index, name=repr(name)),
             text("hint", "attack"),
         )
     return name
@@ -199,5 +203,5 @@ def shard_file(folder: Path, name: str, entry: str) -> ShardFile:
     """Return a weight file of a folder, with its size; `entry` is the file that names it."""
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(text("error", "not_there", path=folder / entry), text("hint", "again"))
+        raise CheckpointError(text("error", "missing_weight_file", path=folder / entry), text("hint", "again"))
     return ShardFile(name, path, os.path.getsize(path))

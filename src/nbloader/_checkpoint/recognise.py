@@ -14,7 +14,7 @@ from typing import Any
 
 from nbloader._errors import CheckpointError
 from nbloader._text.catalogue import text
-from nbloader._text.units import some
+from nbloader._text.units import first_few
 
 _BIN = "pytorch_model.bin"
 _ADAPTER = "adapter_config.json"
@@ -88,7 +88,7 @@ def _find(
         return "consolidated", {"name": original[0]}
     variants = sorted({found[1] for found in map(_VARIANT.match, top) if found is not None})
     if has_config and variants:
-        return "variant", {"variant": variants[0], "names": some([name for name in top if _VARIANT.match(name)])}
+        return "variant", {"variant": variants[0], "names": first_few([name for name in top if _VARIANT.match(name)])}
     steps = _steps(where, names, read)
     if steps:
         return steps
@@ -100,7 +100,7 @@ def _find(
         if files:
             is_bin = not files[0].endswith(".safetensors")
             usual = "pytorch_model.bin" if is_bin else "model.safetensors"
-            return key, {"name": files[0], "names": some(files), "usual": usual}
+            return key, {"name": files[0], "names": first_few(files), "usual": usual}
     return None
 
 
@@ -115,17 +115,17 @@ def _without_config(
         return "cache", {"id": json.dumps(cached[1].replace("--", "/"))}
     ids = sorted({found[1].replace("--", "/") for found in map(_CACHED.match, names) if found is not None})
     if ids:
-        return "cache_root", {"names": some(ids), "id": json.dumps(ids[0])}
+        return "cache_root", {"names": first_few(ids), "id": json.dumps(ids[0])}
     folders = sorted(found[1] for found in map(_DEEPER.fullmatch, names) if found is not None)
     if "modules.json" in names:
         return "sentence_transformers", {"folder": json.dumps(folders[0] if folders else "")}
     if "model_index.json" in names:
-        return "diffusers", {"folders": some(folders)}
+        return "diffusers", {"folders": first_few(folders)}
     steps = _steps(where, names, read)
     if steps:
         return steps
     if folders:
-        return "deeper", {"folder": json.dumps(folders[0]), "folders": some(folders)}
+        return "deeper", {"folder": json.dumps(folders[0]), "folders": first_few(folders)}
     return None
 
 

@@ -155,7 +155,7 @@ def find_source(
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         shown = repr(model)
         shown = shown if len(shown) <= _SHORT else f"<{type(model).__name__}>"
-        raise SourceError(text("error", "no_model", model=shown), text("hint", "folder_or_id"))
+        raise SourceError(text("error", "invalid_model_argument", model=shown), text("hint", "folder_or_id"))
     name = os.fspath(model)
     if name == DEMO:
         return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))
@@ -164,21 +164,21 @@ def find_source(
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
         raise SourceError(
-            text("error", "no_path", path=repr(name[:200]), error=str(error)), text("hint", "spelling")
+            text("error", "invalid_path", path=repr(name[:200]), error=str(error)), text("hint", "spelling")
         ) from None
     if is_folder:
         _check_shadow(name, path, options)
         return Source(path.name or str(path.resolve()), "folder", path)
     if is_file:
         raise SourceError(
-            text("error", "is_file", path=path), text("hint", "give_folder", parent=repr(str(path.parent)))
+            text("error", "path_is_file", path=path), text("hint", "give_folder", parent=repr(str(path.parent)))
         )
     _check_address(name)
     if not isinstance(model, str) or _looks_like_path(name):
-        raise SourceError(text("error", "no_folder", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
+        raise SourceError(text("error", "folder_not_found", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
     if not is_repo_id(name):
         raise SourceError(
-            text("error", "neither", name=repr(name)),
+            text("error", "model_not_found", name=repr(name)),
             text("hint", "like_id"),
         )
     repository = find_repository(name, options, CONFIG)
@@ -192,7 +192,9 @@ def _check_address(name: str) -> None:
         return
     revision = found["revision"] or ""
     arguments = json.dumps(found["id"]) + (f", revision={json.dumps(revision)}" if revision else "")
-    raise SourceError(text("error", "not_an_id", name=repr(name)), text("hint", "give_id", arguments=arguments))
+    raise SourceError(
+        text("error", "invalid_repository_id", name=repr(name)), text("hint", "give_id", arguments=arguments)
+    )
 
 
 def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:

@@ -42,7 +42,9 @@ def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str
     name = path_in(options.subfolder, needed)
     found = cached_file(repo_id, commit, name, options)
     if found is None:
-        raise SourceError(text("error", "has_no", repository=repo_id, name=name), text("hint", "is_transformers"))
+        raise SourceError(
+            text("error", "file_not_in_repository", repository=repo_id, name=name), text("hint", "is_transformers")
+        )
     return snapshot_of(found, name)
 
 
@@ -127,7 +129,7 @@ def blobs_of(repo: Repository, options: LoadOptions) -> Path:
 
 
 def has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
-    """Tell whether a file's content is in the cache, of whatever revision and under whatever name."""
+    """Return whether a file's content is in the cache, of whatever revision and under whatever name."""
     expected = repo.expected(name)
     blob = blobs_of(repo, options) / (expected.key or "")
     return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes

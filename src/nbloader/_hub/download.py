@@ -193,7 +193,7 @@ def _check_room(repo: Repository, names: Sequence[str], options: LoadOptions) ->
         raise DownloadError(
             text(
                 "error",
-                "disk_short",
+                "insufficient_disk_space",
                 repository=repo.repo_id,
                 needed=size_text(needed),
                 existing=existing,
@@ -229,7 +229,7 @@ def _download_file(
             found = bring(lambda begin, end: opened(url, headers, begin, end), part, expected, on_bytes, on_wait)
         except WrongContentError as error:
             raise DownloadError(
-                text("error", "not_as_it_should", name=name, repository=repo.repo_id, error=error.args[0]),
+                text("error", "download_mismatch", name=name, repository=repo.repo_id, error=error.args[0]),
                 text("hint", "load_again_proxy"),
             ) from None
         except OSError as error:

@@ -37,33 +37,36 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
     if isinstance(cause, errors.GatedRepoError):
         return DownloadError(
-            text("error", "gated", where=where),
+            text("error", "gated_repository", where=where),
             text("hint", "ask_access"),
         )
     if isinstance(cause, errors.RevisionNotFoundError):
         return SourceError(
-            text("error", "no_revision", where=where, revision=repr(options.revision)), text("hint", "check_revision")
+            text("error", "revision_not_found", where=where, revision=repr(options.revision)),
+            text("hint", "check_revision"),
         )
     if isinstance(cause, errors.RepositoryNotFoundError):
-        return SourceError(text("error", "no_repository", where=where), text("hint", "spelling_or_token"))
+        return SourceError(text("error", "repository_not_found", where=where), text("hint", "spelling_or_token"))
     if isinstance(cause, errors.HfHubHTTPError):
         # In our words: the server's may repeat what it was sent, the token too.
         return DownloadError(
-            text("error", "answered", where=where, status=_status_text(cause.response.status_code)),
+            text("error", "hub_http_error", where=where, status=_status_text(cause.response.status_code)),
             text("hint", "later"),
         )
     if isinstance(cause, BrokenOffError) and cause.wait is not None:
         return DownloadError(
-            text("error", "left_alone", where=where, status=cause.args[0], seconds=f"{cause.wait:.0f}"),
+            text("error", "hub_retry_later", where=where, status=cause.args[0], seconds=f"{cause.wait:.0f}"),
             text("hint", "again_then"),
         )
     if isinstance(cause, (http_library().HTTPError, ConnectionError, BrokenOffError)):
         return DownloadError(
-            text("error", "broke", where=where, reason=_reason(cause)),
+            text("error", "connection_failed", where=where, reason=_reason(cause)),
             text("hint", "again_kept"),
         )
     if isinstance(cause, OSError):
-        return DownloadError(text("error", "not_stored", where=where, cause=str(cause)), text("hint", "room_or_rights"))
+        return DownloadError(
+            text("error", "cache_write_failed", where=where, cause=str(cause)), text("hint", "room_or_rights")
+        )
     return None
 
 

@@ -55,7 +55,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Reposito
             raise _bad_answer(type(error).__name__) from None
     if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
         raise DownloadError(
-            text("error", "no_commit", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
+            text("error", "no_commit_hash", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
         )
     siblings = [sibling for sibling in info.siblings or () if _is_path(_listed_name(sibling))]
     with as_load_error(repo_id, options):
@@ -82,7 +82,7 @@ def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> 
 
 
 def _is_path(name: str) -> bool:
-    """Tell whether a name that the Hub lists is one in git: it has no other spelling."""
+    """Return whether a name that the Hub lists is one in git: it has no other spelling."""
     return is_inside(name) and "." not in name.split("/")
 
 
@@ -95,7 +95,9 @@ def _listed_name(sibling: Any) -> str:
 def _bad_answer(what: str) -> DownloadError:
     from huggingface_hub import constants
 
-    return DownloadError(text("error", "bad_answer", where=constants.ENDPOINT, what=what), text("hint", "bad_answer"))
+    return DownloadError(
+        text("error", "invalid_hub_response", where=constants.ENDPOINT, what=what), text("hint", "bad_answer")
+    )
 
 
 def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> int:
@@ -104,12 +106,12 @@ def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> i
 
     found = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=commit), token=options.token, timeout=TIMEOUT)
     if found.size is None:
-        raise DownloadError(text("error", "no_length", repository=repo_id, name=name), text("hint", "from_hub"))
+        raise DownloadError(text("error", "unknown_file_size", repository=repo_id, name=name), text("hint", "from_hub"))
     return int(found.size)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether the Hub said no; a server's own fault, a broken line or a proxy's page is none."""
+    """Return whether the Hub said no; a server's own fault, a broken line or a proxy's page is none."""
     response = getattr(error, "response", None)
     return response is not None and response.status_code < 500
 

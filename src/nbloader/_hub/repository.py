@@ -31,7 +31,7 @@ class Repository:
         return self.files[name]
 
     def has(self, name: str, content: bytes, snapshot: Path) -> bool:
-        """Tell whether a file of the cache's snapshot has the content that the Hub lists.
+        """Return whether a file of the cache's snapshot has the content that the Hub lists.
 
         Where the Hub was not asked, the name of what the snapshot links to is its hash.
         """
@@ -51,7 +51,7 @@ class Repository:
 
 
 def is_repo_id(text: str) -> bool:
-    """Tell whether `text` can be the id of a repository."""
+    """Return whether `text` can be the id of a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 

@@ -32,7 +32,7 @@ def import_failure(error: BaseException) -> DependencyError | None:
         hint = text("hint", "match_torch", name=name)
     elif name in _NEEDED:
         hint = text("hint", "reinstall_needed", name=name)
-    return DependencyError(text("error", "does_not_import", **known), hint)
+    return DependencyError(text("error", "import_failed", **known), hint)
 
 
 def check_packages(where: str, config: Mapping[str, Any]) -> None:

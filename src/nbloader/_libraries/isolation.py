@@ -23,14 +23,14 @@ _outer: weakref.WeakKeyDictionary[Callable[..., Any], Callable[[], Any]] = weakr
 """By stand-in: tells what it stands in front of once it is of no more use, else None."""
 
 
-class _StandIn:
+class _Patch:
     """Whose calls go to a replacement, and whether they still do."""
 
     def __init__(self) -> None:
         self.thread, self.is_on = threading.get_ident(), True
 
 
-_stand_ins: weakref.WeakSet[_StandIn] = weakref.WeakSet()
+_stand_ins: weakref.WeakSet[_Patch] = weakref.WeakSet()
 
 
 def _begin_anew() -> None:
@@ -46,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def here_only(
+def patched_on_this_thread(
     owner: Any,
     name: str,
     replacement: Callable[..., Any],
@@ -61,7 +61,7 @@ def here_only(
 
     Where somebody else replaces it meanwhile, and puts it back later, what stays is a call of the original.
     """
-    own = _StandIn()
+    own = _Patch()
     _stand_ins.add(own)
     ours: Any = None
     try:
@@ -104,7 +104,7 @@ def _in_use(found: Any) -> Any:
     while True:
         try:
             outer = _outer.get(_function_of(found), lambda: None)()
-        except TypeError:  # a callable that cannot be referred to weakly is none of ours
+        except TypeError:  # a callable that cannot be referred to weak_method is none of ours
             return found
         if outer is None:
             return found
@@ -117,7 +117,7 @@ def default_dtype(dtype: Any) -> Iterator[None]:
     import torch
 
     with (
-        here_only(torch, "get_default_dtype", lambda: dtype),
+        patched_on_this_thread(torch, "get_default_dtype", lambda: dtype),
         _typed_by_hand(dtype),
         _mode(lambda call: _typed(call, dtype)),
     ):
@@ -144,7 +144,7 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
         else:
             tensor.data = tensor.data.to(dtype)
 
-    with here_only(torch.Tensor, "__init__", init):
+    with patched_on_this_thread(torch.Tensor, "__init__", init):
         yield
 
 
@@ -163,13 +163,13 @@ def linspace_on_cpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced_here(
+def all_patched_on_this_thread(
     replacements: Iterable[tuple[Any, str, Callable[..., Any]]], lasting: Callable[[Any], Any] = lambda found: found
 ) -> Iterator[None]:
-    """Have calls of each (owner, name, replacement) go to the replacement, as `here_only` does for one."""
+    """Have calls of each (owner, name, replacement) go to the replacement, as `patched_on_this_thread` does for one."""
     with contextlib.ExitStack() as stack:
         for owner, name, replacement in replacements:
-            stack.enter_context(here_only(owner, name, replacement, lasting=lasting))
+            stack.enter_context(patched_on_this_thread(owner, name, replacement, lasting=lasting))
         yield
 
 
@@ -224,7 +224,7 @@ def _typed(call: _Call, dtype: Any) -> Any:
 
 
 def _names_type(call: _Call) -> bool:
-    """Tell whether the type of what a call gives is not the default: it is named, or that of something given."""
+    """Return whether the type of what a call gives is not the default: it is named, or that of something given."""
     import torch
 
     given = (*call.args, *call.kwargs.values())
@@ -234,7 +234,7 @@ def _names_type(call: _Call) -> bool:
 
 
 def _is_typed(value: Any) -> bool:
-    """Tell whether a value brings a floating type along: a tensor or an array of numpy, or a list of such."""
+    """Return whether a value brings a floating type along: a tensor or an array of numpy, or a list of such."""
     if isinstance(value, (list, tuple)):
         return any(map(_is_typed, value))
     dtype = getattr(value, "dtype", None)

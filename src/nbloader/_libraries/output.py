@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nbloader._libraries.isolation import here_only
+from nbloader._libraries.isolation import patched_on_this_thread
 
 Tell = Callable[[str, str], None]
 """Takes a level, ``"info"`` or ``"warning"``, and what was said."""
@@ -58,7 +58,7 @@ def captured(tell: Tell) -> Iterator[None]:
     show: Any = vars(warnings)["_showwarnmsg"]
     with contextlib.ExitStack() as stack:
         stack.enter_context(records_to(log))
-        stack.enter_context(here_only(warnings, "_showwarnmsg", warn))
+        stack.enter_context(patched_on_this_thread(warnings, "_showwarnmsg", warn))
         for name in ("stdout", "stderr"):
             stack.enter_context(_stream_to(name, lambda line: say("info", line)))
         yield
@@ -80,7 +80,7 @@ def records_to(consume: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
             if not _is_console(handler) and record.levelno >= handler.level:
                 handler.handle(record)
 
-    with here_only(logging.Logger, "callHandlers", call):
+    with patched_on_this_thread(logging.Logger, "callHandlers", call):
         yield
 
 
@@ -99,7 +99,7 @@ def _is_console(handler: logging.Handler) -> bool:
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    """Tell whether a record would have been written to a stream of the process."""
+    """Return whether a record would have been written to a stream of the process."""
     handlers = list(_handlers_of(logging.getLogger(record.name)))
     if not handlers:
         return logging.lastResort is not None and record.levelno >= logging.lastResort.level

@@ -13,7 +13,7 @@ from typing import Any
 
 from nbloader._errors import CheckpointError, DependencyError, LoadCancelled, LoadError
 from nbloader._libraries.imports import import_failure
-from nbloader._libraries.isolation import here_only
+from nbloader._libraries.isolation import patched_on_this_thread
 from nbloader._system.memory import trim_heap
 from nbloader._text.catalogue import text
 
@@ -47,7 +47,7 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
 
     place = str(folder.resolve())  # a relative one could be taken for the id of a repository
     own = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
-    with _told(name), _isolated():
+    with _as_adapter_error(name), _isolated():
         config = peft.PeftConfig.from_pretrained(place)
         config.inference_mode = True
         made_by = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
@@ -59,7 +59,7 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
     if loaded.missing_keys or absent:
         lacking = sorted({*loaded.missing_keys, *absent})
         raise CheckpointError(
-            text("error", "adapter_lacks", name=repr(name), count=len(lacking), names=", ".join(lacking[:2])),
+            text("error", "adapter_missing_tensors", name=repr(name), count=len(lacking), names=", ".join(lacking[:2])),
             text("hint", "adapter_again"),
         )
     # Of a prompt peft takes the one tensor that it reports as unexpected.
@@ -76,7 +76,7 @@ def merge(model: Any, name: str) -> Any:
     from peft.tuners import tuners_utils
 
     # Its bar is not shown, and would leave a thread behind that watches bars.
-    with _told(name), here_only(tuners_utils, "tqdm", lambda items, **settings: items):
+    with _as_adapter_error(name), patched_on_this_thread(tuners_utils, "tqdm", lambda items, **settings: items):
         return model.merge_and_unload()
 
 
@@ -97,15 +97,15 @@ def _isolated() -> Iterator[None]:
                 kind, settings = type(parameter), {**vars(parameter), "requires_grad": parameter.requires_grad}
                 module._parameters[name] = kind(empty, **settings)
 
-        with here_only(torch.nn.Module, "register_parameter", register_empty):
+        with patched_on_this_thread(torch.nn.Module, "register_parameter", register_empty):
             yield
 
-    with here_only(integrations, "_init_on_device", init_here):
+    with patched_on_this_thread(integrations, "_init_on_device", init_here):
         yield
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def _as_adapter_error(name: str) -> Iterator[None]:
     """Turn what peft raises into words."""
     try:
         yield
@@ -117,7 +117,7 @@ def _told(name: str) -> Iterator[None]:
             raise broken from None
         reason = f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:2])}"
         raise CheckpointError(
-            text("error", "not_attached", name=repr(name), reason=reason),
+            text("error", "adapter_attach_failed", name=repr(name), reason=reason),
             text("hint", "knows_kind"),
             details=str(error),
         ) from None

@@ -96,19 +96,14 @@ class Ending:
         with self._log.lock:
             self._loaded, self._is_unloaded, self._successor = None, True, successor
 
-    @property
-    def successor(self) -> str:
-        """The model that this one made room for."""
-        return self._successor
-
     def _unloaded(self) -> LoadError:
         name, successor = self._log.state.name, self._successor
         if successor:
             return LoadError(
-                text("error", "made_room", name=name, successor=successor),
+                text("error", "replaced_by_other_model", name=name, successor=successor),
                 text("hint", "keep_all"),
             )
-        return LoadError(text("error", "unloaded", name=name), text("hint", "load_again"))
+        return LoadError(text("error", "model_unloaded", name=name), text("hint", "load_again"))
 
     def end(self, outcome: Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
         """End the load: ready with an outcome, failed with an error, cancelled with neither. The first end counts."""
@@ -147,14 +142,16 @@ class Ending:
         self.done = Flag()
         self._heartbeat.forget()
         if not self._has_ended:
-            self._error = LoadError(text("error", "forked", name=self._log.state.name), text("hint", "before_fork"))
+            self._error = LoadError(
+                text("error", "forked_during_load", name=self._log.state.name), text("hint", "before_fork")
+            )
             self._log.record(_failed(self._log.now(), self._error))
         self.done.set()
 
 
 def _failed(now: float, error: LoadError) -> _events.Event:
     kind = type(error).__name__
-    return _events.Failed(now, kind, error.message, error.hint, choices_of(error), files_of(error))
+    return _events.Failed(now, kind, error.message, error.hint, choices_of(error), files_of(error), error.code)
 
 
 def choices_of(error: LoadError) -> tuple[tuple[Mapping[str, Any], int | None], ...]:

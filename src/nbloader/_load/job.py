@@ -21,10 +21,10 @@ from nbloader._load.run import Run
 from nbloader._load.watch import CANCEL_SECONDS
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._progress import events as _events
+from nbloader._progress.freed import Freed
 from nbloader._progress.reporter import Reporter
 from nbloader._progress.state import LoadState, stages_of
 from nbloader._registry import models as registry
-from nbloader._registry.job import Freed
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import Flag, make_thread
 from nbloader._text.catalogue import text
@@ -124,14 +124,14 @@ class LoadJob:
         return self._log.events
 
     def done(self) -> bool:
-        """Tell whether the load has ended, in whatever way."""
+        """Return whether the load has ended, in whatever way."""
         return self._ending.done.is_set()
 
     def cancel(self) -> None:
         """Ask the load to stop; returns at once. What it had placed is given back."""
         if not self._cancelled.is_set():
             self._cancelled.set()
-            self._reporter.tell(_events.CancelRequested)
+            self._reporter.emit(_events.CancelRequested)
 
     def answer(self, changes: Mapping[str, Any], question: int | None = None) -> None:
         """Answer the question in `state`, if there is one: the load continues with these options changed.
@@ -181,7 +181,7 @@ class LoadJob:
                 self._ending.wait(2 * CANCEL_SECONDS)
                 raise
             if not has_ended:
-                raise TimeoutError(text("error", "timeout", name=self.state.name, seconds=timeout))
+                raise TimeoutError(text("detail", "timeout", name=self.state.name, seconds=timeout))
             return self._ending.result(given)
 
     def subscribe(self, function: Callable[[_events.Event], None]) -> Callable[[], None]:
@@ -207,7 +207,7 @@ class LoadJob:
         self._plan = plan
 
     def _is_alive(self) -> bool:
-        """Tell whether a thread works for the load, and it has not ended: one that is left behind has."""
+        """Return whether a thread works for the load, and it has not ended: one that is left behind has."""
         return self._thread is not None and self._thread.is_alive() and not self.done()
 
     def _add_line(self, level: str, code: str, **arguments: Any) -> None:
@@ -229,9 +229,7 @@ class LoadJob:
     def _add_unloaded(self, freed: Freed) -> None:
         """Add to the events what unloading gave back."""
         if self.done():
-            holders = tuple(map(str, freed.holders))
-            now = self._log.now()
-            self._log.append(_events.Unloaded(now, freed.before, freed.after, holders, self._ending.successor))
+            self._log.append(_events.Unloaded(self._log.now(), freed))
 
     def _abandon(self) -> None:
         """End the load in a child that was forked meanwhile."""

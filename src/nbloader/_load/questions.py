@@ -50,8 +50,8 @@ class Questions:
         if not error.suggestions or reporter.is_cancelled or not any(can_ask() for can_ask in list(self._askers)):
             raise error
         number = next(self._numbers)
-        kind = type(error).__name__
-        reporter.tell(_events.Asked, kind, error.message, choices_of(error), files_of(error), number)
+        told = (type(error).__name__, error.message, choices_of(error), files_of(error), number, error.code)
+        reporter.emit(_events.Asked, *told)
         while True:
             reporter.check_cancelled()
             with suppress(queue.Empty):

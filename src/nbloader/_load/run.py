@@ -15,9 +15,9 @@ from nbloader._libraries.output import captured
 from nbloader._load.heartbeat import Killed, find_killed
 from nbloader._load.stages import pipeline
 from nbloader._load.stages.resolve import resolve
-from nbloader._load.stall import StallWatch, find_doing
+from nbloader._load.stall import StallWatch, find_thread_activity
 from nbloader._load.watch import watch
-from nbloader._options.as_code import said
+from nbloader._options.as_code import options_code
 from nbloader._options.options import merge_options
 from nbloader._progress import events as _events
 from nbloader._registry import models as registry
@@ -80,21 +80,21 @@ class Run:
 
     def __call__(self) -> None:
         """Load to the end, whatever that is."""
-        registry.entered(self._job)
+        registry.note_started(self._job)
         try:
             self._load_to_the_end()
         except BaseException as error:  # noqa: BLE001 - of the last steps, such as a look at memory
             self._ending.end(None, self._failure(error))
         finally:
             self._ending.done.set()  # whatever happened: nobody waits for a thread that is gone
-            registry.left(self._job)
+            registry.note_ended(self._job)
 
     def _load_to_the_end(self) -> None:
         reporter, options = self._reporter, self._job.options
         speak(options.locale)
         outcome: Outcome | None = None
         failure: LoadError | LoadCancelled | None = None
-        stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_doing)
+        stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_thread_activity)
         watched = (options, self._log, self._ending, reporter, self._heartbeat, stall_watch)
         try:
             self._heartbeat.begin()
@@ -108,7 +108,7 @@ class Run:
         if failure is not None or reporter.is_cancelled:
             outcome = None
             release_memory()
-        reporter.tell(_events.MemorySampled, sample_memory())
+        reporter.emit(_events.MemorySampled, sample_memory())
         self._ending.end(outcome, failure)
 
     def _report_killed(self, killed: Killed) -> None:
@@ -131,38 +131,38 @@ class Run:
         with self._reporter.spending("choice"):
             changes = self._questions.ask(failure, self._reporter)
         self._job.options = merge_options(self._job.options, changes)
-        self._reporter.tell(_events.Answered, changes)
+        self._reporter.emit(_events.Answered, changes)
         return None
 
     def _load(self) -> Outcome:
         job, reporter = self._job, self._reporter
-        residence = registry.Residence(job)
-        reporter.tell(_events.Started)
+        loaded_models = registry.LoadedModelsOfJob(job)
+        reporter.emit(_events.Started)
         with reporter.spending("resolve"):
             source = resolve(job.model, job.options, reporter)
         # What is there already need not wait for what is being loaded.
-        outcome = pipeline.find(source, reporter, residence)
+        outcome = pipeline.find(source, reporter, loaded_models)
         if outcome is not None:
             return outcome
         with ExitStack() as stack:
             with reporter.spending("queue"):
-                on_wait = partial(reporter.tell, _events.Queued)
+                on_wait = partial(reporter.emit, _events.Queued)
                 stack.enter_context(registry.turn(job, on_wait, reporter.check_cancelled))
-            reporter.tell(_events.Started)
-            reporter.tell(_events.MemorySampled, sample_memory())
-            outcome = pipeline.find(source, reporter, residence)
+            reporter.emit(_events.Started)
+            reporter.emit(_events.MemorySampled, sample_memory())
+            outcome = pipeline.find(source, reporter, loaded_models)
             if outcome is None:
                 with captured(lambda level, line: reporter.log(level, "library_says", text=line)):
-                    outcome = pipeline.run(job.model, source, job.options, reporter, self._take_plan, residence)
+                    outcome = pipeline.run(job.model, source, job.options, reporter, self._take_plan, loaded_models)
                 if not reporter.is_cancelled:
-                    residence.add(outcome, source.commit)
+                    loaded_models.add(outcome, source.commit)
             return outcome
 
     def _take_plan(self, plan: LoadPlan, smaller: Callable[[], Sequence[tuple[Mapping[str, Any], int]]]) -> None:
         self._on_plan(plan)
         if self._was_short_of_memory:
             less = [(changes, needed) for changes, needed in smaller() if needed < plan.needed_memory]
-            ways = ", ".join(f"{said(changes)}: {size_text(needed)}" for changes, needed in less)
+            ways = ", ".join(f"{options_code(changes)}: {size_text(needed)}" for changes, needed in less)
             needed, free = size_text(plan.needed_memory), size_text(plan.available or 0)
             self._reporter.log("warning", "takes", needed=needed, free=free, ways=ways or "-")
 
@@ -181,5 +181,5 @@ class Run:
             return clean_error(broken)
         if isinstance(error, OSError):
             return clean_error(os_failure(error, name, details))
-        message = text("error", "fault", name=name, error=f"{type(error).__name__}: {error}")
+        message = text("error", "internal_error", name=name, error=f"{type(error).__name__}: {error}")
         return clean_error(LoadError(message, text("hint", "report"), details))

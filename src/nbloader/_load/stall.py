@@ -39,7 +39,7 @@ _WAITING = ("threading", "queue", "selectors", "concurrent.futures._base", "impo
 _HELPERS = ("nbloader-download", "nbloader-fetch", "nbloader-survey", "nbloader-reader")
 
 
-class Doing(NamedTuple):
+class ThreadActivity(NamedTuple):
     """What a thread has done since it began.
 
     `seconds` are those of processor time, of the whole process where the system tells it of no thread; `faults` counts
@@ -54,7 +54,7 @@ class Doing(NamedTuple):
 class _Look(NamedTuple):
     t: float
     moved: int
-    doing: Doing
+    doing: ThreadActivity
 
 
 class StallWatch:
@@ -72,7 +72,7 @@ class StallWatch:
         Tells what a thread has done, by the number the system has for it.
     """
 
-    def __init__(self, native_id: int, ident: int, find: Callable[[int], Doing]) -> None:
+    def __init__(self, native_id: int, ident: int, find: Callable[[int], ThreadActivity]) -> None:
         self._native_id = native_id
         self._ident = ident
         self._find = find
@@ -125,7 +125,7 @@ class StallWatch:
             is_working, reason, details = bool(faults), "pages", {"pages": str(faults), "passed": f"{passed:.1f}"}
         else:
             is_working = moved > 0
-            reason, details = _told_by(state, moved / passed) or (reason, details)
+            reason, details = _reason_in(state, moved / passed) or (reason, details)
         return Stall(
             since=self._since,
             reason=reason,
@@ -137,18 +137,18 @@ class StallWatch:
         )
 
 
-def find_doing(native_id: int) -> Doing:
+def find_thread_activity(native_id: int) -> ThreadActivity:
     """Return what a thread has done: on Linux by /proc/self/task, elsewhere what the whole process has."""
     with suppress(OSError, ValueError, IndexError):
         text = Path(f"/proc/self/task/{native_id}/stat").read_text(encoding="ascii", errors="replace")
         values = text.rpartition(")")[2].split()  # from the third on, see proc(5)
         ticks = int(values[11]) + int(values[12])
-        return Doing(ticks / os.sysconf("SC_CLK_TCK"), int(values[9]), values[0] == "D")
+        return ThreadActivity(ticks / os.sysconf("SC_CLK_TCK"), int(values[9]), values[0] == "D")
     times = psutil.Process().cpu_times()
-    return Doing(times.user + times.system)
+    return ThreadActivity(times.user + times.system)
 
 
-def _told_by(state: LoadState, rate: float) -> tuple[str, Mapping[str, str]] | None:
+def _reason_in(state: LoadState, rate: float) -> tuple[str, Mapping[str, str]] | None:
     """Return what is under way by what the load has told."""
     waiting = {file.name: file.started is None for file in state.downloads if file.ended is None}
     for line in reversed(state.log):

@@ -33,13 +33,13 @@ def watch(
     """Watch a load until it ends."""
     speak(options.locale)
     while not ending.done.wait(_SAMPLE_SECONDS):
-        reporter.tell(_events.MemorySampled, sample_memory())
+        reporter.emit(_events.MemorySampled, sample_memory())
         _look_for_stall(log, reporter, stall_watch, options.stall_seconds)
         state = log.state
         if state.status == "running":
             heartbeat.beat(state)
         if reporter.is_cancelled and not ending.done.wait(CANCEL_SECONDS - _SAMPLE_SECONDS):
-            reporter.log("warning", "left_behind", stage=log.state.stage or "")
+            reporter.log("warning", "left_behind", stage=text("stage", log.state.stage) if log.state.stage else "")
             ending.end(None, None)
 
 
@@ -51,4 +51,4 @@ def _look_for_stall(log: EventLog, reporter: Reporter, stall_watch: StallWatch, 
     if stall is not None and state.stall is None:
         reason = text("stall", stall.reason, **stall.arguments)
         reporter.log("info", "stalled", seconds=f"{state.now - stall.since:.0f}", reason=reason)
-    reporter.tell(_events.Stalled, stall)
+    reporter.emit(_events.Stalled, stall)

@@ -45,6 +45,6 @@ def size_code(limit: Any) -> str:
     return f"{limit}B"
 
 
-def said(changes: Mapping[str, Any]) -> str:
+def options_code(changes: Mapping[str, Any]) -> str:
     """Return choices as they are written in a call."""
     return ", ".join(f"{name}={value!r}" for name, value in changes.items())

@@ -44,7 +44,7 @@ def parse_option(source: str, value: str, types: tuple[type, ...]) -> Any:
             return json.loads(value)
         except ValueError as error:
             raise OptionError(
-                text("error", "no_json", source=source, error=str(error)), text("hint", "like_json")
+                text("error", "invalid_json_option", source=source, error=str(error)), text("hint", "like_json")
             ) from None
     return int(value) if int in types and _NUMBER.fullmatch(value) else value
 

@@ -34,7 +34,7 @@ def _with_environment(made: Made) -> Made:
         choices = renamed(choices, notices)
         for name in choices:
             if name not in ROWS:
-                raise OptionError(text("error", "no_option", name=repr(name)), did_you_mean(name, ROWS))
+                raise OptionError(text("error", "unknown_option", name=repr(name)), did_you_mean(name, ROWS))
         # A device that the caller names stands for both of the options that speak of devices.
         chosen = choices.keys() | (_PLACEMENT if _PLACEMENT & choices.keys() else set())
         found = from_environment(TYPES, chosen, notices)
@@ -205,19 +205,19 @@ class LoadOptions:
             if not is_of(value, TYPES[name]):
                 shown = f"<{type(value).__name__}>" if name == "token" else repr(value)
                 raise OptionError(
-                    text("error", "wrong_type", name=name, shown=shown), text("hint", "see_help", name=name)
+                    text("error", "wrong_option_type", name=name, shown=shown), text("hint", "see_help", name=name)
                 )
             if row.check is not None:
                 row.check(value)
         if self.device is not None and self.device_map is not None:
             known = {"device": repr(self.device), "device_map": repr(self.device_map)}
-            raise OptionError(text("error", "device_twice", **known), text("hint", "one_of_them"))
+            raise OptionError(text("error", "device_and_device_map", **known), text("hint", "one_of_them"))
         if self.merge_adapter and self.adapter is None:
-            raise OptionError(text("error", "merge_nothing"), text("hint", "name_adapter"))
+            raise OptionError(text("error", "merge_without_adapter"), text("hint", "name_adapter"))
         _check_extra(self.extra)
 
     def allows_code(self, commit: str | None) -> bool:
-        """Tell whether Python code of this commit (or digest) may run."""
+        """Return whether Python code of this commit (or digest) may run."""
         return self.trust_remote_code is True or (commit is not None and self.trust_remote_code == commit)
 
     @property
@@ -261,7 +261,7 @@ def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> Lo
         return LoadOptions(**choices)
     if not isinstance(options, LoadOptions):
         raise OptionError(
-            text("error", "no_options", type=type(options).__name__),
+            text("error", "invalid_options", type=type(options).__name__),
             text("hint", "pass_options"),
         )
     notices = list(options.notices)
@@ -275,7 +275,7 @@ def _check_extra(extra: Mapping[str, Any]) -> None:
     for name in extra:
         if name in ROWS or name in _OURS:
             raise OptionError(
-                text("error", "not_extra", name=repr(name)),
+                text("error", "invalid_extra", name=repr(name)),
                 text("hint", _OURS[name]) if name in _OURS else text("hint", "give_itself", name=name),
             )
 

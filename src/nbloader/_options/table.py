@@ -75,7 +75,7 @@ def _types(hint: Any) -> tuple[type, ...]:
 
 
 def is_of(value: Any, types: tuple[type, ...]) -> bool:
-    """Tell whether a value has one of these types; a bool is not a number."""
+    """Return whether a value has one of these types; a bool is not a number."""
     if isinstance(value, bool) and types:
         return bool in types
     return not types or isinstance(value, types)

@@ -31,7 +31,7 @@ def dtype_name(dtype: object) -> str:
     name = str(dtype).removeprefix("torch.").lower() if dtype is not None else "auto"
     name = _DTYPE_ALIASES.get(name, name)
     if name not in DTYPES:
-        raise OptionError(text("error", "no_dtype", dtype=repr(dtype)), did_you_mean(name, DTYPES))
+        raise OptionError(text("error", "invalid_dtype", dtype=repr(dtype)), did_you_mean(name, DTYPES))
     return name
 
 
@@ -44,7 +44,9 @@ def check_quantization(value: Any) -> None:
     """Refuse what is neither a method nor a config."""
     is_config = "quant_method" in value if isinstance(value, Mapping) else hasattr(value, "quant_method")
     if value is not None and value not in QUANTIZATIONS and not is_config:
-        raise OptionError(text("error", "no_quantization", value=repr(value)), did_you_mean(str(value), QUANTIZATIONS))
+        raise OptionError(
+            text("error", "invalid_quantization", value=repr(value)), did_you_mean(str(value), QUANTIZATIONS)
+        )
 
 
 def device_name(device: object) -> str | None:
@@ -55,14 +57,14 @@ def device_name(device: object) -> str | None:
 def check_device(device: str | None) -> None:
     """Refuse what is not the name of a device."""
     if device is not None and not _DEVICE.fullmatch(device):
-        raise OptionError(text("error", "no_device", device=repr(device)), text("hint", "devices"))
+        raise OptionError(text("error", "invalid_device", device=repr(device)), text("hint", "devices"))
 
 
 def check_device_map(device_map: Any) -> None:
     """Refuse a name that accelerate does not know."""
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS and not _DEVICE.fullmatch(device_map):
         raise OptionError(
-            text("error", "no_device_map", device_map=repr(device_map)), did_you_mean(device_map, DEVICE_MAPS)
+            text("error", "invalid_device_map", device_map=repr(device_map)), did_you_mean(device_map, DEVICE_MAPS)
         )
 
 
@@ -74,7 +76,10 @@ def limits(value: Any) -> Any:
     for device, limit in value.items():
         named = _LIMITED.fullmatch(str(device))
         if named is None:
-            raise OptionError(text("error", "no_place", value=repr(value), device=repr(device)), text("hint", "places"))
+            raise OptionError(
+                text("error", "invalid_max_memory_device", value=repr(value), device=repr(device)),
+                text("hint", "places"),
+            )
         found[int(named[3]) if named[3] else str(device)] = _bytes_of(limit, value)
     return found
 
@@ -84,7 +89,9 @@ def _bytes_of(limit: Any, whole: Any) -> int:
         return limit
     found = _SIZE.fullmatch(limit.strip()) if isinstance(limit, str) else None
     if found is None:
-        raise OptionError(text("error", "no_limit", whole=repr(whole), limit=repr(limit)), text("hint", "limit"))
+        raise OptionError(
+            text("error", "invalid_max_memory_size", whole=repr(whole), limit=repr(limit)), text("hint", "limit")
+        )
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
@@ -99,7 +106,7 @@ def token(value: Any) -> Any:
     if isinstance(value, str):
         value = value.strip()
         if not value.isascii() or not value.isprintable() or " " in value:
-            raise OptionError(text("error", "bad_token"), text("hint", "copy_token"))
+            raise OptionError(text("error", "invalid_token"), text("hint", "copy_token"))
     keep_secret(value)
     return value
 
@@ -107,19 +114,21 @@ def token(value: Any) -> Any:
 def check_consent(consent: bool | str) -> None:
     """Refuse a text that is not the hash of a commit."""
     if isinstance(consent, str) and not re.fullmatch("[0-9a-f]{40}", consent):
-        raise OptionError(text("error", "bad_consent", consent=repr(consent)), text("hint", "consent"))
+        raise OptionError(text("error", "invalid_trust_remote_code", consent=repr(consent)), text("hint", "consent"))
 
 
 def check_subfolder(subfolder: str) -> None:
     """Refuse a folder outside of the checkpoint."""
     if os.path.isabs(subfolder) or ".." in re.split(r"[/\\]", subfolder):
-        raise OptionError(text("error", "leaves", subfolder=repr(subfolder)), text("hint", "inside"))
+        raise OptionError(
+            text("error", "subfolder_outside_checkpoint", subfolder=repr(subfolder)), text("hint", "inside")
+        )
 
 
 def check_variant(variant: str | None) -> None:
     """Refuse what cannot be part of a file's name."""
     if variant is not None and not re.fullmatch(r"[\w-]+", variant):
-        raise OptionError(text("error", "bad_variant", variant=repr(variant)), text("hint", "variant"))
+        raise OptionError(text("error", "invalid_variant", variant=repr(variant)), text("hint", "variant"))
 
 
 def one_of(name: str, values: Sequence[Any]) -> Callable[[Any], None]:
@@ -129,7 +138,7 @@ def one_of(name: str, values: Sequence[Any]) -> Callable[[Any], None]:
         if value not in values:
             names = ", ".join(map(repr, values))
             raise OptionError(
-                text("error", "no_choice", name=name, value=repr(value)), text("hint", "one_of", names=names)
+                text("error", "invalid_choice", name=name, value=repr(value)), text("hint", "one_of", names=names)
             )
 
     return check
@@ -139,11 +148,11 @@ def check_readers(readers: int | None) -> None:
     """Refuse a number of readers that there cannot be."""
     if readers is not None and not 1 <= readers <= MOST_READERS:
         raise OptionError(
-            text("error", "no_readers", readers=repr(readers)), text("hint", "readers", most=MOST_READERS)
+            text("error", "invalid_readers", readers=repr(readers)), text("hint", "readers", most=MOST_READERS)
         )
 
 
 def check_seconds(seconds: float) -> None:
     """Refuse what is not a time to wait."""
     if not 0 < seconds < _MOST_SECONDS:
-        raise OptionError(text("error", "no_wait", stall_seconds=repr(seconds)), text("hint", "seconds"))
+        raise OptionError(text("error", "invalid_stall_seconds", stall_seconds=repr(seconds)), text("hint", "seconds"))

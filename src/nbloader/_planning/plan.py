@@ -15,7 +15,7 @@ from nbloader._checkpoint.adapter import Adapter
 from nbloader._checkpoint.checkpoint import Checkpoint, check_depth, placing_order
 from nbloader._checkpoint.headers import FLOATS
 from nbloader._errors import DependencyError, OptionError, WontFitError
-from nbloader._options.as_code import said
+from nbloader._options.as_code import options_code
 from nbloader._options.options import LoadOptions
 from nbloader._planning.kv_cache import KVCache, kv_cache_of
 from nbloader._planning.placement import CPU, place_bytes
@@ -172,29 +172,19 @@ def make_plan(
     check_depth(str(checkpoint.folder), checkpoint.config, checkpoint.tensors)
     dtype, stored = target_dtype(checkpoint, options), find_stored(checkpoint.config, options.quantization)
     sizes = placed_sizes(checkpoint, options)
-    to_place = [0] * len(checkpoint.shards)
-    by_dtype: Counter[str] = Counter()
-    copied = 0
-    for key, tensor in checkpoint.tensors.items():
-        to_place[tensor.shard] += sizes[key]
-        by_dtype[FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
-        is_cast = stored is None and changes_type(tensor, dtype)
-        is_copied = sizes[key] != tensor.bytes or is_cast or _FUSED.search(key)
-        copied += tensor.bytes if is_copied else 0
+    to_place, by_dtype, copied = _sums(checkpoint, sizes, None if stored is not None else dtype)
     method = None if stored is not None else method_of(options.quantization)
     is_kept = stored is not None and not stored.is_dequantized
     limit = options.max_memory.get(CPU) if isinstance(options.max_memory, Mapping) else options.max_memory
     available = None if free is None else min(free.host, limit) if isinstance(limit, int) else free.host
     placed = place_bytes({key: sizes[key] for key in placing_order(sizes)}, options, free)
     stays = placed.devices is not None and not placed.devices
+    host_memory: dict[str, int] = {"weights": placed.cpu, "files": checkpoint.bytes}
     if stays:
         host_memory = _host_memory(checkpoint, sizes, copied, dtype, method)
         dequantizing = 0 if stored is None else staging_size(checkpoint, stored, FLOATS[dtype or "float32"][1])
-        if dequantizing:
-            host_memory["dequantization"] = dequantizing
+        host_memory |= {"dequantization": dequantizing} if dequantizing else {}
         host_memory["weights"] -= placed.disk
-    else:
-        host_memory = {"weights": placed.cpu, "files": checkpoint.bytes}
     adapter_bytes = 0 if adapter is None else adapter.weights.bytes
     adapter_bytes += 0 if checkpoint.beside is None else checkpoint.beside.file.bytes
     return LoadPlan(
@@ -219,6 +209,19 @@ def make_plan(
     )
 
 
+def _sums(checkpoint: Checkpoint, sizes: Mapping[str, int], cast_to: str | None) -> tuple[list[int], Counter[str], int]:
+    """Return the bytes to place of each shard, the stored bytes of each type, and the stored bytes that are copied."""
+    to_place = [0] * len(checkpoint.shards)
+    by_dtype: Counter[str] = Counter()
+    copied = 0
+    for key, tensor in checkpoint.tensors.items():
+        to_place[tensor.shard] += sizes[key]
+        by_dtype[FLOAT_NAMES.get(tensor.dtype, tensor.dtype)] += tensor.bytes
+        is_copied = sizes[key] != tensor.bytes or changes_type(tensor, cast_to) or _FUSED.search(key)
+        copied += tensor.bytes if is_copied else 0
+    return to_place, by_dtype, copied
+
+
 def check_fit(
     name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, adapter: Adapter | None = None
 ) -> None:
@@ -238,7 +241,9 @@ def check_fit(
     offloaded = _offloaded(checkpoint, options, free)
     if offloaded is not None:
         fitting.append((offloaded, int(_TIGHT * left)))
-    would = [text("hint", "would_fit", changes=said(changes), size=size_text(size)) for changes, size in fitting]
+    would = [
+        text("hint", "would_fit", changes=options_code(changes), size=size_text(size)) for changes, size in fitting
+    ]
     ways = [*fitting, ({"force": True}, short.needed)]
     known = {"name": name, "needed": size_text(short.needed), "free": size_text(left)}
     raise WontFitError(

@@ -105,17 +105,18 @@ def check_quantization(where: str, config: Mapping[str, Any], quantization: Any)
     package = METHODS[name].package
     if find_spec(package) is None:
         raise DependencyError(
-            text("error", "needs_package", name=repr(name), package=package), text("hint", "pip", package=package)
+            text("error", "quantization_needs_package", name=repr(name), package=package),
+            text("hint", "pip", package=package),
         )
     reason = why_not(name, config)
     if reason:
         raise OptionError(
-            text("error", "no_such_quantization", name=repr(name), reason=reason), text("hint", "quantizations")
+            text("error", "quantization_unavailable", name=repr(name), reason=reason), text("hint", "quantizations")
         )
 
 
 def is_quantized(key: str, tensor: Tensor, config: Mapping[str, Any], name: str) -> bool:
-    """Tell whether a method takes a tensor of the checkpoint."""
+    """Return whether a method takes a tensor of the checkpoint."""
     kind = str(config.get("model_type"))
     if len(tensor.shape) != 2 or not key.endswith(".weight") or tensor.dtype not in _FLOATS:
         return False

@@ -42,7 +42,8 @@ def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
         # Another type that torch has is no harm where one is chosen.
         if dtype not in FLOATS and not (is_chosen and _DTYPE.fullmatch(dtype)):
             raise CheckpointError(
-                text("error", "config_dtype", folder=checkpoint.folder, dtype=repr(named)), text("hint", "config_dtype")
+                text("error", "invalid_config_dtype", folder=checkpoint.folder, dtype=repr(named)),
+                text("hint", "config_dtype"),
             )
         if not is_chosen:
             return dtype
@@ -74,5 +75,5 @@ def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]
 
 
 def changes_type(tensor: Tensor, dtype: str | None) -> bool:
-    """Tell whether loading makes a tensor of another type than the file has."""
+    """Return whether loading makes a tensor of another type than the file has."""
     return dtype is not None and tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]

@@ -129,7 +129,7 @@ def find_stored(config: Mapping[str, Any], quantization: Any = None) -> Stored |
         return None
     method = _method(settings)
     if method is None or (settings.get("load_in_4bit") and settings.get("load_in_8bit")):
-        raise CheckpointError(text("error", "no_quant_method"), text("hint", "no_quant_method"))
+        raise CheckpointError(text("error", "invalid_quantization_config"), text("hint", "no_quant_method"))
     if method not in KINDS:
         return None
     asked = settings.get("dequantize") or getattr(quantization, "dequantize", False)
@@ -145,7 +145,7 @@ def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if own is None:
         return None
     if not isinstance(own, Mapping):
-        raise CheckpointError(text("error", "no_quant_method"), text("hint", "no_quant_method"))
+        raise CheckpointError(text("error", "invalid_quantization_config"), text("hint", "no_quant_method"))
     return own
 
 
@@ -165,7 +165,7 @@ def unheeded(config: Mapping[str, Any]) -> str:
 
 
 def _is_dequantized(method: str, settings: Mapping[str, Any], asked: bool) -> bool:
-    """Tell whether the load turns a method's tensors into floats: it goes by what the machine has, not by where to."""
+    """Return whether the load dequantizes a method's tensors: that depends on the machine, not on the device."""
     if method == "bitnet":
         is_offline = settings.get("quantization_mode", "offline") == "offline"
         return settings.get("linear_class") == "autobitlinear" and is_offline
@@ -177,7 +177,7 @@ def _is_dequantized(method: str, settings: Mapping[str, Any], asked: bool) -> bo
 
 
 def _has_capability(*least: int) -> bool:
-    """Tell whether the first CUDA device has such a compute capability, and this torch can use it."""
+    """Return whether the first CUDA device has such a compute capability, and this torch can use it."""
     if not has_cuda() or "+cpu" in version("torch"):
         return False
     capability = nvml.capability()
@@ -201,13 +201,18 @@ def check_stored(where: str, config: Mapping[str, Any], quantization: Any, place
     missing = [pip for module, pip in kind.packages if not _is_installed(module)]
     if missing:
         names = " ".join(missing)
-        raise DependencyError(text("error", "stored_needs", **known, package=names), text("hint", "pip", package=names))
+        raise DependencyError(
+            text("error", "stored_quantization_needs_package", **known, package=names),
+            text("hint", "pip", package=names),
+        )
     if stored.method == _NO_FLOATS:
-        raise CheckpointError(text("error", "stored_never", **known), text("hint", "other_repository"))
+        raise CheckpointError(
+            text("error", "stored_quantization_unsupported", **known), text("hint", "other_repository")
+        )
     if kind.device and not has_cuda() and (kind.device == "cuda" or _OTHER_GPUS_NOT.fullmatch(version("torch"))):
-        raise CheckpointError(text("error", "stored_cuda", **known), text("hint", "unquantized"))
+        raise CheckpointError(text("error", "stored_quantization_needs_cuda", **known), text("hint", "unquantized"))
     if stored.method == "metal" and stored.is_dequantized and placement is None:
-        raise OptionError(text("error", "stored_metal", **known), text("hint", "on_cpu"))
+        raise OptionError(text("error", "stored_quantization_needs_mps", **known), text("hint", "on_cpu"))
 
 
 def _is_installed(module: str) -> bool:
@@ -218,7 +223,7 @@ def _is_installed(module: str) -> bool:
 
 
 def has_cuda() -> bool:
-    """Tell whether there is a CUDA device, as far as that is known without torch."""
+    """Return whether there is a CUDA device, as far as that is known without torch."""
     return any(name.startswith("cuda") for name in free_devices())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbloader._progress.freed import Freed
 from nbloader._system.memory import Memory
 
 PARTS = (
@@ -157,7 +158,7 @@ class ShardsFound(Event):
 
 
 @dataclass(frozen=True)
-class Resident(Event):
+class FoundInMemory(Event):
     """`bytes` of a shard were in memory already when the load looked: before it read, or when it had arrived."""
 
     shard: int
@@ -253,6 +254,7 @@ class Asked(Event):
     choices: tuple[tuple[Mapping[str, Any], int | None], ...]
     files: tuple[str, ...] = ()
     number: int = 1
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,12 +273,9 @@ class Ready(Event):
 
 @dataclass(frozen=True)
 class Unloaded(Event):
-    """What the load had made was given back; `holders` says who refers to it still, `successor` what took its place."""
+    """The model that the load made was unloaded."""
 
-    before: Memory
-    after: Memory
-    holders: tuple[str, ...] = ()
-    successor: str = ""
+    freed: Freed
 
 
 @dataclass(frozen=True)
@@ -288,6 +287,7 @@ class Failed(Event):
     hint: str
     choices: tuple[tuple[Mapping[str, Any], int | None], ...] = ()
     files: tuple[str, ...] = ()
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from nbloader._progress.state import (
     RATE_WINDOW,
     Download,
     ErrorInfo,
-    Gone,
     LoadState,
     LogLine,
     Question,
@@ -23,7 +22,7 @@ from nbloader._progress.state import (
 
 Item = TypeVar("Item")
 _LOG_LINES = 200
-_OF_A_SHARD = (events.Resident, events.Read, events.ReadEnded, events.Placed)
+_OF_A_SHARD = (events.FoundInMemory, events.Read, events.ReadEnded, events.Placed)
 _OF_A_FILE = (events.Downloaded, events.DownloadEnded)
 
 
@@ -151,7 +150,7 @@ def _(event: events.ShardsFound, state: LoadState) -> LoadState:
 
 
 @_apply.register
-def _(event: events.Resident, state: LoadState) -> LoadState:
+def _(event: events.FoundInMemory, state: LoadState) -> LoadState:
     shard = replace(state.shards[event.shard], bytes_resident=event.bytes, bytes_read=event.bytes)
     return _change_shard(state, event.shard, shard)
 
@@ -239,7 +238,8 @@ def _(event: events.Logged, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Asked, state: LoadState) -> LoadState:
-    return replace(state, question=Question(event.kind, event.message, event.choices, event.files, event.number))
+    asked = Question(event.kind, event.message, event.choices, event.files, event.number, event.code)
+    return replace(state, question=asked)
 
 
 @_apply.register
@@ -263,14 +263,13 @@ def _(event: events.Ready, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Failed, state: LoadState) -> LoadState:
-    error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files)
+    error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files, event.code)
     return replace(state, status="failed", question=None, ended=event.t, error=error)
 
 
 @_apply.register
 def _(event: events.Unloaded, state: LoadState) -> LoadState:
-    gone = Gone(event.before, event.after, event.holders, event.successor)
-    return replace(state, status="idle", memory=event.after, gone=gone)
+    return replace(state, status="idle", memory=event.freed.after, gone=event.freed)
 
 
 @_apply.register

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nbloader._errors import LoadCancelled
 from nbloader._progress import events
@@ -14,6 +14,7 @@ from nbloader._system.threads import Flag
 from nbloader._text.catalogue import text
 
 Result = TypeVar("Result")
+Details = ParamSpec("Details")
 
 _TICK = 0.05  # seconds between two looks at whether to go on
 
@@ -59,22 +60,24 @@ class Reporter:
         """Return the seconds since the load began."""
         return self._clock()
 
-    def tell(self, kind: Callable[..., events.Event], *details: Any) -> None:
-        """Pass on an event of this kind that happened now."""
-        self._sink(kind(self._clock(), *details))
+    def emit(
+        self, kind: Callable[Concatenate[float, Details], events.Event], *details: Details.args, **more: Details.kwargs
+    ) -> None:
+        """Pass on an event of this kind that happens now."""
+        self._sink(kind(self._clock(), *details, **more))
 
     def log(self, level: str, code: str, **arguments: Any) -> None:
         """Pass on a log line: `code` is a key of the locale files' ``log``."""
-        self.tell(events.Logged, level, code, arguments)
+        self.emit(events.Logged, level, code, arguments)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageNote]:
         """Tell that a stage began and, unless it fails, that it ended."""
         self.check_cancelled()
-        self.tell(events.StageStarted, name)
+        self.emit(events.StageStarted, name)
         note = StageNote()
         yield note
-        self.tell(events.StageEnded, name, note.detail)
+        self.emit(events.StageEnded, name, note.detail)
 
     @contextmanager
     def spending(self, part: str) -> Iterator[None]:
@@ -89,7 +92,7 @@ class Reporter:
             self._turn_to(outer)
             if outer is None:
                 spent, self._spent = self._spent, {}
-                self.tell(events.Spent, spent)
+                self.emit(events.Spent, spent)
 
     def _turn_to(self, part: str | None) -> str | None:
         """Count from now on as spent on `part`; return what was counted before."""
@@ -118,7 +121,9 @@ class Reporter:
 
     def tally(self, kind: Callable[..., events.Event], total: int) -> Tally:
         """Return a tally whose portions become events of this kind; `total` is the bytes it will count, about."""
-        return Tally(lambda *details: self.tell(kind, *details), self._clock, int(total * PORTION_SHARE))
+        return Tally(
+            lambda *details: self._sink(kind(self._clock(), *details)), self._clock, int(total * PORTION_SHARE)
+        )
 
 
 class Tally:

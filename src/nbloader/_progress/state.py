@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from nbloader._progress import events
+from nbloader._progress.freed import Freed
 from nbloader._system.memory import Memory
 
 RATE_WINDOW = 5.0
@@ -28,6 +29,9 @@ class Stage:
     started: float | None = None
     ended: float | None = None
     detail: str = ""
+
+
+Status = Literal["idle", "queued", "running", "ready", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,14 @@ class LogLine:
 
 @dataclass(frozen=True)
 class ErrorInfo:
-    """Why a load failed, and what to do. `choices` and `files` as in a `Question`."""
+    """Why a load failed, and what to do. `choices` and `files` as in a `Question`; `code` as in `LoadError`."""
 
     kind: str
     message: str
     hint: str
     choices: tuple[tuple[Mapping[str, Any], int | None], ...] = ()
     files: tuple[str, ...] = ()
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,16 +109,7 @@ class Question:
     choices: tuple[tuple[Mapping[str, Any], int | None], ...]
     files: tuple[str, ...] = ()
     number: int = 1
-
-
-@dataclass(frozen=True)
-class Gone:
-    """What unloading gave back: what was held before and after it, who refers to the model still, what came next."""
-
-    before: Memory
-    after: Memory
-    holders: tuple[str, ...] = ()
-    successor: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class LoadState:
     that was unloaded it is idle, and `gone` says what that gave back.
     """
 
-    status: str = "idle"
+    status: Status = "idle"
     cancelling: bool = False
     name: str = ""
     commit: str | None = None
@@ -142,7 +138,7 @@ class LoadState:
     error: ErrorInfo | None = None
     question: Question | None = None
     summary: Mapping[str, Any] | None = None
-    gone: Gone | None = None
+    gone: Freed | None = None
     # Of a load that makes no progress: what it waits for.
     stall: events.Stall | None = None
     # Of a load that waits: (number, name) of those ahead, the one under way first.

@@ -9,9 +9,9 @@ import sys
 import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from nbloader._text.catalogue import text
+from nbloader._progress.freed import Holder
 
 _DEEPEST = 5
 _MOST_LOOKS = 20_000  # at the parts of one name
@@ -22,20 +22,6 @@ _SHELLS = ("ipython", "ipykernel", "traitlets", "zmq", "tornado", "asyncio")
 """Packages, in small letters, whose objects are the notebook's own: through them one gets to every name."""
 
 _LEAVES = (str, bytes, int, float, complex, type, types.ModuleType, types.CodeType)
-
-
-class Holder(NamedTuple):
-    """A reference to a model: a name such as ``model`` or ``Out[3]``, and what kind of place it is in.
-
-    `kind` is ``"name"`` (a global of the notebook or script), ``"output"`` (what a notebook keeps of its cells),
-    ``"error"`` (the last one's traceback), ``"function"`` (a local of one that runs) or ``"unknown"``.
-    """
-
-    name: str
-    kind: str
-
-    def __str__(self) -> str:
-        return text("holder", self.kind, name=self.name)
 
 
 def find_holders(targets: Iterable[Any]) -> tuple[Holder, ...]:
@@ -123,7 +109,7 @@ def _path_to(wanted: set[int], name: str, value: Any) -> str | None:
 
 
 def _is_passed_over(value: Any) -> bool:
-    """Tell whether to look no further here: what a module's names are in is looked through once, as such."""
+    """Return whether to look no further here: what a module's names are in is looked through once, as such."""
     is_namespace = isinstance(value, dict) and "__builtins__" in value
     package = str(type(value).__module__).partition(".")[0].lower()
     return isinstance(value, _LEAVES) or is_namespace or package in _SHELLS

@@ -25,7 +25,7 @@ _NEUTRAL: Mapping[str, Any] = {
 
 
 def are_alike(one: Job, other: Job) -> bool:
-    """Tell whether two jobs were asked for the same."""
+    """Return whether two jobs were asked for the same."""
     return are_same(request_of(one), request_of(other))
 
 
@@ -57,7 +57,7 @@ def identity_of(source: Source, options: LoadOptions) -> tuple[Any, ...]:
 
 
 def are_same(one: Any, other: Any) -> bool:
-    """Tell whether two values are equal; those that cannot be compared are not."""
+    """Return whether two values are equal; those that cannot be compared are not."""
     try:
         return bool(one == other)
     except Exception:  # noqa: BLE001 - values of extra= may be anything, and compare as they like

@@ -8,38 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from nbloader._options.options import LoadOptions
 from nbloader._progress import events
-from nbloader._registry.holders import Holder
-from nbloader._system.memory import Memory
-from nbloader._text.catalogue import text
-from nbloader._text.units import sentences, size_text
+from nbloader._progress.freed import Freed
 
 if TYPE_CHECKING:
     from nbloader._planning.plan import LoadPlan
     from nbloader._progress.state import LoadState
-
-
-class Freed(NamedTuple):
-    """What unloading gave back: what was held before and after, and who still refers to what was unloaded."""
-
-    before: Memory
-    after: Memory
-    holders: tuple[Holder, ...] = ()
-
-    @property
-    def host(self) -> int:
-        """Bytes that the process holds less, mapped weights included."""
-        return max(0, self.before.process - self.after.process)
-
-    @property
-    def devices(self) -> dict[str, int]:
-        """Bytes that are in use less on each accelerator that this process uses."""
-        used = {device.name: device.used for device in self.after.accelerators}
-        return {device.name: max(0, device.used - used.get(device.name, 0)) for device in self.before.accelerators}
-
-    def __str__(self) -> str:
-        places = {text("detail", "host"): self.host, **self.devices}
-        given = [text("detail", "of_memory", size=size_text(size), name=name) for name, size in places.items()]
-        return sentences(text("detail", "given_back", sizes=", ".join(given)), *map(str, self.holders))
 
 
 class Waiting(NamedTuple):
@@ -70,7 +43,7 @@ class Job(Protocol):
         """Start its thread."""
 
     def _is_alive(self) -> bool:
-        """Tell whether a thread works for it, and it has not ended."""
+        """Return whether a thread works for it, and it has not ended."""
 
     def cancel(self) -> None:
         """Ask it to stop."""

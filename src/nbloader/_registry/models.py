@@ -10,26 +10,24 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from nbloader._errors import LoadError
-from nbloader._options.options import LoadOptions
 from nbloader._progress import events
+from nbloader._progress.freed import Freed
 from nbloader._registry.holders import find_holders
-from nbloader._registry.identity import are_same, identity_of, place_of, request_of
-from nbloader._registry.job import AnyJob, Freed, Job, Waiting
-from nbloader._registry.model_state import ModelState, first_change, state_of_model
+from nbloader._registry.identity import are_same, identity_of, request_of
+from nbloader._registry.job import AnyJob, Job, Waiting
+from nbloader._registry.loaded_model import LoadedModel
+from nbloader._registry.model_state import state_of_model
 from nbloader._system.memory import Free, find_free, release_memory, sample_memory
 from nbloader._system.threads import wait_for_threads
 from nbloader._text.catalogue import text
 
 if TYPE_CHECKING:
     from nbloader._checkpoint.source import Source
-    from nbloader._planning.plan import LoadPlan
-    from nbloader._progress.state import LoadState
     from nbloader._registry.outcome import Outcome
 
 
@@ -37,51 +35,6 @@ _TICK = 0.05  # seconds between two looks at whose turn it is
 # That an ending process waits for the loads it cancels. An import cannot be cancelled, and a thread that Python stops
 # while it holds the lock of all imports would keep the process from ever ending.
 _EXIT_SECONDS = 10.0
-
-
-@dataclass(eq=False)
-class Resident:
-    """A model that is loaded. `bytes` are those of its parameters and buffers; `model` is None once it is gone."""
-
-    name: str
-    summary: Mapping[str, Any] = field(repr=False)
-    options: LoadOptions = field(repr=False)
-    commit: str | None
-    identity: Any = field(repr=False)
-    plan: LoadPlan | None = field(repr=False)
-    tokenizer: Any = field(repr=False)
-    _model: weakref.ref[Any] = field(repr=False)
-    _loaded_as: ModelState = field(repr=False)
-    _jobs: weakref.WeakSet[Job] = field(repr=False, default_factory=weakref.WeakSet)
-    state: LoadState | None = field(repr=False, default=None)
-    """How its load went; None until that has ended."""
-
-    @property
-    def model(self) -> Any:
-        """The model itself."""
-        return self._model()
-
-    @property
-    def change(self) -> str:
-        """What of the model is not as it was loaded: the name of a module or tensor; empty where all is."""
-        model = self.model
-        return "" if model is None else first_change(self._loaded_as, model)
-
-    @property
-    def place(self) -> str:
-        """The folder or repository that it was loaded from."""
-        return str(self.identity[0])
-
-    @property
-    def bytes(self) -> int:
-        """What its parameters and buffers take."""
-        return int(self.summary["bytes"])
-
-    def matches(self, model: Any) -> bool:
-        """Tell whether this is the model that somebody means: by itself, by its job, by its place or by its name."""
-        if isinstance(model, (str, os.PathLike)):
-            return place_of(model) in (self.name, self.place)
-        return model is self or model in self._jobs or model is self.model
 
 
 class _Registry:
@@ -94,7 +47,7 @@ class _Registry:
         self._active: list[Job] = []
         self._line: list[Job] = []
         self._running: Job | None = None
-        self.residents: list[Resident] = []
+        self.residents: list[LoadedModel] = []
         self.preloaded: list[Job] = []
 
     @property
@@ -189,13 +142,13 @@ def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
     return job
 
 
-def entered(job: Job) -> None:
+def note_started(job: Job) -> None:
     """Note that a job has begun; called by its own thread, which no interrupt keeps from it."""
     with _registry.lock:
         _registry.enter(job)
 
 
-def left(job: Job) -> None:
+def note_ended(job: Job) -> None:
     """Note that a job has ended."""
     with _registry.lock:
         _registry.leave(job)
@@ -247,7 +200,7 @@ def cancel_waiting(number: int) -> None:
         job.cancel()
 
 
-class Residence:
+class LoadedModelsOfJob:
     """What one load has to do with the models that are loaded: is it there already, and who must make room.
 
     Parameters
@@ -260,7 +213,7 @@ class Residence:
         self._job = job
         self._identity: Any = None
 
-    def find(self, source: Source) -> Resident | None:
+    def find(self, source: Source) -> LoadedModel | None:
         """Return the model from `source`, if it is loaded with these options, and it and its files are as they were.
 
         One that somebody has changed is forgotten here, and stays with whoever holds it.
@@ -283,7 +236,7 @@ class Residence:
     def add(self, outcome: Outcome, commit: str | None) -> None:
         """Note that the load has made its model."""
         job = self._job
-        made = Resident(
+        made = LoadedModel(
             name=job.state.name,
             options=job.options,
             summary=outcome.summary,
@@ -321,11 +274,11 @@ class Residence:
             return None
         return ", ".join(resident.name for resident in leaving), _unload(leaving, self._job.state.name)
 
-    def _leaving(self) -> list[Resident]:
+    def _leaving(self) -> list[LoadedModel]:
         return loaded() if self._job.options.keep == "one" else []
 
 
-def _keeping_state(to_resident: weakref.ref[Resident], to_job: weakref.ref[Job]) -> Callable[[events.Event], None]:
+def _keeping_state(to_resident: weakref.ref[LoadedModel], to_job: weakref.ref[Job]) -> Callable[[events.Event], None]:
     def keep_state(event: events.Event) -> None:
         resident, job = to_resident(), to_job()
         if isinstance(event, events.Ready) and resident is not None and job is not None:
@@ -334,12 +287,12 @@ def _keeping_state(to_resident: weakref.ref[Resident], to_job: weakref.ref[Job])
     return keep_state
 
 
-def find_resident(model: Any) -> Resident | None:
+def find_loaded(model: Any) -> LoadedModel | None:
     """Return the newest of the loaded models that `model` means: itself, its job, or its folder or id."""
     return next((resident for resident in reversed(loaded()) if resident.matches(model)), None)
 
 
-def loaded() -> list[Resident]:
+def loaded() -> list[LoadedModel]:
     """Return the models that are loaded, the oldest first."""
     with _registry.lock:
         _registry.residents = [resident for resident in _registry.residents if resident.model is not None]
@@ -366,7 +319,7 @@ def unload(model: Any = None) -> Freed:
     if model is not None and not found:
         names = ", ".join(resident.name for resident in loaded()) or text("detail", "none")
         shown = model if isinstance(model, (str, os.PathLike)) else type(model).__name__
-        raise LoadError(text("error", "not_loaded", shown=shown), text("hint", "loaded", names=names))
+        raise LoadError(text("error", "model_not_loaded", shown=shown), text("hint", "loaded", names=names))
     return _unload(found, "")
 
 
@@ -376,7 +329,7 @@ def keep(job: Job) -> None:
         _registry.preloaded.append(job)
 
 
-def _unload(residents: list[Resident], successor: str) -> Freed:
+def _unload(residents: list[LoadedModel], successor: str) -> Freed:
     before = sample_memory()
     watched = [weakref.ref(part) for resident in residents for part in _parts_of(resident.model)]
     jobs = {job for resident in residents for job in resident._jobs}
@@ -388,7 +341,7 @@ def _unload(residents: list[Resident], successor: str) -> Freed:
     release_memory()
     alive = [part for part in (reference() for reference in watched) if part is not None]
     holders = find_holders(alive) if alive else ()
-    freed = Freed(before, sample_memory(), holders)
+    freed = Freed(before, sample_memory(), holders, successor)
     for job in jobs:
         job._add_unloaded(freed)
     return freed

@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
     summary: Mapping[str, Any]
 
 
-class Neighbours(Protocol):
+class LoadedModels(Protocol):
     """The models that the process has already, as one load sees them."""
 
     def find(self, source: Source) -> Any:

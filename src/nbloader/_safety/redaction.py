@@ -100,5 +100,5 @@ def leaving(name: str) -> Iterator[None]:
         if not any(secret in told for secret in _secrets):
             raise
         known = {"name": name, "error": f"{type(error).__name__}: {error}"}
-        made = LoadError(text("error", "fault", **known), text("hint", "report"), told)
+        made = LoadError(text("error", "internal_error", **known), text("hint", "report"), told)
         raise clean_error(made) from None

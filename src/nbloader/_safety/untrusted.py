@@ -92,12 +92,12 @@ class BoundedFile:
 
 
 def is_size(value: object) -> TypeGuard[int]:
-    """Tell whether this is a number of bytes or of elements."""
+    """Return whether this is a number of bytes or of elements."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def is_inside(name: object) -> TypeGuard[str]:
-    """Tell whether this is the name of a file in a folder or below it, on every system."""
+    """Return whether this is the name of a file in a folder or below it, on every system."""
     if not isinstance(name, str) or len(name) > _MOST_NAME or "\0" in name:
         return False
     parts = re.split(r"[/\\]", name)
@@ -106,7 +106,7 @@ def is_inside(name: object) -> TypeGuard[str]:
 
 
 def is_shape(shape: Collection[object]) -> bool:
-    """Tell whether these can be a tensor's extents."""
+    """Return whether these can be a tensor's extents."""
     # Bounded before anything is multiplied: Python would do sums of a million digits with everything else waiting.
     return len(shape) <= _MAX_DIMENSIONS and all(is_size(extent) and extent < 2**63 for extent in shape)
 

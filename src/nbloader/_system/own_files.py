@@ -98,7 +98,7 @@ def _is_of(kind: type, value: Any) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Tell whether this is a number that sums can be done with."""
+    """Return whether this is a number that sums can be done with."""
     is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_one and abs(value) <= _MOST and math.isfinite(value)  # type: ignore[arg-type]
 
@@ -133,7 +133,7 @@ PROCESS_KINDS: Mapping[str, Kind] = {"pid": int, "began": float, "machine": str}
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
-    """Tell whether a process is there still; None where it is, or was, on another machine or in another container."""
+    """Return whether a process is there still; None where it is, or was, on another machine or in another container."""
     if process["machine"] != machine():
         return None
     began = _began(int(process["pid"]))

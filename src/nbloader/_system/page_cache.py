@@ -117,7 +117,7 @@ def _add_missing(fd: int, offset: int, length: int, ranges: list[Missing]) -> No
 
 
 def drops_cache(path: Path) -> bool:
-    """Tell whether the page cache does not keep what is read of this file until it is opened again.
+    """Return whether the page cache does not keep what is read of this file until it is opened again.
 
     So it is on storage that drops its cache at every open (FUSE without keep_cache) or goes around it (FUSE with
     direct_io, a distributed file system with a cache of its own). False where the system cannot say.

@@ -38,7 +38,7 @@ class Flag:
         self._wakes.acquire()
 
     def is_set(self) -> bool:
-        """Tell whether it has been set."""
+        """Return whether it has been set."""
         return self._is_set
 
     def set(self) -> None:
@@ -64,7 +64,7 @@ class _Thread(threading.Thread):
         except RuntimeError as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # one inside of threading itself, which hides it
                 raise error.__context__ from None
-            raise LoadError(text("error", "no_thread", error=str(error)), text("hint", "no_thread")) from None
+            raise LoadError(text("error", "cannot_start_thread", error=str(error)), text("hint", "no_thread")) from None
 
 
 def make_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
@@ -99,7 +99,7 @@ def _are_there() -> bool:
     return any(thread.name.startswith(_PREFIX) for thread in threading.enumerate())
 
 
-def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+def weak_method(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that calls a method as long as its object is there, and does not keep it; else returns None."""
     reference = weakref.WeakMethod(method)
 

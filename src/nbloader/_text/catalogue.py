@@ -38,6 +38,12 @@ class Text(str):
     _said: tuple[str, str, Mapping[str, Any]]
     _locale: str
 
+    def key_in(self, group: str) -> str:
+        """Return the key of this text in a group, or of the first such text in it; empty where there is none."""
+        own, key, arguments = self._said
+        parts = (part.key_in(group) for part in arguments.values() if isinstance(part, Text))
+        return key if own == group else next(filter(None, parts), "")
+
     def in_locale(self, locale: str) -> Text:
         """Return the same in another language."""
         return self if locale == self._locale else Text(*self._said, locale)

@@ -37,7 +37,7 @@ def sentences(*said: str) -> str:
     return first
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
+def first_few(names: Sequence[str], most: int = 3) -> str:
     """Return the first of some names."""
     return ", ".join([*names[:most], "…"] if len(names) > most else names)
 

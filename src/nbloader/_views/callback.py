@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from nbloader._progress.state import LoadState
 
 ProgressCallback = Callable[[Mapping[str, Any]], None]
-"""Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls."""
+"""Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls.
+
+Where a load failed, ``"code"`` is that of the `LoadError`.
+"""
 
 _TOKENIZED, _LOADING = 20, 25
 _ON_START = {
@@ -58,7 +61,8 @@ class _Teller:
             if state.status == "ready":
                 self._tell_end(events.Ready(0.0, {}))
             elif state.error is not None:
-                self._tell_end(events.Failed(0.0, state.error.kind, state.error.message, state.error.hint))
+                error = state.error
+                self._tell_end(events.Failed(0.0, error.kind, error.message, error.hint, code=error.code))
             elif state.status == "cancelled":
                 self._tell_end(events.Cancelled(0.0))
 
@@ -95,7 +99,8 @@ class _Teller:
         if isinstance(event, events.Ready):
             self._tell("complete", 100)
         elif isinstance(event, events.Failed):
-            self._send("error", text("message", "error", message=event.message, hint=event.hint).strip())
+            message = text("message", "error", message=event.message, hint=event.hint).strip()
+            self._send("error", message, code=event.code)
         elif isinstance(event, events.Cancelled):
             self._send("error", text("message", "cancelled"))
 
@@ -107,11 +112,11 @@ class _Teller:
             device = job.options.placement or "cpu"
             self._send(status, text("message", status, device=device if isinstance(device, str) else "…"))
 
-    def _send(self, status: str, message: str) -> None:
+    def _send(self, status: str, message: str, **more: str) -> None:
         if self._has_ended:
             return
         self._has_ended = status in ("complete", "error")
-        self._callback({"status": status, "message": message, "progress": round(self._progress, 1)})
+        self._callback({"status": status, "message": message, "progress": round(self._progress, 1), **more})
 
 
 def _share(done: int, to_do: int) -> float:

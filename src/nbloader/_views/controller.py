@@ -18,7 +18,7 @@ from nbloader._progress.state import LoadState
 from nbloader._registry.identity import are_alike
 from nbloader._registry.models import cancel_waiting
 from nbloader._safety.redaction import clean
-from nbloader._system.threads import make_thread, weakly
+from nbloader._system.threads import make_thread, weak_method
 from nbloader._text.catalogue import nearest, speak, text
 from nbloader._views.form import changed_by
 from nbloader._views.messages import Message, RefusedError, read_message
@@ -92,7 +92,7 @@ class Controller:
             self._publisher.stop()
         self.job = job
         self._page.send({"_diagnosis": None})
-        job.subscribe(weakly(self._take))
+        job.subscribe(weak_method(self._take))
         if job.done():  # before it could be heard of
             self._refresh()
         self._publisher = Publisher(job, self._page.send)
@@ -109,7 +109,7 @@ class Controller:
         if isinstance(event, (events.Answered, events.Ready)):
             self._refresh()
         if isinstance(event, events.Ready) and not event.summary.get("already_loaded"):
-            make_thread(weakly(self._diagnose), "nbloader-diagnosis", self.job).start()
+            make_thread(weak_method(self._diagnose), "nbloader-diagnosis", self.job).start()
 
     def _diagnose(self, job: LoadJob) -> None:
         """Show why the load took as long as it did, unless another has taken its place by then."""

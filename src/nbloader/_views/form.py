@@ -15,13 +15,14 @@ from nbloader._planning.quantization import METHODS, why_not
 from nbloader._planning.stored import has_cuda
 from nbloader._system.memory import free_devices
 from nbloader._text.catalogue import text
+from nbloader._views import wire
 
 
 class Field(NamedTuple):
     """A field of the form: what it is called, how it is filled in, and what it offers."""
 
     name: str
-    kind: str
+    kind: wire.FieldKind
     choices: tuple[str, ...]
     only_on_hub: bool
 
@@ -36,7 +37,7 @@ def _fields() -> dict[str, dict[str, Field]]:
     return groups
 
 
-def _kind(choices: tuple[str, ...], types: tuple[type, ...]) -> str:
+def _kind(choices: tuple[str, ...], types: tuple[type, ...]) -> wire.FieldKind:
     if choices:
         return "choice"
     if types == (bool,):
@@ -50,7 +51,7 @@ _CODE = "code"
 """Stands in the form for a value that only code can give; it stays as it is."""
 
 
-def fields_of(options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def fields_of(options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> list[wire.FieldGroup]:
     """Return the form's groups of fields, with their values as text and, of what cannot be chosen, why not."""
     return [
         {"name": group, "fields": [_field(field, options, is_on_hub, config) for field in fields.values()]}
@@ -58,9 +59,11 @@ def fields_of(options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) 
     ]
 
 
-def _field(field: Field, options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> dict[str, Any]:
+def _field(field: Field, options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> wire.Field:
     name, value = field.name, _text_of(field.name, options)
-    choices = [{"value": choice, "why": _why_no_choice(name, choice, config)} for choice in field.choices]
+    choices: list[wire.FieldChoice] = [
+        {"value": choice, "why": _why_no_choice(name, choice, config)} for choice in field.choices
+    ]
     if field.kind == "choice" and value not in field.choices:
         choices.append({"value": value, "why": ""})
     return {
@@ -109,7 +112,7 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     changes: dict[str, Any] = {}
     for name, said in texts.items():
         if name not in _FIELDS or not isinstance(said, str) or len(said) > 4096:
-            raise OptionError(text("error", "no_field", name=repr(name), value=repr(str(said)[:100])))
+            raise OptionError(text("error", "invalid_form_field", name=repr(name), value=repr(str(said)[:100])))
         if said != _text_of(name, options):
             changes.update(_choice(name, said.strip()))
     return merge_options(options, changes)

@@ -8,12 +8,12 @@ from typing import Any
 
 
 def can_show() -> bool:
-    """Tell whether somebody may see a panel: whoever runs a kernel, or marimo; in a terminal nobody can."""
+    """Return whether somebody may see a panel: whoever runs a kernel, or marimo; in a terminal nobody can."""
     return kernel_shell() is not None or "marimo" in sys.modules
 
 
 def is_watched() -> bool:
-    """Tell whether whoever runs this cell has a page to show it in.
+    """Return whether whoever runs this cell has a page to show it in.
 
     What runs a notebook without one (nbclient, papermill, nbval) says that nobody is there to be asked.
     """
@@ -24,7 +24,7 @@ def is_watched() -> bool:
 
 
 def is_voila() -> bool:
-    """Tell whether this kernel runs a page of Voila's, which shows a cell's output while it runs the cells."""
+    """Return whether this kernel runs a page of Voila's, which shows a cell's output while it runs the cells."""
     return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 

@@ -98,7 +98,7 @@ class Page:
         return {"text/html": panel_html(view, self.language, self.anchor), "text/plain": shown}
 
     def can_ask(self) -> bool:
-        """Tell whether somebody sees the panel; waits a moment for a front end that has yet to draw it."""
+        """Return whether somebody sees the panel; waits a moment for a front end that has yet to draw it."""
         return self.is_drawn.wait(_DRAWN_SECONDS if can_show() else 0)
 
     def _texts(self) -> dict[str, Any]:

@@ -7,10 +7,13 @@ a notebook that is not trusted, GitHub every style too. So it is tables and text
 from __future__ import annotations
 
 import contextvars
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from importlib.resources import files
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
@@ -20,19 +23,17 @@ from nbloader._text.units import seconds_text, size_text
 _MARKS = {"idle": "○", "queued": "◌", "running": "●", "ready": "✓", "failed": "✕", "cancelled": "⊘", "gone": "○"}
 _MOST_LANES, _MOST_LINES = 64, 50  # a notebook is a file that people send each other
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
-_DOWNLOAD, _READ, _PLACE = "#8c6bd1", "#3b82d6", "#2f9e78"
-_PARTS = {
-    "queue": "#9aa0a6", "choice": "#bdc1c6", "resolve": "#c9a0f5", "download": _DOWNLOAD, "imports": "#e0a030",
-    "tokenizer": "#d0679d", "storage": _READ, "mixed": "#52a5b5", "unpickle": "#c5503f", "cast": _PLACE,
-    "quantization": "#7a9a2e", "device": "#2e7d8f", "adapter": "#a0785a", "other": "#9aa0a6",
-}  # fmt: skip
-_PHASES = {"download": (10, _DOWNLOAD), "read": (4, _READ), "place": (6, _PLACE)}
-"""Where a lane has the start of a phase, and behind it its end (`nbloader._views.publisher`)."""
 _CHART = {"style": "width: 240px"}
 _Tag = ElementTree.Element
 
 
-class Publisher(Protocol):
+@cache
+def _colors() -> Mapping[str, Mapping[str, str]]:
+    """Return the colours of phases and of parts, which the panel has too."""
+    return json.loads(files("nbloader").joinpath("tokens.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+class Display(Protocol):
     """What a notebook displays with."""
 
     def publish(
@@ -63,13 +64,13 @@ class Outputs:
         self._make_bundle = make_bundle
         # One name for all of them: a front end changes every output that has it.
         self._transient = {"display_id": secrets.token_hex(8)}
-        self._publisher: Publisher | None = None
+        self._publisher: Display | None = None
         self._view: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
         self._has_view = self._stays = self._is_adopted = False
         self._kept: object = None
         self._lock = threading.Lock()
 
-    def add(self, publisher: Publisher, view: Mapping[str, Any], metadata: Mapping[str, Any], *, stays: bool) -> None:
+    def add(self, publisher: Display, view: Mapping[str, Any], metadata: Mapping[str, Any], *, stays: bool) -> None:
         """Show the widget's view in the running cell; where no page adopts it, it goes with the load or `stays`."""
         with self._lock:
             self._publisher, self._view, self._stays, self._has_view = publisher, (view, metadata), stays, True
@@ -167,7 +168,10 @@ def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
         yield from _given_back(state["gone"], says)
     if state["error"] is not None:
         error = state["error"]
-        yield _tag("p", {}, _tag("strong", {}, says("panel", "error", kind=error["kind"])), " ", error["message"])
+        code = _tag("code", {}, error["code"])
+        yield _tag(
+            "p", {}, _tag("strong", {}, says("panel", "error", kind=error["kind"])), " ", code, " ", error["message"]
+        )
         yield _tag("p", {}, error["hint"])
     if status in ("queued", "running"):
         done, total = state["all"]
@@ -210,22 +214,23 @@ def _memory(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
 
 def _lanes(view: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
     """Yield a row a shard: its size, how long it was downloaded, read and placed, and when."""
-    shards, whole = view["_shards"], view["_state"]["elapsed"]
-    lanes = list(zip(shards["names"], shards["bytes"], view["_lanes"], strict=False))
-    if not lanes or not whole:
+    shards, lanes, whole = view["_shards"], view["_lanes"], view["_state"]["elapsed"]
+    names = shards["names"]
+    if not names or not whole:
         return
-    seen = [phase for phase in _PHASES if any(lane[_PHASES[phase][0]] is not None for _, _, lane in lanes)]
+    seen = [phase for phase in _colors()["phases"] if any(start is not None for start in lanes[f"{phase}_started"])]
     rows: list[list[str | _Tag]] = []
-    for name, size, lane in lanes[:_MOST_LANES]:
+    for index, (name, size) in enumerate(zip(names[:_MOST_LANES], shards["bytes"], strict=False)):
         took, chart = [], []
-        for at, color in (_PHASES[phase] for phase in seen):
-            start, end = lane[at], whole if lane[at + 1] is None else lane[at + 1]
+        for phase in seen:
+            start, end = lanes[f"{phase}_started"][index], lanes[f"{phase}_ended"][index]
+            end = whole if end is None else end
             took.append("" if start is None else says.seconds(end - start))
             if start is not None:
-                chart.append(_bar(start / whole, (end - start) / whole, color))
+                chart.append(_bar(start / whole, (end - start) / whole, _colors()["phases"][phase]))
         rows.append([name, size_text(size), *took, _tag("div", _CHART, *chart)])
-    if len(lanes) > _MOST_LANES:
-        rows.append([says("saved", "more", count=len(lanes) - _MOST_LANES)])
+    if len(names) > _MOST_LANES:
+        rows.append([says("saved", "more", count=len(names) - _MOST_LANES)])
     title = f"{says('panel', 'shards')} · {shards['shards']}"
     yield _table([title, "", *(says("phase", phase) for phase in seen), ""], rows)
 
@@ -250,7 +255,7 @@ def _diagnosis(told: Mapping[str, Any] | None, says: _Says) -> Iterator[_Tag]:
             name,
             says.seconds(seconds),
             _percent(seconds / whole),
-            _tag("div", _CHART, _bar(0, seconds / whole, _PARTS[key])),
+            _tag("div", _CHART, _bar(0, seconds / whole, _colors()["parts"][key])),
         ]
         for key, name, seconds in parts
     ]

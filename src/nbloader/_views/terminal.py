@@ -19,7 +19,7 @@ from nbloader._text.units import columns, seconds_text, size_text, span_text, ty
 if TYPE_CHECKING:
     from nbloader._load.job import LoadJob
     from nbloader._planning.plan import LoadPlan, Room
-    from nbloader._progress.state import LoadState
+    from nbloader._progress.state import ErrorInfo, LoadState
 
 _STEP = 0.1  # seconds
 _LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other: in a file, in the log of a job
@@ -215,10 +215,11 @@ def result_line(state: LoadState) -> str:
             device=state.summary["device"],
         )
     if state.error is not None:
-        return error_lines(state.error.kind, state.error.message, state.error.hint)
+        return error_lines(state.error)
     return text("terminal", "cancelled", seconds=state.elapsed)
 
 
-def error_lines(kind: str, message: str, hint: str) -> str:
-    """Return what is said of an error: what happened and, below it, what to do."""
-    return "\n".join(filter(None, (text("terminal", "error", kind=kind, message=message), hint)))
+def error_lines(error: ErrorInfo) -> str:
+    """Return the lines of an error: what happened and, below it, what to do."""
+    what = text("terminal", "error", kind=error.kind, code=error.code, message=error.message)
+    return "\n".join(filter(None, (what, error.hint)))

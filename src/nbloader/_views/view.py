@@ -2,107 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any
 
-from nbloader._options.as_code import said
+from nbloader._options.as_code import options_code
 from nbloader._progress import events
-from nbloader._progress.state import FINAL, Download, Gone, LoadState
+from nbloader._progress.freed import Freed
+from nbloader._progress.state import (
+    FINAL,
+    Download,
+    ErrorInfo,
+    LoadState,
+    LogLine,
+    Question,
+    Shard,
+    Stage,
+)
 from nbloader._text.catalogue import text
 
 if TYPE_CHECKING:
     from nbloader._analysis.diagnosis import Diagnosis
+    from nbloader._errors import LoadError
+    from nbloader._system.memory import Memory
+    from nbloader._views import wire
 
 
 def view_of(state: LoadState, number: int = 0) -> dict[str, Any]:
-    """Return what the front end draws, by trait name (js/src/state.ts has the same shape).
-
-    `number` is the load's, by which a click on Cancel means it.
-    """
-    files = {file.name: file for file in state.downloads}
+    """Return the traits that follow from a load's state; `number` is the load's, by which a click means it."""
     shards = {shard.name for shard in state.shards}
     # What was on disk needs no lane: the bar says how much that was.
     others = [file for file in state.downloads if file.name not in shards and file.bytes_cached < file.bytes]
-    view = {
-        "_state": {
-            "number": number,
-            "status": state.status,
-            "cancelling": state.cancelling and state.status not in FINAL,
-            "name": state.name,
-            "doing": "" if state.stage is None else text("doing", state.stage),
-            "commit": state.commit,
-            "stage": state.stage,
-            "fraction": round(state.fraction, 4),
-            "elapsed": round(state.elapsed, 2),
-            "rate": None if state.rate is None else round(state.rate),
-            "eta": None if state.eta is None else round(state.eta, 1),
-            "stalled_for": round(state.stalled_for, 1),
-            "all": [state.bytes_done, state.bytes_to_do],
-            "download": [state.bytes_downloaded, state.bytes_to_download],
-            "read": [state.bytes_read, state.bytes_to_read],
-            "place": [state.bytes_placed, state.bytes_to_place],
-            "readers": state.readers,
-            "ahead": [list(item) for item in state.ahead],
-            "stall": None if state.stall is None else _stall(state.stall),
-            "gone": None if state.gone is None else _gone(state.gone),
-            "resident": sum(shard.bytes_resident for shard in state.shards),
-            "stages": [asdict(stage) for stage in state.stages],
-            "memory": None if state.memory is None else asdict(state.memory),
-            "predicted_peak": state.predicted_peak,
-            "observed_peak": state.observed_peak,
-            "log": [
-                {
-                    "t": line.t,
-                    "level": line.level,
-                    "needs_attention": line.needs_attention,
-                    "text": text("log", line.code, **line.arguments),
-                }
-                for line in state.log
-            ],
-            "question": None if state.question is None else _with_labels(asdict(state.question)),
-            "error": None if state.error is None else _with_labels(asdict(state.error)),
-            "summary": None if state.summary is None else dict(state.summary),
-        },
-        "_shards": {
-            "names": [shard.name for shard in state.shards] + [file.name for file in others],
-            "bytes": [shard.bytes for shard in state.shards] + [file.bytes for file in others],
-            "shards": len(state.shards),
-        },
-        "_lanes": [
-            [
-                shard.bytes_resident,
-                shard.bytes_read,
-                shard.bytes_to_place,
-                shard.bytes_placed,
-                _rounded(shard.read_started),
-                _rounded(shard.read_ended),
-                _rounded(shard.place_started),
-                _rounded(shard.place_ended),
-                *_download_of(files.get(shard.name), shard.bytes),
-            ]
-            for shard in state.shards
-        ]
-        + [[0, 0, 0, 0, None, None, None, None, *_download_of(file, file.bytes)] for file in others],
-    }
+    view = {"_state": _state(state, number), "_shards": _names(state, others), "_lanes": _lanes(state, others)}
     return {name: _sendable(part) for name, part in view.items()}
 
 
-def view_of_diagnosis(told: Diagnosis | None) -> dict[str, Any]:
-    """Return what the front end draws of a diagnosis; None is one that is being made."""
-    view: dict[str, Any] = {"measuring": told is None, "verdict": "", "parts": [], "facts": [], "remedies": []}
-    if told is not None:
-        view |= {
-            "verdict": told.verdict,
-            "parts": [[name, text("part", name), round(seconds, 6)] for name, seconds in told.parts.items()],
-            "facts": [[text("fact", name), fact] for name, fact in told.facts.items()],
-            "remedies": [[str(remedy), remedy.lines] for remedy in told.remedies],
-        }
+def _state(state: LoadState, number: int) -> wire.State:
+    return {
+        "number": number,
+        "status": state.status,
+        "cancelling": state.cancelling and state.status not in FINAL,
+        "name": state.name,
+        "doing": "" if state.stage is None else text("doing", state.stage),
+        "commit": state.commit,
+        "stage": state.stage,
+        "fraction": round(state.fraction, 4),
+        "elapsed": round(state.elapsed, 2),
+        "rate": None if state.rate is None else round(state.rate),
+        "eta": None if state.eta is None else round(state.eta, 1),
+        "stalled_for": round(state.stalled_for, 1),
+        "all": (state.bytes_done, state.bytes_to_do),
+        "download": (state.bytes_downloaded, state.bytes_to_download),
+        "read": (state.bytes_read, state.bytes_to_read),
+        "place": (state.bytes_placed, state.bytes_to_place),
+        "readers": state.readers,
+        "resident": sum(shard.bytes_resident for shard in state.shards),
+        "ahead": list(state.ahead),
+        "stall": None if state.stall is None else _stall(state.stall),
+        "gone": None if state.gone is None else _gone(state.gone),
+        "stages": [_stage(stage) for stage in state.stages],
+        "memory": None if state.memory is None else _memory(state.memory),
+        "predicted_peak": state.predicted_peak,
+        "observed_peak": state.observed_peak,
+        "log": [_line(line) for line in state.log],
+        "question": None if state.question is None else _question(state.question),
+        "error": None if state.error is None else _failure(state.error),
+        "summary": None if state.summary is None else _summary(state.summary),
+    }
+
+
+def _stage(stage: Stage) -> wire.Stage:
+    return {"name": stage.name, "started": stage.started, "ended": stage.ended, "detail": stage.detail}
+
+
+def _memory(memory: Memory) -> wire.Memory:
+    devices: list[wire.Accelerator] = [
+        {"name": device.name, "total": device.total, "used": device.used} for device in memory.accelerators
+    ]
+    return {
+        "total": memory.total,
+        "available": memory.available,
+        "process": memory.process,
+        "accelerators": devices,
+    }
+
+
+def _line(line: LogLine) -> wire.LogLine:
+    return {
+        "t": line.t,
+        "level": line.level,
+        "needs_attention": line.needs_attention,
+        "text": text("log", line.code, **line.arguments),
+    }
+
+
+def _summary(summary: Mapping[str, Any]) -> wire.Summary:
+    return {
+        "already_loaded": bool(summary.get("already_loaded")),
+        "model_class": summary["model_class"],
+        "parameters": summary["parameters"],
+        "bytes": summary["bytes"],
+        "dtype": summary["dtype"],
+        "device": summary["device"],
+    }
+
+
+def _names(state: LoadState, others: Sequence[Download]) -> wire.ShardNames:
+    return {
+        "names": [*(shard.name for shard in state.shards), *(file.name for file in others)],
+        "bytes": [*(shard.bytes for shard in state.shards), *(file.bytes for file in others)],
+        "shards": len(state.shards),
+    }
+
+
+def _lanes(state: LoadState, others: Sequence[Download]) -> wire.Lanes:
+    files = {file.name: file for file in state.downloads}
+    # A shard that is not downloaded is on disk; a file that is not a shard is neither read nor placed.
+    downloads = [
+        *(files.get(shard.name, Download(shard.name, shard.bytes, shard.bytes, shard.bytes)) for shard in state.shards),
+        *others,
+    ]
+    shards = [*state.shards, *(Shard(file.name, file.bytes, 0) for file in others)]
+    return {
+        "resident": [shard.bytes_resident for shard in shards],
+        "read": [shard.bytes_read for shard in shards],
+        "to_place": [shard.bytes_to_place for shard in shards],
+        "placed": [shard.bytes_placed for shard in shards],
+        "read_started": [_rounded(shard.read_started) for shard in shards],
+        "read_ended": [_rounded(shard.read_ended) for shard in shards],
+        "place_started": [_rounded(shard.place_started) for shard in shards],
+        "place_ended": [_rounded(shard.place_ended) for shard in shards],
+        "downloaded": [file.bytes_downloaded for file in downloads],
+        "cached": [file.bytes_cached for file in downloads],
+        "download_started": [_rounded(file.started) for file in downloads],
+        "download_ended": [_rounded(file.ended) for file in downloads],
+    }
+
+
+def view_of_diagnosis(made: Diagnosis | None) -> dict[str, Any]:
+    """Return the trait of a diagnosis; None is one that is being made."""
+    view: wire.Diagnosis = {"measuring": made is None, "verdict": "", "parts": [], "facts": [], "remedies": []}
+    if made is not None:
+        view["verdict"] = made.verdict
+        view["parts"] = [(name, text("part", name), round(seconds, 6)) for name, seconds in made.parts.items()]
+        view["facts"] = [(text("fact", name), fact) for name, fact in made.facts.items()]
+        view["remedies"] = [(str(remedy), remedy.lines) for remedy in made.remedies]
     return {"_diagnosis": _sendable(view)}
 
 
-def _stall(stall: events.Stall) -> dict[str, Any]:
-    """Return what a load waits for, as text."""
+def _stall(stall: events.Stall) -> wire.Stall:
     return {
         "since": stall.since,
         "text": text("stall", stall.reason, **stall.arguments),
@@ -113,23 +163,67 @@ def _stall(stall: events.Stall) -> dict[str, Any]:
     }
 
 
-def _gone(gone: Gone) -> dict[str, Any]:
-    """Return what unloading gave back; sizes in bytes."""
+def _gone(gone: Freed) -> wire.Gone:
     before = {device.name: device.used for device in gone.before.accelerators}
     after = {device.name: device.used for device in gone.after.accelerators}
     return {
         "places": [
-            [text("panel", "process"), gone.before.process, gone.after.process],
-            *([name, used, after.get(name, used)] for name, used in before.items()),
+            (text("panel", "process"), gone.before.process, gone.after.process),
+            *((name, used, after.get(name, used)) for name, used in before.items()),
         ],
-        "holders": list(gone.holders),
+        "holders": [str(holder) for holder in gone.holders],
         "successor": gone.successor,
     }
 
 
-def _with_labels(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told of a question or an error, with a text for each choice; its place is the answer."""
-    return {**told, "choices": [[_label(changes), size] for changes, size in told["choices"]]}
+def _question(question: Question) -> wire.Question:
+    return {
+        "number": question.number,
+        "kind": question.kind,
+        "code": question.code,
+        "message": question.message,
+        "choices": [(_label(changes), size) for changes, size in question.choices],
+        "files": list(question.files),
+    }
+
+
+def _failure(error: ErrorInfo) -> wire.Failure:
+    return {
+        "kind": error.kind,
+        "code": error.code,
+        "page": page_of(error.code),
+        "message": error.message,
+        "hint": error.hint,
+        "choices": [(_label(changes), size) for changes, size in error.choices],
+        "files": list(error.files),
+    }
+
+
+def view_of_error(error: LoadError) -> wire.FormError:
+    """Return what the form shows of an error."""
+    return {
+        "kind": type(error).__name__,
+        "code": error.code,
+        "page": page_of(error.code),
+        "message": error.message,
+        "hint": error.hint,
+    }
+
+
+def page_of(code: str) -> str:
+    """Return the address of the page that explains an error's code; empty where no docs are hosted."""
+    documentation = _documentation()
+    return f"{documentation.rstrip('/')}/errors.html#{code}" if documentation and code else ""
+
+
+@cache
+def _documentation() -> str:
+    with suppress(PackageNotFoundError):
+        for url in metadata("nbloader").get_all("Project-URL") or ():
+            name, _, address = url.partition(",")
+            if name.strip().lower() == "documentation":
+                return str(address.strip())
+    return ""
 
 
 def _label(changes: Mapping[str, Any]) -> str:
@@ -139,13 +233,7 @@ def _label(changes: Mapping[str, Any]) -> str:
         return text("panel", "trust_remote_code")
     if "offload_folder" in changes:
         return text("panel", "offload")
-    return said(changes)
-
-
-def _download_of(file: Download | None, size: int) -> list[float | None]:
-    if file is None:
-        return [size, size, None, None]
-    return [file.bytes_downloaded, file.bytes_cached, _rounded(file.started), _rounded(file.ended)]
+    return options_code(changes)
 
 
 def _sendable(value: Any) -> Any:

@@ -18,7 +18,9 @@ from nbloader._planning.plan import LoadPlan
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import make_thread
 from nbloader._text.catalogue import text
+from nbloader._views import wire
 from nbloader._views.form import fields_of
+from nbloader._views.view import view_of_error
 
 CONTEXT_LENGTH = 4096
 """Tokens for which the KV cache is told."""
@@ -67,17 +69,17 @@ class Workbench:
 
     def refuse(self, error: LoadError) -> None:
         """Show why what was chosen cannot be; the options stay what they were."""
-        self._show(self._next_turn(), error=_told(error), planning=False)
+        self._show(self._next_turn(), error=view_of_error(error), planning=False)
 
     def forget(self) -> None:
         """Look again the next time: a load has changed what is cached and what is in memory."""
         self._known = self._adapter = None
 
-    def runs(self) -> dict[str, Any]:
+    def runs(self) -> wire.Runs:
         """Return the runs of this model, the newest first, and what must be said before they are compared."""
         found = history.runs(os.fspath(self._model))[-_MOST_ROWS:][::-1]
         words = {run["cache"] for run in found}
-        return {"runs": found, "note": text("runs", "mixed") if len(words) > 1 else ""}
+        return {"runs": [_run(record) for record in found], "note": text("runs", "mixed") if len(words) > 1 else ""}
 
     def _next_turn(self) -> int:
         with self._lock:
@@ -93,13 +95,13 @@ class Workbench:
                 adapter = self._look_at_adapter(looked.checkpoint, options)
                 plan = foresee(looked.checkpoint, options, looked.bytes_to_download, looked.bytes_resident, adapter)
             except LoadError as error:
-                self._show(turn, plan=None, error=_told(error), planning=False)
+                self._show(turn, plan=None, error=view_of_error(error), planning=False)
             except Exception as error:  # noqa: BLE001 - a form says what is wrong, whatever it is
-                told = LoadError(text("error", "not_looked_at", name=str(self._model), error=repr(error)))
-                self._show(turn, plan=None, error=_told(told), planning=False)
+                unknown = LoadError(text("error", "inspection_failed", name=str(self._model), error=repr(error)))
+                self._show(turn, plan=None, error=view_of_error(unknown), planning=False)
             else:
                 fields = fields_of(options, looked.is_on_hub, looked.checkpoint.config)
-                self._show(turn, plan=plan_view(plan), groups=fields, error=None, planning=False)
+                self._show(turn, plan=view_of_plan(plan), groups=fields, error=None, planning=False)
 
     def _look(self, options: LoadOptions) -> Looked:
         key = tuple(getattr(options, name) for name in _SOURCE_OPTIONS)
@@ -125,30 +127,49 @@ class Workbench:
         self._send(clean(view))
 
 
-def _told(error: LoadError) -> dict[str, str]:
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+def _run(record: Mapping[str, Any]) -> wire.Run:
+    return {
+        "time": record["time"],
+        "options": record["options"],
+        "seconds": record["seconds"],
+        "stages": record["stages"],
+        "rate": record.get("rate"),
+        "observed_peak": record.get("observed_peak"),
+        "predicted_peak": record.get("predicted_peak"),
+        "cache": record["cache"],
+        "verdict": record.get("verdict"),
+    }
 
 
-def plan_view(plan: LoadPlan) -> dict[str, Any]:
-    """Return what the front end draws of a plan (js/src/state.ts has the same shape)."""
+def view_of_plan(plan: LoadPlan) -> wire.Plan:
+    """Return what the form shows of a plan."""
     host, *devices = plan.rooms
     held = plan.device_memory or {}
-    told = [{**room._asdict(), "verdict": room.verdict, "parts": list(held[room.name].items())} for room in devices]
+    rooms: list[wire.DeviceRoom] = [
+        {
+            "name": room.name,
+            "needed": room.needed,
+            "available": room.available,
+            "verdict": room.verdict,
+            "parts": list(held[room.name].items()),
+        }
+        for room in devices
+    ]
     return {
         "format": plan.format,
         "shards": len(plan.bytes_to_read),
         "tensors": plan.tensors,
         "parameters": plan.parameters,
-        "by_dtype": [list(item) for item in plan.bytes_by_dtype.items()],
+        "by_dtype": list(plan.bytes_by_dtype.items()),
         "download": plan.bytes_to_download,
         "read": sum(plan.bytes_to_read),
         "place": sum(plan.bytes_to_place),
         "placed_as": plan.placed_as,
-        "host": [[part, size] for part, size in plan.host_memory.items() if size],
+        "host": [(part, size) for part, size in plan.host_memory.items() if size],
         "peak": plan.peak_memory,
         "available": plan.available,
         "host_verdict": host.verdict,
-        "devices": None if plan.device_memory is None else told,
+        "devices": None if plan.device_memory is None else rooms,
         "offloaded": plan.bytes_to_offload,
         "verdict": plan.verdict,
         "kv_cache": None if plan.kv_cache is None else plan.kv_cache.bytes(CONTEXT_LENGTH),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nbloader._errors import CheckpointError, OptionError, RemoteCodeError, did_you_mean
-from nbloader._libraries.transformers.errors import as_load_error, explain
+from nbloader._libraries.transformers.errors import as_load_error, load_error_of
 from nbloader._text.catalogue import text
 
 
@@ -38,17 +38,17 @@ def check_architecture(
     elsewhere = [name for name in _code_names(config) if "--" in name]
     if elsewhere:
         raise CheckpointError(
-            text("error", "code_elsewhere", **known, repository=elsewhere[0].partition("--")[0]),
+            text("error", "code_in_other_repository", **known, repository=elsewhere[0].partition("--")[0]),
             text("hint", "own_code_only"),
         )
     if is_known or (_code_names(config) and allows_code):
         return
     if _code_names(config):
-        raise RemoteCodeError(text("error", "code_inside", **known))
+        raise RemoteCodeError(text("error", "model_type_needs_code", **known))
     try:
         transformers.AutoConfig.from_pretrained(str(folder))
     except ImportError as error:  # such as that of timm, whose configs name no type
-        raise explain(error, folder) from None
+        raise load_error_of(error, folder) from None
     except Exception:  # noqa: BLE001, S110 - told below
         pass
     else:
@@ -76,7 +76,7 @@ def check_kernels(folder: Path, config: Mapping[str, Any]) -> None:
     named = [name for name in _attention_names(config) if "/" in name]
     if named:
         raise CheckpointError(
-            text("error", "attention_elsewhere", config=folder / "config.json", name=named[0]),
+            text("error", "attention_in_other_repository", config=folder / "config.json", name=named[0]),
             text("hint", "choose_attention", name=repr(named[0])),
         )
 
@@ -160,7 +160,7 @@ def _registered_class(name: str, config: Any) -> Any:
 
 
 def _knows(auto: Any, config: Any) -> bool:
-    """Tell whether an auto class has a class for such a config."""
+    """Return whether an auto class has a class for such a config."""
     return type(config) in getattr(auto, "_model_mapping", ())
 
 
@@ -188,7 +188,7 @@ def _named_class(auto_class: str | type) -> Any:
     if not hasattr(found, "from_pretrained"):
         known = [name for name in dir(transformers) if name.startswith("AutoModel")]
         raise OptionError(
-            text("error", "no_auto_class", auto_class=repr(auto_class)),
+            text("error", "invalid_auto_class", auto_class=repr(auto_class)),
             did_you_mean(auto_class, known) if isinstance(auto_class, str) else text("hint", "auto_class"),
         )
     return found

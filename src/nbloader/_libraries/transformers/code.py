@@ -43,7 +43,7 @@ def only_code_that_was_read(folder: Path) -> Iterator[None]:
     if missing_hooks("code"):
         if own is not None:
             known = {"folder": folder, "version": transformers.__version__}
-            raise DependencyError(text("error", "code_unguarded", **known), text("hint", "code_unguarded"))
+            raise DependencyError(text("error", "cannot_restrict_code", **known), text("hint", "code_unguarded"))
         yield
         return
     from transformers import dynamic_module_utils
@@ -52,13 +52,15 @@ def only_code_that_was_read(folder: Path) -> Iterator[None]:
 
     def bring_copy(place: Any, module_file: str, *args: Any, **kwargs: Any) -> Any:
         if own is None:
-            raise RemoteCodeError(text("error", "brings_code", folder=folder))
+            raise RemoteCodeError(text("error", "remote_code_required", folder=folder))
         top, copy = own
         below = os.path.normpath(copy / os.path.relpath(os.path.realpath(place), top))
         if not os.path.isdir(place) or not os.path.isfile(os.path.join(below, module_file)):
             name = os.path.join(place, module_file)
-            raise CheckpointError(text("error", "code_other", folder=folder, name=name), text("hint", "own_code_only"))
+            raise CheckpointError(
+                text("error", "code_outside_checkpoint", folder=folder, name=name), text("hint", "own_code_only")
+            )
         return bring(below, module_file, *args, **kwargs)
 
-    with isolation.here_only(dynamic_module_utils, "get_cached_module_file", bring_copy):
+    with isolation.patched_on_this_thread(dynamic_module_utils, "get_cached_module_file", bring_copy):
         yield

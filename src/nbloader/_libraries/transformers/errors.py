@@ -36,25 +36,32 @@ def as_load_error(folder: Path, account: Mapping[str, Any] = MappingProxyType({}
     except (LoadError, LoadCancelled):
         raise
     except Exception as error:  # noqa: BLE001 - the libraries raise what they like
-        raise explain(error, folder, account) from None
+        raise load_error_of(error, folder, account) from None
 
 
-def explain(error: Exception, folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> LoadError:
+def load_error_of(error: Exception, folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> LoadError:
     """Return what an exception of the libraries means for the user."""
-    broken = import_failure(error)
-    if broken is not None:
-        return broken
+    said, first = str(error).strip(), first_line(error) or type(error).__name__
+    known = (
+        import_failure(error) or _explain_kind(error, said, first, folder) or _explain_account(account, said, folder)
+    )
+    return known or CheckpointError(
+        text("error", "transformers_failed", folder=folder, kind=type(error).__name__, first=first),
+        text("hint", "whole_and_fitting"),
+    )
+
+
+def _explain_kind(error: Exception, said: str, first: str, folder: Path) -> LoadError | None:
+    """Return what an exception means by its type and its message; None where they do not tell."""
     import torch
     from safetensors import SafetensorError
 
-    said = str(error).strip()
-    first = first_line(error) or type(error).__name__
     package = re.search(r"pip install (?:-U |--upgrade )?['\"]?([\w.\[\]<>=,-]+)", said)
     if isinstance(error, ImportError) or package is not None:
         hint = text("hint", "with_pip") if package is None else text("hint", "pip", package=package[1].rstrip(".,"))
         polite = r"[.:]? (?:Please note|You can install|Install it|Please install|You need to install)"
         reason = re.split(polite, first)[0]
-        return DependencyError(text("error", "package_missing", folder=folder, first=reason or first), hint)
+        return DependencyError(text("error", "missing_package", folder=folder, first=reason or first), hint)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return LoadError(text("error", "out_of_memory", folder=folder, first=first), text("hint", "free_or_smaller"))
     if isinstance(error, SafetensorError):
@@ -62,9 +69,9 @@ def explain(error: Exception, folder: Path, account: Mapping[str, Any] = Mapping
             text("error", "broken_safetensors", folder=folder, first=first), text("hint", "download_again")
         )
     if isinstance(error, ValueError) and "trust_remote_code=True" in said:
-        return RemoteCodeError(text("error", "brings_code", folder=folder))
+        return RemoteCodeError(text("error", "remote_code_required", folder=folder))
     if "attn_implementation" in said:
-        return OptionError(first, text("hint", "other_attention"))
+        return OptionError(text("error", "attention_unavailable", first=first), text("hint", "other_attention"))
     unknown = re.search(r"unexpected keyword argument '(\w+)'", said)
     if unknown:
         return OptionError(
@@ -72,39 +79,43 @@ def explain(error: Exception, folder: Path, account: Mapping[str, Any] = Mapping
         )
     if "Weights only load failed" in said or "UnpicklingError" in type(error).__name__:
         return CheckpointError(
-            text("error", "pickle_refused", folder=folder, error=_refused(said, first)),
+            text("error", "unsafe_pickle", folder=folder, error=_refused(said, first)),
             text("hint", "ask_safetensors"),
             details=said,
         )
+    return None
+
+
+def _explain_account(account: Mapping[str, Any], said: str, folder: Path) -> LoadError | None:
+    """Return what an exception means by what transformers placed before it; None where that does not tell."""
     empty = [key for key, stored, _ in account.get("mismatched_keys", ()) if tuple(stored) == (0,)]
     if empty:
         return CheckpointError(
-            text("error", "zero3", folder=folder, count=len(empty), name=min(empty)), text("hint", "zero3")
+            text("error", "zero3_not_gathered", folder=folder, count=len(empty), name=min(empty)), text("hint", "zero3")
         )
     if account.get("mismatched_keys") and ("ignore_mismatched_sizes" in said or "size mismatch" in said):
         is_beside = any("lora_" in key for key, *_ in account["mismatched_keys"])
         return CheckpointError(
             text(
                 "error",
-                "beside_misfit" if is_beside else "other_shape",
+                "bundled_adapter_mismatch" if is_beside else "weights_shape_mismatch",
                 folder=folder,
                 mismatch=_mismatch(account["mismatched_keys"]),
             ),
-            text("hint", "beside_lacks", config=ADAPTER_CONFIG) if is_beside else text("hint", "same_checkpoint"),
+            text("hint", "bundled_adapter_mismatch", config=ADAPTER_CONFIG)
+            if is_beside
+            else text("hint", "same_checkpoint"),
             details=said,
         )
     if account.get("conversion_errors"):
         name, reason = min(account["conversion_errors"].items())
         last = str(reason).strip().splitlines()[-1]
         return CheckpointError(
-            text("error", "not_converted_here", folder=folder, name=name, reason=last),
+            text("error", "weight_conversion_failed", folder=folder, name=name, reason=last),
             text("hint", "other_repository"),
             details="\n".join(f"{key}: {each}" for key, each in account["conversion_errors"].items()),
         )
-    return CheckpointError(
-        text("error", "not_by_transformers", folder=folder, kind=type(error).__name__, first=first),
-        text("hint", "whole_and_fitting"),
-    )
+    return None
 
 
 def _refused(said: str, first: str) -> str:

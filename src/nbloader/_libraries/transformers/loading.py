@@ -12,7 +12,7 @@ from nbloader._errors import CheckpointError, LoadError, OptionError
 from nbloader._libraries import isolation
 from nbloader._libraries.transformers.errors import as_load_error
 from nbloader._libraries.transformers.one_thread import isolated, original_tie_weights
-from nbloader._libraries.transformers.watching import Strangers, Watcher, waiting, watched
+from nbloader._libraries.transformers.watching import OtherThreads, Watcher, waiting, watched
 from nbloader._system.modules import imported
 from nbloader._text.catalogue import text
 
@@ -64,7 +64,7 @@ def check_device(device: str | None) -> None:
     count = backend.device_count()
     if index and int(index) >= count:
         raise OptionError(
-            text("error", "no_such_device", device=repr(device), count=count, kind=kind),
+            text("error", "device_not_found", device=repr(device), count=count, kind=kind),
             text("hint", "use_first", kind=kind),
         )
 
@@ -133,7 +133,7 @@ def load_model(
         Whatever transformers could not do, in words.
     """
     warnings: list[str] = []
-    strangers = Strangers(watcher.on_stranger)
+    strangers = OtherThreads(watcher.on_stranger)
     noting = replace(watcher, on_warning=warnings.append)
     info: dict[str, Any] = {}
     with (
@@ -166,7 +166,7 @@ def _interruptible(check_cancelled: Callable[[], None]) -> Iterator[None]:
         check_cancelled()
         begin(module, *args, **kwargs)
 
-    with isolation.here_only(Module, "__init__", init):
+    with isolation.patched_on_this_thread(Module, "__init__", init):
         yield
 
 
@@ -185,9 +185,11 @@ def _shards_given(shards: Sequence[str] | None) -> Iterator[None]:
     from transformers import modeling_utils
 
     if not hasattr(modeling_utils, "_get_resolved_checkpoint_files"):
-        raise CheckpointError(text("error", "no_index", name=Path(shards[0]).name), text("hint", "make_index"))
+        raise CheckpointError(text("error", "no_shard_index", name=Path(shards[0]).name), text("hint", "make_index"))
     given: tuple[list[str], dict[str, Any]] = list(shards), {"weight_map": {}}
-    with isolation.here_only(modeling_utils, "_get_resolved_checkpoint_files", lambda *args, **kwargs: given):
+    with isolation.patched_on_this_thread(
+        modeling_utils, "_get_resolved_checkpoint_files", lambda *args, **kwargs: given
+    ):
         yield
 
 
@@ -211,7 +213,7 @@ def _accounting(info: dict[str, Any]) -> Iterator[None]:
     # The second one is asked for an adapter that lies beside the model.
     reports = [(module, "log_state_dict_report") for module in (modeling_utils, peft)]
     found = [(module, name, noting(getattr(module, name))) for module, name in reports if hasattr(module, name)]
-    with isolation.replaced_here(found):
+    with isolation.all_patched_on_this_thread(found):
         yield
 
 
@@ -223,7 +225,12 @@ def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
     others = ", ".join(sorted(strangers))
     raise LoadError(
         text(
-            "error", "lost_meanwhile" if others else "lost", count=len(lost), folder=folder, name=lost[0], others=others
+            "error",
+            "concurrent_load_conflict" if others else "weights_not_loaded",
+            count=len(lost),
+            folder=folder,
+            name=lost[0],
+            others=others,
         ),
         text("hint", "again_in_turn"),
     )

@@ -66,10 +66,10 @@ def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] =
 
     with (
         # Parts of a model that has several are built from their configs, with the type as their own default.
-        isolation.here_only(modeling_utils, "local_torch_dtype", local_torch_dtype),
-        isolation.here_only(PreTrainedModel, "get_init_context", get_init_context, get_their_context),
+        isolation.patched_on_this_thread(modeling_utils, "local_torch_dtype", local_torch_dtype),
+        isolation.patched_on_this_thread(PreTrainedModel, "get_init_context", get_init_context, get_their_context),
         # Other threads', too: theirs would be put in place, and back, for all.
-        isolation.here_only(PreTrainedModel, "initialize_weights", initialize_weights, guarded),
+        isolation.patched_on_this_thread(PreTrainedModel, "initialize_weights", initialize_weights, guarded),
     ):
         yield
 
@@ -83,7 +83,7 @@ def _guards() -> Any:
 
     names = initialization.TORCH_INIT_FUNCTIONS
     guards = {name: getattr(initialization, name) for name in names}
-    return isolation.replaced_here(
+    return isolation.all_patched_on_this_thread(
         [(module, name, guards[name]) for module in _guarded_modules() for name in names if hasattr(module, name)],
         lambda found: next((names[name] for name, guard in guards.items() if found is guard), found),
     )
@@ -96,7 +96,7 @@ def _guarded_modules() -> list[Any]:
 
 
 def _runs_elsewhere(function: Any, but_within: Any) -> bool:
-    """Tell whether another thread is inside of a function, or in what transformers does just before and after it.
+    """Return whether another thread is inside of a function, or in what transformers does just before and after it.
 
     One that is there within the function `but_within` does not count.
     """
@@ -142,4 +142,6 @@ def _kept_here(context: Any) -> Any:
         code = getattr(found, "__code__", None)
         return original_tie_weights() if code is not None and any(code is each for each in theirs) else found
 
-    return isolation.here_only(PreTrainedModel, "tie_weights", lambda *args, **kwargs: None, lasting=lasting)
+    return isolation.patched_on_this_thread(
+        PreTrainedModel, "tie_weights", lambda *args, **kwargs: None, lasting=lasting
+    )

@@ -71,12 +71,12 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
     if lacking is not None and _has_sentencepiece(folder):
         first = lacking[0]
         hint = text("hint", "pip", package=lacking[1])
-        raise DependencyError(text("error", "package_missing", folder=folder, first=first), hint)
+        raise DependencyError(text("error", "missing_package", folder=folder, first=first), hint)
     raise errors[0]
 
 
 def _has_sentencepiece(folder: Path) -> bool:
-    """Tell whether there is a model of sentencepiece: a protobuf message, where tiktoken's files are of text."""
+    """Return whether there is a model of sentencepiece: a protobuf message, where tiktoken's files are of text."""
     paths = [folder / name for name in _TOKENIZER_FILES if name.endswith(".model")]
     return any(path.is_file() and path.read_bytes()[:1] == b"\n" for path in paths)
 

@@ -71,7 +71,7 @@ class Watcher:
     spending: Callable[[str], AbstractContextManager[None]] = lambda part: contextlib.nullcontext()
 
 
-class Strangers:
+class OtherThreads:
     """Other threads that load with transformers themselves; each is told once."""
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
@@ -138,7 +138,7 @@ def watched(watcher: Watcher, on_other: Callable[[], None] = lambda: None) -> It
 
 
 def can_wait() -> bool:
-    """Tell whether this transformers opens weight files through the functions that `waiting` stands in for."""
+    """Return whether this transformers opens weight files through the functions that `waiting` stands in for."""
     return not missing_hooks("waiting")
 
 
@@ -180,8 +180,8 @@ def waiting(watcher: Watcher) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if gate is not None:
-            stack.enter_context(isolation.here_only(module, "safe_open", open_waiting))
-        stack.enter_context(isolation.here_only(module, "load_state_dict", load_waiting))
+            stack.enter_context(isolation.patched_on_this_thread(module, "safe_open", open_waiting))
+        stack.enter_context(isolation.patched_on_this_thread(module, "load_state_dict", load_waiting))
         yield
 
 
@@ -195,7 +195,7 @@ class _WaitingTensor:
         self._gate.wait_for(self._path, self._key)
         tensor = self._tensor[index]
         if not map_pages(tensor.data_ptr(), tensor.nbytes):
-            raise CheckpointError(text("error", "shortened", path=self._path), text("hint", "again"))
+            raise CheckpointError(text("error", "truncated_during_load", path=self._path), text("hint", "again"))
         return tensor
 
     def __getattr__(self, name: str) -> Any:

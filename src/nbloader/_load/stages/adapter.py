@@ -24,8 +24,8 @@ def attach_adapter(model: Any, adapter: Adapter, shard: int, options: LoadOption
     """
     with reporter.stage("adapter") as note:
         read_missing([adapter.weights.path], reporter, shard)
-        reporter.tell(events.ReadEnded, shard, adapter.weights.bytes)
-        reporter.tell(events.Placed, shard, 0, 0)
+        reporter.emit(events.ReadEnded, shard, adapter.weights.bytes)
+        reporter.emit(events.Placed, shard, 0, 0)
 
         def warn(warning: str) -> None:
             reporter.log("warning", "peft_says", text=warning)
@@ -34,7 +34,7 @@ def attach_adapter(model: Any, adapter: Adapter, shard: int, options: LoadOption
         reporter.check_cancelled()
         if options.merge_adapter:
             model = peft.merge(model, adapter.name)
-        reporter.tell(events.Placed, shard, adapter.weights.bytes, adapter.weights.bytes)
+        reporter.emit(events.Placed, shard, adapter.weights.bytes, adapter.weights.bytes)
         tell_held(model, reporter)
         code = "merged" if options.merge_adapter else "attached"
         note.detail = text("detail", code, name=adapter.name, size=size_text(adapter.weights.bytes))

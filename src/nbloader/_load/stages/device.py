@@ -18,7 +18,7 @@ from nbloader._system.page_cache import find_missing, make_resident, untouched_b
 from nbloader._system.storage import count_reads
 
 
-def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
+def finish_placing(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
     """Read what is mapped and not resident, and wait for devices to finish their copies.
 
     What reading had brought in may be gone again: a host short of memory, storage that drops its cache when a file is
@@ -40,7 +40,7 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
             if "mps" in devices:
                 torch.mps.synchronize()
         for index, shard in enumerate(checkpoint.shards):
-            reporter.tell(events.ReadEnded, index, shard.bytes)
+            reporter.emit(events.ReadEnded, index, shard.bytes)
         tell_reads(checkpoint, reporter)
         tell_held(model, reporter)
         note.detail = ", ".join(devices)
@@ -49,15 +49,15 @@ def settle(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_mis
 def tell_held(model: Any, reporter: Reporter) -> None:
     """Tell what the process holds, and what of the mapped weights is in memory without being counted in that."""
     untouched = untouched_bytes(list(_cpu_storages(model)))
-    reporter.tell(events.MemorySampled, sample_memory())
-    reporter.tell(events.Untouched, untouched)
+    reporter.emit(events.MemorySampled, sample_memory())
+    reporter.emit(events.Untouched, untouched)
 
 
 def tell_reads(checkpoint: Checkpoint, reporter: Reporter) -> None:
     """Tell what has been read by now of the disk that holds the checkpoint."""
     counted = count_reads(checkpoint.folder)
     if counted is not None:
-        reporter.tell(events.ReadsCounted, *counted)
+        reporter.emit(events.ReadsCounted, *counted)
 
 
 def devices_of(tensors: Iterable[Any]) -> list[str]:
@@ -74,13 +74,13 @@ def read_missing(paths: Sequence[Path], reporter: Reporter, shard: int | None = 
     parts = make_parts(missing)
     if shard is not None:
         absent = sum(piece.absent for pieces in missing for piece in pieces)
-        reporter.tell(events.Resident, shard, sum(path.stat().st_size for path in paths) - absent)
+        reporter.emit(events.FoundInMemory, shard, sum(path.stat().st_size for path in paths) - absent)
     if not parts:
         return False
 
     def read(file: int, size: int) -> None:
         if shard is not None:
-            reporter.tell(events.Read, shard, size)
+            reporter.emit(events.Read, shard, size)
 
     readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts), MOST_READERS), read)
     try:

@@ -141,7 +141,7 @@ class _Fetch:
                 self._plan(ahead[0], fetched.adapter, ahead[1])
             self._download.bring_weights()
         checkpoint = read_checkpoint(fetched.folder, options.variant, options.use_safetensors)
-        self._reporter.tell(events.CheckpointRead, os.fspath(fetched.folder), checkpoint.format)
+        self._reporter.emit(events.CheckpointRead, os.fspath(fetched.folder), checkpoint.format)
         if ahead is None:
             self._check_base(checkpoint, fetched.adapter)
         return checkpoint, self._plan(checkpoint, fetched.adapter)
@@ -159,7 +159,7 @@ class _Fetch:
             shards.append((beside.name, beside.bytes, beside.bytes))
         if adapter is not None:
             shards.append((adapter.weights.name, adapter.weights.bytes, adapter.weights.bytes))
-        self._reporter.tell(events.ShardsFound, tuple(shards), plan.copies)
+        self._reporter.emit(events.ShardsFound, tuple(shards), plan.copies)
         return plan
 
     def _check_base(self, checkpoint: Checkpoint, adapter: Adapter | None) -> None:

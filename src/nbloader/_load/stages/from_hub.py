@@ -39,7 +39,7 @@ from nbloader._progress.reporter import Reporter
 from nbloader._safety.files import open_regular
 from nbloader._system.page_cache import find_missing
 from nbloader._text.catalogue import text
-from nbloader._text.units import size_text, some
+from nbloader._text.units import first_few, size_text
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
 _LOOKERS = 8  # headers that are fetched at once
@@ -66,7 +66,7 @@ def bring_adapter(
         return
     size = adapter.weights.bytes
     number = download.planned if download is not None else 0
-    reporter.tell(events.DownloadAdded, (adapter.weights.name, size, size - missing))
+    reporter.emit(events.DownloadAdded, (adapter.weights.name, size, size - missing))
     tally = reporter.tally(events.Downloaded, missing)
     lock = threading.Lock()
 
@@ -77,7 +77,7 @@ def bring_adapter(
     bring(repository, [adapter.weights.name], own, check, count, _teller_of_waits(reporter))
     remember_revision(repository, own)
     tally.flush()
-    reporter.tell(events.DownloadEnded, number)
+    reporter.emit(events.DownloadEnded, number)
 
 
 def _teller_of_waits(reporter: Reporter) -> Callable[[str, float, str], None]:
@@ -181,10 +181,10 @@ class HubFiles:
         shards = tuple(
             (name.removeprefix(self._prefix), self._files[name].bytes, self._files[name].bytes) for name in self._shards
         )
-        self._reporter.tell(events.ShardsFound, shards)
+        self._reporter.emit(events.ShardsFound, shards)
         here = self._kept(wanted)
         files = tuple((name.removeprefix(self._prefix), self._files[name].bytes, here[name]) for name in wanted)
-        self._reporter.tell(events.DownloadPlanned, files)
+        self._reporter.emit(events.DownloadPlanned, files)
         cached = sum(here.values())
         left = self._bytes(wanted) - cached
         self._reporter.log("info", "downloading", size=size_text(left), cached=size_text(cached))
@@ -217,7 +217,7 @@ class HubFiles:
         weights = choose_weights(self._here, config, Path(repo_id), options.variant, options.use_safetensors)
         if weights is None:
             raise self._recognised(has_config=True) or CheckpointError(
-                text("error", "nothing_to_load", where=f"{repo_id}/{prefix}" if prefix else repo_id),
+                text("error", "no_loadable_weights", where=f"{repo_id}/{prefix}" if prefix else repo_id),
                 text("hint", "other_repository"),
             )
         entry, shards = prefix + weights.entry, weights.shards
@@ -231,7 +231,12 @@ class HubFiles:
         if absent:
             raise CheckpointError(
                 text(
-                    "error", "repository_lacks", repository=repo_id, count=len(absent), entry=entry, names=some(absent)
+                    "error",
+                    "repository_missing_shards",
+                    repository=repo_id,
+                    count=len(absent),
+                    entry=entry,
+                    names=first_few(absent),
                 ),
                 text("hint", "tell_authors"),
             )
@@ -287,13 +292,13 @@ class HubFiles:
         """Tell that a file is there and, of a shard, what is in memory now that it has come through it."""
         with self._lock:
             self._tally.flush()
-            self._reporter.tell(events.DownloadEnded, self._numbers[name])
+            self._reporter.emit(events.DownloadEnded, self._numbers[name])
         if name in self._shards:
             path = cached_file(self._repository.repo_id, self._repository.commit, name, self._options)
             if path is not None:
                 absent = sum(piece.absent for piece in find_missing(path))
                 size = self._files[name].bytes - absent
-                self._reporter.tell(events.Resident, self._shards.index(name), size)
+                self._reporter.emit(events.FoundInMemory, self._shards.index(name), size)
 
     def _log_skipped(self, wanted: Collection[str]) -> None:
         """Say which weights in other formats are not downloaded, and what that saves."""

@@ -47,7 +47,7 @@ def _count(model: Any, parameters: Sequence[Any]) -> int:
 
 
 def _is_packed(tensor: Any) -> bool:
-    """Tell whether a parameter is one of a quantization, whose type says nothing of its numbers."""
+    """Return whether a parameter is one of a quantization, whose type says nothing of its numbers."""
     return not tensor.dtype.is_floating_point or hasattr(tensor, "__tensor_flatten__")
 
 

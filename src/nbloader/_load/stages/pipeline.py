@@ -14,17 +14,17 @@ from nbloader._errors import CheckpointError, RemoteCodeError, WontFitError
 from nbloader._libraries.transformers.code import code_of
 from nbloader._load.stages.adapter import attach_adapter
 from nbloader._load.stages.config import choose_class
-from nbloader._load.stages.device import settle
+from nbloader._load.stages.device import finish_placing
 from nbloader._load.stages.download import OnPlan, fetching
 from nbloader._load.stages.metadata import describe
 from nbloader._load.stages.supply import reading
 from nbloader._load.stages.tokenizer import make_tokenizer
 from nbloader._load.stages.weights import place
 from nbloader._planning.plan import check_fit, make_plan
-from nbloader._registry.outcome import Neighbours, Outcome
+from nbloader._registry.outcome import LoadedModels, Outcome
 from nbloader._system.memory import find_free
 from nbloader._text.catalogue import text
-from nbloader._text.units import sentences, some
+from nbloader._text.units import first_few, sentences
 
 if TYPE_CHECKING:
     from nbloader._checkpoint.adapter import Adapter
@@ -38,9 +38,9 @@ _USED = (CONFIG, ".index.json", "generation_config.json", ADAPTER_CONFIG, *(name
 """What the names of files end with, beside the weights', of which a model is made."""
 
 
-def find(source: Source, reporter: Reporter, neighbours: Neighbours) -> Outcome | None:
+def find(source: Source, reporter: Reporter, loaded_models: LoadedModels) -> Outcome | None:
     """Return what was made of `source` already; None where it has to be loaded."""
-    resident = neighbours.find(source)
+    resident = loaded_models.find(source)
     if resident is None:
         return None
     reporter.log("info", "already_loaded", name=resident.name)
@@ -53,7 +53,7 @@ def run(
     options: LoadOptions,
     reporter: Reporter,
     on_plan: OnPlan,
-    neighbours: Neighbours,
+    loaded_models: LoadedModels,
 ) -> Outcome:
     """Load `model`, telling `reporter` everything and `on_plan` the plan once it is made.
 
@@ -67,7 +67,7 @@ def run(
     with ExitStack() as stack:
         with reporter.spending("resolve"):
             before = _states(source, options)
-            fetched = stack.enter_context(fetching(model, source, options, reporter, on_plan, neighbours.free))
+            fetched = stack.enter_context(fetching(model, source, options, reporter, on_plan, loaded_models.free))
             supply = stack.enter_context(reading(fetched.whole, options, reporter))
         with _consenting(source, options):
             allows_code = stack.enter_context(_running_code(source, options))
@@ -77,11 +77,11 @@ def run(
                 chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
         with reporter.spending("download"):
             checkpoint, plan = reporter.wait(fetched.whole)
-        make_room(source, checkpoint, options, reporter, neighbours, fetched.adapter)
+        make_room(source, checkpoint, options, reporter, loaded_models, fetched.adapter)
         with reporter.spending("other"):
             loaded = place(checkpoint, plan, chosen, options, reporter, supply)
     with reporter.spending("other"):
-        settle(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
+        finish_placing(loaded, checkpoint, reporter, may_be_missing=supply.may_be_missing)
     if fetched.adapter is not None:
         with reporter.spending("adapter"):
             loaded = attach_adapter(loaded, fetched.adapter, len(checkpoint.files), options, reporter)
@@ -120,8 +120,8 @@ def _check_unchanged(
         used = [name for name in sorted(was) if name in weights or os.path.basename(name).endswith(_USED)]
         names = [name for name in used if was[name] != is_now.get(name)]
         if names:
-            known = {"folder": folder, "names": some(names)}
-            raise CheckpointError(text("error", "changed_meanwhile", **known), text("hint", "changed_meanwhile"))
+            known = {"folder": folder, "names": first_few(names)}
+            raise CheckpointError(text("error", "changed_during_load", **known), text("hint", "changed_meanwhile"))
 
 
 def make_room(
@@ -129,7 +129,7 @@ def make_room(
     checkpoint: Checkpoint,
     options: LoadOptions,
     reporter: Reporter,
-    neighbours: Neighbours,
+    loaded_models: LoadedModels,
     adapter: Adapter | None,
 ) -> None:
     """Have the models that are not to be kept unloaded.
@@ -140,7 +140,7 @@ def make_room(
         Where that gave back less than the load was promised.
     """
     reporter.check_cancelled()  # a load that was left behind has nobody make room for it
-    made = neighbours.make_room()
+    made = loaded_models.make_room()
     if made is None:
         return
     names, freed = made
@@ -175,10 +175,10 @@ def _consenting(source: Source, options: LoadOptions) -> Iterator[None]:
         if not files:  # what it asks for is not there, and nobody agrees to nothing
             raise CheckpointError(error.message, text("hint", "whole_and_fitting")) from None
         message = sentences(
-            error.message, text("error", "code_files", names=", ".join(files) or text("detail", "none"))
+            error.message, text("detail", "code_files", names=", ".join(files) or text("detail", "none"))
         )
         if options.trust_remote_code:
-            message = sentences(message, text("error", "code_allowed", commit=options.trust_remote_code))
+            message = sentences(message, text("detail", "code_allowed", commit=options.trust_remote_code))
         raise RemoteCodeError(
             message,
             text("hint", "read_code", commit=repr(commit)),

@@ -21,7 +21,7 @@ def resolve(model: str | os.PathLike[str], options: LoadOptions, reporter: Repor
     """
     with reporter.stage("resolve") as note:
         source = find_source(model, options, reporter.check_cancelled)
-        reporter.tell(events.SourceResolved, source.name, source.commit, source.origin)
+        reporter.emit(events.SourceResolved, source.name, source.commit, source.origin)
         repository = source.repository
         if repository is not None and repository.note:
             reporter.log("warning", "offline", reason=repository.note)

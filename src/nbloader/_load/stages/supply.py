@@ -113,7 +113,7 @@ class Supply:
             missing = [[Missing(0, shard.bytes, shard.bytes)] for shard in self._checkpoint.shards]
             to_read = self._checkpoint.bytes
         for number, (shard, pieces) in enumerate(zip(self._checkpoint.shards, missing, strict=True)):
-            self._reporter.tell(events.Resident, number, shard.bytes - sum(piece.absent for piece in pieces))
+            self._reporter.emit(events.FoundInMemory, number, shard.bytes - sum(piece.absent for piece in pieces))
         if to_read == 0:
             return
         self.may_be_missing = True
@@ -140,8 +140,8 @@ class Supply:
             paths,
             parts,
             Pace(to_read, MOST_READERS, options.readers),
-            lambda shard, size: self._reporter.tell(events.Read, shard, size),
-            lambda readers: self._reporter.tell(events.ReadersChanged, readers),
+            lambda shard, size: self._reporter.emit(events.Read, shard, size),
+            lambda readers: self._reporter.emit(events.ReadersChanged, readers),
             self._copies,
             window,
         )
@@ -156,7 +156,7 @@ class Supply:
         LoadCancelled
             Once the load is cancelled.
         """
-        with self._told(), self._reporter.spending("storage"):
+        with self._as_reading_error(), self._reporter.spending("storage"):
             readahead = self._looked()
         is_reading = readahead is not None and not readahead.is_over
         # Where placing reads the files itself, it does so before it touches: storage that fails would kill who does.
@@ -187,7 +187,7 @@ class Supply:
         begin, end = 0, self._checkpoint.shards[number].bytes
         if tensor is not None and tensor.shard == number:
             begin, end = tensor.begin, tensor.end
-        with self._told():
+        with self._as_reading_error():
             if self._readahead is None:
                 read_through(path, begin, end)
             else:
@@ -203,7 +203,7 @@ class Supply:
         LoadCancelled
             Once the load is cancelled.
         """
-        with self._told(), self._reporter.spending("storage"):
+        with self._as_reading_error(), self._reporter.spending("storage"):
             readahead = self._looked()
             if readahead is not None:
                 readahead.wait(self._reporter.check_cancelled)
@@ -216,7 +216,7 @@ class Supply:
         if self._readahead is not None and (copy is not None or not self._checkpoint.tensors):
             for shard, begin, end in self._heads():
                 if shard == number:
-                    with self._told(), self._reporter.spending("storage"):
+                    with self._as_reading_error(), self._reporter.spending("storage"):
                         self._readahead.wait_for(shard, begin, end, self._reporter.check_cancelled)
         return path if copy is None else copy.path
 
@@ -239,14 +239,14 @@ class Supply:
             self._readahead.stop()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_reading_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise CheckpointError(
                 text(
                     "error",
-                    "unreadable",
+                    "weights_unreadable",
                     path=str(error.filename or self._checkpoint.folder),
                     error=str(error.strerror or error),
                 ),

@@ -36,7 +36,7 @@ def make_tokenizer(
             if fetched.adapter is not None:
                 peft.import_peft()
         imports = reporter.now() - began
-        reporter.tell(events.Imported, waited_for_files(before, thread_work(), imports))
+        reporter.emit(events.Imported, waited_for_files(before, thread_work(), imports))
         reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
         reporter.check_cancelled()
         if options.attn_implementation is None:

@@ -45,7 +45,7 @@ def place(
 ) -> Any:
     """Return the model with every tensor in its place."""
     with reporter.stage("weights") as note:
-        reporter.tell(events.PeakPredicted, sample_memory().process + plan.peak_memory)
+        reporter.emit(events.PeakPredicted, sample_memory().process + plan.peak_memory)
         if not can_wait():
             supply.wait()
         lacking = missing_hooks()
@@ -59,7 +59,7 @@ def place(
             beside, number = checkpoint.beside.file, len(checkpoint.shards)
             reporter.log("info", "adapter_beside", name=beside.name, size=size_text(beside.bytes))
             read_missing([beside.path], reporter, number)
-            reporter.tell(events.ReadEnded, number, beside.bytes)
+            reporter.emit(events.ReadEnded, number, beside.bytes)
         method = unheeded(checkpoint.config)
         if method:
             reporter.log("warning", "quantization_unheeded", method=method)
@@ -131,7 +131,7 @@ class _PlaceTracker:
             trim_heap()
         if not self._opened and self._tensors:  # this transformers tells of no step: all is placed now
             for shard, size in enumerate(self._planned):
-                self._reporter.tell(events.Placed, shard, size, size)
+                self._reporter.emit(events.Placed, shard, size, size)
 
     @contextmanager
     def _step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> Iterator[None]:
@@ -152,7 +152,7 @@ class _PlaceTracker:
             self._looked[tensor.shard] = self._reporter.now()
             file = self._files[tensor.shard]
             if os.path.getsize(file.path) < file.bytes:
-                raise CheckpointError(text("error", "shortened", path=file.path), text("hint", "again"))
+                raise CheckpointError(text("error", "truncated_during_load", path=file.path), text("hint", "again"))
 
     def _open(self, keys: Sequence[str]) -> None:
         if not self._tensors:
@@ -163,7 +163,7 @@ class _PlaceTracker:
         for key in self._opened:
             shard, size = self._plan_of(key)
             planned[shard] += size
-        self._reporter.tell(events.PlacePlanned, tuple(planned))
+        self._reporter.emit(events.PlacePlanned, tuple(planned))
 
     def _plan_of(self, key: str) -> tuple[int, int]:
         tensor = self._tensors.get(key)

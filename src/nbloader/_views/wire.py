@@ -1,0 +1,291 @@
+"""What the front end is sent: the types of the widget's traits. `scripts/generate.py` writes js/src/wire.ts from them.
+
+Sizes are in bytes, times in seconds since the load began.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from nbloader._progress.state import Status
+
+Done = tuple[int, int]
+"""What is done, and how much there is."""
+
+Choice = tuple[str, int | None]
+"""What a button says, and the bytes that the weights take with that choice."""
+
+
+class Stage(TypedDict):
+    """A stage of the load; `detail` says what came of it."""
+
+    name: str
+    started: float | None
+    ended: float | None
+    detail: str
+
+
+class Accelerator(TypedDict):
+    """A device's memory."""
+
+    name: str
+    total: int
+    used: int
+
+
+class Memory(TypedDict):
+    """The memory of this process, the host and each device."""
+
+    total: int
+    available: int
+    process: int
+    accelerators: list[Accelerator]
+
+
+class Gone(TypedDict):
+    """What unloading gave back: by place its name, what was in use before and after; `holders` keep the model."""
+
+    places: list[tuple[str, int, int]]
+    holders: list[str]
+    successor: str
+
+
+class Stall(TypedDict):
+    """What a load without progress waits for, in words; `bytes` moved lately, too few to be progress."""
+
+    since: float
+    text: str
+    stack: str
+    is_working: bool
+    bytes: int
+    offers_cancel: bool
+
+
+class Summary(TypedDict):
+    """The model that was loaded."""
+
+    already_loaded: bool
+    model_class: str
+    parameters: int
+    bytes: int
+    dtype: str
+    device: str
+
+
+class LogLine(TypedDict):
+    """A line of the log; `needs_attention` is a warning about this load."""
+
+    t: float
+    level: str
+    needs_attention: bool
+    text: str
+
+
+class Asked(TypedDict):
+    """A question, or an error with choices; the place of a choice is its answer."""
+
+    kind: str
+    code: str
+    message: str
+    choices: list[Choice]
+    files: list[str]
+
+
+class Question(Asked):
+    """What a load waits for a person to choose."""
+
+    number: int
+
+
+class Failure(Asked):
+    """Why a load failed; `page` explains the code, and is empty where no docs are hosted."""
+
+    page: str
+    hint: str
+
+
+class State(TypedDict):
+    """The load now. `number` is the one by which a click means it; `ahead` are (number, name) of loads before it."""
+
+    number: int
+    status: Status
+    cancelling: bool
+    name: str
+    doing: str
+    commit: str | None
+    stage: str | None
+    fraction: float
+    elapsed: float
+    rate: int | None
+    eta: float | None
+    stalled_for: float
+    all: Done
+    download: Done
+    read: Done
+    place: Done
+    readers: int
+    resident: int
+    ahead: list[tuple[int, str]]
+    stall: Stall | None
+    gone: Gone | None
+    stages: list[Stage]
+    memory: Memory | None
+    predicted_peak: int | None
+    observed_peak: int | None
+    log: list[LogLine]
+    question: Question | None
+    error: Failure | None
+    summary: Summary | None
+
+
+class ShardNames(TypedDict):
+    """What does not change of the lanes: the first `shards` are shards, the rest other files that are downloaded."""
+
+    names: list[str]
+    bytes: list[int]
+    shards: int
+
+
+class Lanes(TypedDict):
+    """What changes of the lanes, by column, in the order of `ShardNames`.
+
+    `cached` are the bytes that were on disk before. A file that is not a shard is neither read nor placed.
+    """
+
+    resident: list[int]
+    read: list[int]
+    to_place: list[int]
+    placed: list[int]
+    read_started: list[float | None]
+    read_ended: list[float | None]
+    place_started: list[float | None]
+    place_ended: list[float | None]
+    downloaded: list[int]
+    cached: list[int]
+    download_started: list[float | None]
+    download_ended: list[float | None]
+
+
+FieldKind = Literal["choice", "text", "number", "flag"]
+
+
+class FieldChoice(TypedDict):
+    """What a field offers; `why` it cannot be chosen, empty where it can."""
+
+    value: str
+    why: str
+
+
+class Field(TypedDict):
+    """A field of the form; `why` it does not apply, empty where it does."""
+
+    name: str
+    kind: FieldKind
+    value: str
+    choices: list[FieldChoice]
+    why: str
+
+
+class FieldGroup(TypedDict):
+    """Fields that stand together."""
+
+    name: str
+    fields: list[Field]
+
+
+class DeviceRoom(TypedDict):
+    """What a device has to hold, by part, against what is free."""
+
+    name: str
+    needed: int
+    available: int | None
+    verdict: str | None
+    parts: list[tuple[str, int]]
+
+
+class Plan(TypedDict):
+    """What a load will cost. `devices` is null where only the load decides where weights go; `seconds` is a range."""
+
+    format: str
+    shards: int
+    tensors: int
+    parameters: int
+    by_dtype: list[tuple[str, int]]
+    download: int
+    read: int
+    place: int
+    placed_as: str
+    host: list[tuple[str, int]]
+    peak: int
+    available: int | None
+    host_verdict: str | None
+    devices: list[DeviceRoom] | None
+    offloaded: int
+    verdict: str | None
+    kv_cache: int | None
+    kv_tokens: int
+    seconds: tuple[float, float] | None
+
+
+class FormError(TypedDict):
+    """Why the chosen options cannot be planned."""
+
+    kind: str
+    code: str
+    page: str
+    message: str
+    hint: str
+
+
+class Form(TypedDict):
+    """The workbench: options, the call that reproduces them, and what they will cost."""
+
+    groups: list[FieldGroup]
+    code: str
+    plan: Plan | None
+    planning: bool
+    error: FormError | None
+
+
+class Run(TypedDict):
+    """One load of the past; stages as (name, start, end)."""
+
+    time: str
+    options: dict[str, Any]
+    seconds: float
+    stages: list[tuple[str, float, float]]
+    rate: float | None
+    observed_peak: int | None
+    predicted_peak: int | None
+    cache: Literal["warm", "cold", "partly"]
+    verdict: str | None
+
+
+class Runs(TypedDict):
+    """The loads of this model so far, the newest first, and what to know before comparing them."""
+
+    runs: list[Run]
+    note: str
+
+
+class Diagnosis(TypedDict):
+    """Where the time went: parts as (key, name, seconds), facts as (name, fact), remedies as (text, code)."""
+
+    measuring: bool
+    verdict: str
+    parts: list[tuple[str, str, float]]
+    facts: list[tuple[str, str]]
+    remedies: list[tuple[str, str]]
+
+
+class Traits(TypedDict):
+    """The widget's traits."""
+
+    _state: State
+    _shards: ShardNames
+    _lanes: Lanes
+    _form: Form | None
+    _runs: Runs
+    _diagnosis: Diagnosis | None
+    _texts: dict[str, dict[str, str]]
+    _anchor: str
