@@ -9,14 +9,14 @@ NODE_READY := js/node_modules/.ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 BUNDLE := src/nbloader/static/widget.js
 
-.PHONY: demo test sweep test-oldest test-newest install check format generate unit widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
+.PHONY: demo test sweep test-oldest test-newest install check format generate unit loads widget kernel browser docs notebooks packaging js bundle watch screenshots benchmark clean
 
 ## demo: JupyterLab with the first tutorial open
 demo: $(READY) $(BUNDLE)
 	$(BIN)/jupyter lab $(AS_ROOT) --LabApp.default_url=/lab/tree/notebooks/01-quickstart.ipynb
 
 ## test: everything that CI runs
-test: check js unit widget kernel docs notebooks browser packaging
+test: check js unit loads widget kernel docs notebooks browser packaging
 
 ## sweep: every model type of transformers that can be built small, each class of it, against plain loading
 sweep: $(READY) $(BUNDLE)
@@ -24,9 +24,9 @@ sweep: $(READY) $(BUNDLE)
 
 # Environments of their own, of other versions than constraints.txt has: uv can resolve to the lowest.
 UV := $(BIN)/uv
-OTHER_TESTS := tests/unit tests/widget
+OTHER_TESTS := tests/unit tests/loads tests/widget
 
-## test-oldest: unit and widget tests with the lowest versions that pyproject.toml allows
+## test-oldest: unit, load and widget tests with the lowest versions that pyproject.toml allows
 test-oldest: $(READY) $(BUNDLE)
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-oldest
 	$(UV) pip compile --quiet --resolution lowest-direct --python .venv-oldest --extra quantization --extra adapter \
@@ -80,7 +80,7 @@ generate: $(READY)
 js: $(NODE_READY) $(BUNDLE)
 	cd js && npm test --silent
 
-unit widget kernel packaging: $(READY) $(BUNDLE)
+unit loads widget kernel packaging: $(READY) $(BUNDLE)
 	$(PYTEST) tests/$@
 
 browser: $(READY) $(BUNDLE)

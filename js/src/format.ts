@@ -19,9 +19,12 @@ export function size(bytes: number): string {
   return `${Math.round(bytes)} B`;
 }
 
+/** In tenths of a second: a clock and a duration show the same. */
+const tenthsOf = (seconds: number): number => Math.round(seconds * 10);
+
 /** A clock of running time: "0:04.2", "1:02:03". */
 export function clock(seconds: number): string {
-  const tenths = Math.round(seconds * 10);
+  const tenths = tenthsOf(seconds);
   const total = Math.floor(tenths / 10);
   const [hours, minutes, rest] = [Math.floor(total / 3600), Math.floor(total / 60) % 60, total % 60];
   const two = (value: number) => String(value).padStart(2, "0");
@@ -34,7 +37,7 @@ export function duration(seconds: number): string {
     return fill(texts.unit.milliseconds, { count: Math.round(seconds * 1000) });
   }
   if (seconds < 99.95) {
-    return fill(texts.unit.seconds, { count: seconds.toFixed(1) });
+    return fill(texts.unit.seconds, { count: (tenthsOf(seconds) / 10).toFixed(1) });
   }
   const whole = Math.round(seconds);
   return fill(texts.unit.minutes, { minutes: Math.floor(whole / 60), seconds: whole % 60 });

@@ -38,6 +38,10 @@ describe("duration", () => {
     [3.44, "3.4 s"],
     [125, "2 min 5 s"],
     [119.7, "2 min 0 s"],
+    [0.0005, "1 ms"],
+    [2.55, "2.6 s"],
+    [2.549, "2.5 s"],
+    [120.5, "2 min 1 s"],
   ])("says %d as %s", (seconds, text) => expect(duration(seconds)).toBe(text));
 });
 

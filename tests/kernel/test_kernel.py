@@ -114,7 +114,7 @@ def test_what_a_notebook_holds_is_named(shared: Notebook, demo_small: Path) -> N
     shared.run(f"import nbloader; m = nbloader.load({str(demo_small)!r}, progress=False).model")
     shared.run("m")
     told = shared.run("freed = nbloader.unload(); print(freed)")
-    assert "m refers to it" in told
+    assert "m still refers to the model" in told
     assert "Out[" in told
     assert "%reset -f out" in told
     again = f"nbloader.load({str(demo_small)!r}, progress=False)"

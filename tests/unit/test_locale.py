@@ -132,3 +132,10 @@ def test_an_error_is_told_in_the_language_that_was_chosen(tmp_path: Path) -> Non
         job.result()
     assert job.state.error is not None
     assert in_locale(job.state.error.hint, "en").startswith("Pass the folder that save_pretrained() wrote")
+
+
+def test_times_are_rounded_as_the_page_rounds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """js/tests/format.test.ts has the same."""
+    monkeypatch.setenv("LC_ALL", "C")
+    shown = [str(seconds_text(seconds)) for seconds in (0.0005, 0.9994, 0.9996, 2.55, 2.549, 99.95, 120.5)]
+    assert shown == ["1 ms", "999 ms", "1.0 s", "2.6 s", "2.5 s", "1 min 40 s", "2 min 1 s"]

@@ -35,7 +35,7 @@ def running(*sizes: int, copies: bool = True) -> LoadState:
 def test_a_new_state_knows_nothing() -> None:
     state = LoadState()
     assert (state.status, state.fraction, state.rate, state.eta, state.stalled_for) == ("idle", 0.0, None, None, 0.0)
-    assert [stage.name for stage in state.stages] == [name for name in events.STAGES if name != "adapter"]
+    assert [stage.name for stage in state.stages] == [name for name in events.STAGES if name not in events.NOT_ALWAYS]
 
 
 def test_fraction_counts_download_read_and_place_together() -> None:

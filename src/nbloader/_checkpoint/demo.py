@@ -29,9 +29,12 @@ _TEXT = (
 )
 
 
+_SIZE, _SHARDS = "1GB", 4  # of the one that ``"demo"`` stands for
+
+
 def demo_checkpoint(
-    size: str | int = "1GB",
-    shards: int = 4,
+    size: str | int = _SIZE,
+    shards: int = _SHARDS,
     *,
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -68,10 +71,10 @@ def demo_checkpoint(
             text("error", "invalid_shard_count", shards=repr(shards), count=len(names)),
             text("hint", "shards_from", count=len(names)),
         )
-    root = Path(cache_dir) if cache_dir is not None else _cache_folder()
-    folder = root / f"demo-v{_VERSION}-{total}-{shards}-{seed}"
+    folder = _folder(total, shards, seed, cache_dir)
     if folder.is_dir():
         return folder
+    root = folder.parent
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".demo-", ignore_cleanup_errors=True) as scratch:
         made = Path(scratch) / "checkpoint"
@@ -86,6 +89,16 @@ def demo_checkpoint(
                 raise
             shutil.rmtree(made)
     return folder
+
+
+def is_written() -> bool:
+    """Return whether the demo checkpoint that ``"demo"`` stands for has been written."""
+    return _folder(_parse_size(_SIZE), _SHARDS, 0, None).is_dir()
+
+
+def _folder(total: int, shards: int, seed: int, cache_dir: str | os.PathLike[str] | None) -> Path:
+    root = Path(cache_dir) if cache_dir is not None else _cache_folder()
+    return root / f"demo-v{_VERSION}-{total}-{shards}-{seed}"
 
 
 def _cache_folder() -> Path:

@@ -14,6 +14,7 @@ from nbloader._libraries.imports import import_failure
 from nbloader._libraries.output import captured
 from nbloader._load.heartbeat import Killed, find_killed
 from nbloader._load.stages import pipeline
+from nbloader._load.stages.demo import write_demo
 from nbloader._load.stages.resolve import resolve
 from nbloader._load.stall import StallWatch, find_thread_activity
 from nbloader._load.watch import watch
@@ -139,6 +140,7 @@ class Run:
         loaded_models = registry.LoadedModelsOfJob(job)
         reporter.emit(_events.Started)
         with reporter.spending("resolve"):
+            write_demo(job.model, reporter)
             source = resolve(job.model, job.options, reporter)
         # What is there already need not wait for what is being loaded.
         outcome = pipeline.find(source, reporter, loaded_models)

@@ -23,7 +23,10 @@ PARTS = (
 told apart, ``"unpickle"`` reading the tensors of ``.bin`` files, ``"cast"`` copying in memory.
 """
 
-STAGES = ("resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
+STAGES = ("demo", "resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
+
+NOT_ALWAYS = ("demo", "adapter")
+"""Stages that only some loads have: writing the demo checkpoint, and attaching an adapter."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ def _(event: events.Started, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.StageStarted, state: LoadState) -> LoadState:
+    if event.stage not in [stage.name for stage in state.stages]:  # one that only some loads have
+        stages = sorted((*state.stages, Stage(event.stage)), key=lambda stage: events.STAGES.index(stage.name))
+        state = replace(state, stages=tuple(stages))
     return replace(_change_stage(state, event.stage, started=event.t), stage=event.stage)
 
 

@@ -126,7 +126,7 @@ class LoadState:
     commit: str | None = None
     origin: str | None = None
     stage: str | None = None
-    stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES if name != "adapter")
+    stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES if name not in events.NOT_ALWAYS)
     shards: tuple[Shard, ...] = ()
     # Every file that is needed, in the order of the download; none where all were cached.
     downloads: tuple[Download, ...] = ()
@@ -268,4 +268,5 @@ class LoadState:
 
 def stages_of(*, with_adapter: bool) -> tuple[Stage, ...]:
     """Return the stages of a load, none of them begun."""
-    return tuple(Stage(name) for name in events.STAGES if with_adapter or name != "adapter")
+    left_out = set(events.NOT_ALWAYS) - ({"adapter"} if with_adapter else set())
+    return tuple(Stage(name) for name in events.STAGES if name not in left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from unicodedata import east_asian_width
 
@@ -9,12 +10,19 @@ from nbloader._text.catalogue import Text, text
 
 
 def seconds_text(seconds: float) -> Text:
-    """Return a duration in words, as short as it can be said: 12 ms, 3.4 s, 2 min 5 s."""
+    """Return a duration in words, as short as it can be said: 12 ms, 3.4 s, 2 min 5 s.
+
+    Halves are rounded up, as the page does: the same time reads the same everywhere.
+    """
     if seconds < 0.9995:
-        return text("unit", "milliseconds", count=f"{1000 * seconds:.0f}")
+        return text("unit", "milliseconds", count=str(_rounded(1000 * seconds)))
     if seconds < 99.95:
-        return text("unit", "seconds", count=f"{seconds:.1f}")
-    return text("unit", "minutes", minutes=round(seconds) // 60, seconds=round(seconds) % 60)
+        return text("unit", "seconds", count=f"{_rounded(10 * seconds) / 10:.1f}")
+    return text("unit", "minutes", minutes=_rounded(seconds) // 60, seconds=_rounded(seconds) % 60)
+
+
+def _rounded(value: float) -> int:
+    return math.floor(value + 0.5)
 
 
 def columns(group: str, lines: Mapping[str, str]) -> list[str]:

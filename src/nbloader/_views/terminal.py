@@ -183,7 +183,7 @@ def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
         lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
     lines["time"] = text("plan", "no_seconds")
     if plan.seconds is not None:
-        lines["time"] = span_text(*(f"{seconds:.1f} s" for seconds in plan.seconds))
+        lines["time"] = span_text(*map(seconds_text, plan.seconds))
     return "\n".join([name, *columns("plan_line", {key: line for key, line in lines.items() if line})])
 
 
@@ -210,13 +210,13 @@ def result_line(state: LoadState) -> str:
             "ready",
             name=state.name,
             bytes=size_text(state.summary["bytes"]),
-            seconds=state.elapsed,
+            seconds=seconds_text(state.elapsed),
             dtype=state.summary["dtype"],
             device=state.summary["device"],
         )
     if state.error is not None:
         return error_lines(state.error)
-    return text("terminal", "cancelled", seconds=state.elapsed)
+    return text("terminal", "cancelled", seconds=seconds_text(state.elapsed))
 
 
 def error_lines(error: ErrorInfo) -> str:

@@ -49,7 +49,7 @@ def _state(state: LoadState, number: int) -> wire.State:
         "commit": state.commit,
         "stage": state.stage,
         "fraction": round(state.fraction, 4),
-        "elapsed": round(state.elapsed, 2),
+        "elapsed": state.elapsed,
         "rate": None if state.rate is None else round(state.rate),
         "eta": None if state.eta is None else round(state.eta, 1),
         "stalled_for": round(state.stalled_for, 1),

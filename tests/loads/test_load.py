@@ -15,7 +15,7 @@ import pytest
 from support import archs
 from support.compare import differences, tensor_differences
 from support.page_cache import make_cold
-from support.waiting import all_at_once
+from support.waiting import all_at_once, wait_for
 from tqdm import tqdm
 
 import nbloader
@@ -343,6 +343,20 @@ print(type(nbloader.load(sys.argv[1], progress=False).model).__name__)
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["cancelled", "True", "LlamaForCausalLM"], done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_writing_the_demo_is_a_stage_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    job = nbloader.LoadJob("demo", nbloader.LoadOptions())
+    job.subscribe(lambda event: job.cancel() if getattr(event, "stage", "") == "demo" else None)
+    job.start()
+    with pytest.raises(LoadCancelled):
+        job.result()
+    wait_for(lambda: not list((tmp_path / "nbloader").glob("*")))
+    for expected in ("demo", "resolve"):
+        job = nbloader.start("demo", reload=True)
+        job.result()
+        assert next(stage.name for stage in job.state.stages if stage.ended is not None) == expected
 
 
 def test_a_torch_that_another_thread_imports_is_left_alone() -> None:
