@@ -1,7 +1,8 @@
 """Takes the pictures of the documentation in Chromium, from real loads in JupyterLab.
 
-``make screenshots`` writes docs/panel.png and docs/workbench.png. With a folder as argument every state is taken,
-light, dark and narrow, to be looked at: loading, stalled, ready, failed, cancelled, asking, and the workbench.
+``make screenshots`` writes docs/panel.png, docs/panel-dark.png and docs/workbench.png. With a folder as argument every
+state is taken, light, dark and narrow, to be looked at: loading, stalled, ready, failed, cancelled, asking, and the
+workbench.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ def main() -> None:
     stalled = Repo.of_folder(demo, stall="model-00006-of-00008.safetensors")
     conftest._hub.repos["nbloader/demo-model"] = stalled
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
-        for theme in THEMES if everything else ["light"]:
+        for theme in THEMES:
             home = Path(root) / theme
             home.mkdir()
             with serve(home, settings={"theme": THEMES[theme]}) as server:
                 if everything:
                     take_all(server, folder, theme, stalled)
+                elif theme == "dark":
+                    take_ready(server, folder / "panel-dark.png", demo)
                 else:
                     take_ready(server, folder / "panel.png", demo)
                     take_workbench(server, folder / "workbench.png", "demo")

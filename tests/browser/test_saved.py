@@ -77,7 +77,7 @@ def test_a_load_that_ended(server: Server, page: Page, demo_small: Path, is_trus
     expect(output.first).to_contain_text("19.4 MB in")
     expect(output.first).to_contain_text("Where the time went")
     expect(output.first).to_contain_text("model-00001-of-00004.safetensors")
-    expect(output.first).to_contain_text("Run the cell again")
+    expect(output.first).to_contain_text("run the cell again")
     expect(page.locator(".nbl-panel")).to_have_count(0)
     assert page.complaints == []  # type: ignore[attr-defined]
 
@@ -127,14 +127,14 @@ def test_the_panel_that_is_kept_is_live(server: Server, page: Page, demo_small: 
 
 
 def test_what_is_unfolded_and_has_the_keyboard_stays_so(server: Server, page: Page, demo_small: Path) -> None:
-    open_notebook(page, server, server.write("focus.ipynb", [show(demo_small), "w._keep(always=True)"]))
+    open_notebook(page, server, server.write("focus.ipynb", [show(demo_small), "w._page.keep(always=True)"]))
     run(page, 0)
     panel = page.locator(".nbl-panel")
     wait_until_kept(page)
     panel.locator(".nbl-log summary").click()
     panel.get_by_role("button", name="Unload").focus()
     page.evaluate("window.kept = document.querySelector('.nbl-saved')")
-    page.evaluate("""nb.kernel().requestExecute({code: "w._keep(always=True)"}).done.then(() => true)""")
+    page.evaluate("""nb.kernel().requestExecute({code: "w._page.keep(always=True)"}).done.then(() => true)""")
     page.wait_for_function("!window.kept.isConnected")
     expect(panel.locator(".nbl-log ul")).to_be_visible()
     expect(panel.get_by_role("button", name="Unload")).to_be_focused()
