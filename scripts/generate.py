@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import string
 import sys
 import textwrap
@@ -65,10 +66,20 @@ def _default(name: str) -> str:
     return "" if default in (None, "") else f"`{quoted(default)}`"
 
 
+_CHOSEN_LATER = {
+    "wrong_file_format": [("content_hint", "html"), ("content_hint", "gzip")],
+    "import_failed": [("hint", "reinstall"), ("hint", "match_torch")],
+    "missing_package": [("hint", "pip")],
+    "model_type_needs_code": [("hint", "read_code")],
+    "remote_code_required": [("hint", "read_code")],
+}
+"""Hints of errors that get theirs where they are not raised, or by what they are about."""
+
 _INTRODUCTION = """# Errors
 
-A load that cannot succeed raises a `LoadError`. Each has a stable `code`, a message that says what happened and where,
-and a hint that says what to do. The panel and the command line show the code; `progress_callback` gets it as `"code"`.
+A load that cannot succeed raises a `LoadError`. Each error has a stable `code`, a message that says what happened and
+where, and a hint that says what to do. The panel and the command line show the code; `progress_callback` gets it as
+`"code"`.
 
 ```python
 import nbloader
@@ -79,7 +90,8 @@ except nbloader.LoadError as error:
     print(error.code)
 ```
 
-In the tables, words in *italics* stand for what the message names. This page is written by `scripts/generate.py`.
+In the tables, words in *italics* are placeholders: the message has the path, name or number there. This page is written
+by `scripts/generate.py`.
 """
 
 
@@ -91,6 +103,7 @@ def _errors() -> str:
     by_class: dict[str, list[str]] = {}
     for (group, key), (kind, hints) in sorted(rows.items()):
         code = (f"found_{key}" if group == "found" else key).replace("_", "-")
+        hints = hints or _CHOSEN_LATER[key]
         advice = " *Or:* ".join(_shown(english[of][hint]) for of, hint in hints)
         cells = f'<a id="{code}"></a>`{code}` | {_shown(english[group][key])} | {advice}'
         by_class.setdefault(kind, []).append(f"| {cells} |\n")
@@ -106,6 +119,8 @@ def _shown(text: str) -> str:
     """Return a text of the catalogue with its arguments as words in italics."""
     parts = ((literal, name) for literal, name, _, _ in string.Formatter().parse(text))
     shown = "".join(literal.replace("*", r"\*") + (f"*{name}*" if name else "") for literal, name in parts)
+    # A placeholder within code would show its asterisks.
+    shown = re.sub(r"`([^`*]*?) ?(\*\w+\*)`", r"`\1` \2", shown)
     return shown.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")
 
 
@@ -128,19 +143,18 @@ def _raised() -> dict[tuple[str, str], tuple[str, list[tuple[str, str]]]]:
 
 
 def _keys(node: ast.AST, groups: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return (group, key) of every call of `text` in an expression."""
-    found = []
+    """Return (group, key) of every text in an expression; ``did_you_mean`` gives one of the hints."""
+    found: list[tuple[str, str]] = []
     for call in ast.walk(node):
-        if (
-            isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Name)
-            and call.func.id == "text"
-            and len(call.args) > 1
-        ):
-            group, key = call.args[0], call.args[1]
-            keys = (key.body, key.orelse) if isinstance(key, ast.IfExp) else (key,)
-            if isinstance(group, ast.Constant) and group.value in groups:
-                found += [(str(group.value), str(each.value)) for each in keys if isinstance(each, ast.Constant)]
+        name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+        if name == "did_you_mean" and "hint" in groups:
+            found.append(("hint", "known"))
+        if name != "text" or not isinstance(call, ast.Call) or len(call.args) < 2:
+            continue
+        group, key = call.args[:2]
+        keys = (key.body, key.orelse) if isinstance(key, ast.IfExp) else (key,)
+        if isinstance(group, ast.Constant) and group.value in groups:
+            found += [(str(group.value), str(each.value)) for each in keys if isinstance(each, ast.Constant)]
     return found
 
 

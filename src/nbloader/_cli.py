@@ -22,7 +22,7 @@ from nbloader._options.table import Row
 from nbloader._progress import events
 from nbloader._progress.state import ErrorInfo
 from nbloader._safety.redaction import clean
-from nbloader._text.catalogue import speak, text
+from nbloader._text.catalogue import LOCALES, speak, text
 from nbloader._text.units import size_text
 from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
@@ -55,6 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command, model = parsed.pop("command"), parsed.pop("model")
     own = {name: parsed.pop(name) for name in _OWN[command]}
     given = {name: value for name, value in parsed.items() if value is not None}
+    speak(given.get("locale") if given.get("locale") in LOCALES else None)  # what is wrong is said in it, too
     try:
         choices = {name: _value(name, value) for name, value in given.items()}
         speak(LoadOptions(**choices).locale)

@@ -16,6 +16,7 @@ from support import archs
 import nbloader
 from nbloader import CheckpointError, LoadError, OptionError, SourceError
 from nbloader._checkpoint.checkpoint import read_checkpoint
+from nbloader._libraries.transformers.loading import check_device
 from nbloader._system.memory import sample_memory
 
 
@@ -280,6 +281,14 @@ def test_a_device_that_is_not_there(device: str, folder: Path) -> None:
         pytest.skip("this machine has one")
     with pytest.raises(OptionError, match="cannot be used"):
         nbloader.load(folder, progress=False, device=device)
+
+
+def test_a_mac_s_gpu_is_counted_where_torch_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 1)
+    check_device("mps")
 
 
 def test_a_token_in_the_wrong_place_is_not_shown() -> None:

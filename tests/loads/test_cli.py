@@ -103,6 +103,21 @@ def test_a_terminal_shows_a_bar(demo_small: Path) -> None:
     assert b"Ready" in shown
 
 
+def test_a_wrong_option_is_told_in_the_language_that_was_chosen(tmp_path: Path) -> None:
+    done = run("load", str(tmp_path), "--device", "gpu", "--locale", "ko", LC_ALL="C.UTF-8")
+    assert done.returncode == 1
+    assert "올바른 장치가 아닙니다" in done.stderr
+
+
+def test_a_folder_may_be_named_like_json(tmp_path: Path) -> None:
+    folder = tmp_path / "{cache}"
+    done = run("plan", "no/such", "--cache-dir", str(folder), "--local-files-only")
+    assert "[not-cached]" in done.stderr
+    assert "--subfolder" not in done.stderr
+    wrong = run("plan", "demo", "--max-memory", "{cpu")
+    assert "--max-memory is not valid JSON" in wrong.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("load",), ("lod", "x"), ("load", "demo", "--dtpye", "x")])
 def test_usage_is_told(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)

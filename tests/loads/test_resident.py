@@ -399,6 +399,18 @@ def test_the_last_error_can_hold_a_model(one: Path, monkeypatch: pytest.MonkeyPa
     assert Holder("sys.last_value", "error") in nbloader.unload().holders
 
 
+def test_what_comes_after_unloading_changes_nothing(demo_small: Path) -> None:
+    job = nbloader.start(demo_small, reload=True)
+    job.result()
+    job.unload()
+    events, state = job.events, job.state
+    job.cancel()
+    job._add_line("info", "library_says", text="late")
+    assert job.events == events
+    assert not job.state.cancelling
+    assert (job.state.gone, job.state.log) == (state.gone, state.log)
+
+
 def test_a_function_that_runs_can_hold_a_model(one: Path) -> None:
     model = nbloader.load(one, progress=False).model
     ref = weakref.ref(model)

@@ -142,6 +142,11 @@ def _small(path: str, size: int) -> bytes:
         return hashlib.sha256(file.read(_SMALL)).digest()
 
 
+def is_demo(model: object) -> bool:
+    """Return whether a name stands for the demo checkpoint."""
+    return isinstance(model, (str, os.PathLike)) and os.fspath(model) == DEMO
+
+
 def find_source(
     model: str | os.PathLike[str], options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None
 ) -> Source:
@@ -157,7 +162,7 @@ def find_source(
         shown = shown if len(shown) <= _SHORT else f"<{type(model).__name__}>"
         raise SourceError(text("error", "invalid_model_argument", model=shown), text("hint", "folder_or_id"))
     name = os.fspath(model)
-    if name == DEMO:
+    if is_demo(name):
         return Source("demo", "folder", demo_checkpoint(check_cancelled=check_cancelled))
     try:
         path = Path(name).expanduser()

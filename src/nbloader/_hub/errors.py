@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
@@ -49,9 +50,14 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
         return SourceError(text("error", "repository_not_found", where=where), text("hint", "spelling_or_token"))
     if isinstance(cause, errors.HfHubHTTPError):
         # In our words: the server's may repeat what it was sent, the token too.
+        status = cause.response.status_code
         return DownloadError(
-            text("error", "hub_http_error", where=where, status=_status_text(cause.response.status_code)),
-            text("hint", "later"),
+            text("error", "hub_http_error", where=where, status=_status_text(status)),
+            text("hint", "token_expired")
+            if status == HTTPStatus.UNAUTHORIZED
+            else text("hint", "token_rights")
+            if status == HTTPStatus.FORBIDDEN
+            else text("hint", "later"),
         )
     if isinstance(cause, BrokenOffError) and cause.wait is not None:
         return DownloadError(

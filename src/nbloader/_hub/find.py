@@ -55,7 +55,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Reposito
             raise _bad_answer(type(error).__name__) from None
     if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
         raise DownloadError(
-            text("error", "no_commit_hash", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "later")
+            text("error", "no_commit_hash", endpoint=constants.ENDPOINT, repository=repo_id), text("hint", "bad_answer")
         )
     siblings = [sibling for sibling in info.siblings or () if _is_path(_listed_name(sibling))]
     with as_load_error(repo_id, options):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from nbloader._libraries.output import uncaptured
 from nbloader._progress import events as _events
 from nbloader._progress.fold import fold
-from nbloader._progress.state import FINAL, LoadState
+from nbloader._progress.state import LoadState
 from nbloader._safety.redaction import clean
 
 _MOST_EVENTS = 10_000
@@ -49,8 +49,8 @@ class EventLog:
 
     @property
     def is_final(self) -> bool:
-        """Whether the load has ended."""
-        return self._state.status in FINAL
+        """Whether the load has ended. Unloading changes the status, and not that."""
+        return self._state.ended is not None
 
     def add(self, event: _events.Event) -> None:
         """Record an event and call the subscribers, unless the load has ended.

@@ -39,7 +39,8 @@ def watch(
         if state.status == "running":
             heartbeat.beat(state)
         if reporter.is_cancelled and not ending.done.wait(CANCEL_SECONDS - _SAMPLE_SECONDS):
-            reporter.log("warning", "left_behind", stage=text("stage", log.state.stage) if log.state.stage else "")
+            stage = log.state.stage
+            reporter.log("warning", "left_behind", stage=text("stage", stage) if stage else "")
             ending.end(None, None)
 
 

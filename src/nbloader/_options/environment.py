@@ -35,11 +35,11 @@ def parse_option(source: str, value: str, types: tuple[type, ...]) -> Any:
     Raises
     ------
     OptionError
-        For a text that begins a JSON object and is none.
+        For a text that begins like a JSON object, where the option takes one, and is not one.
     """
     if bool in types and value.lower() in _WORDS:
         return _WORDS[value.lower()]
-    if value.startswith("{"):
+    if value.startswith("{") and (Mapping in types or not types):
         try:
             return json.loads(value)
         except ValueError as error:

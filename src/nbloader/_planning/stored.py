@@ -206,9 +206,7 @@ def check_stored(where: str, config: Mapping[str, Any], quantization: Any, place
             text("hint", "pip", package=names),
         )
     if stored.method == _NO_FLOATS:
-        raise CheckpointError(
-            text("error", "stored_quantization_unsupported", **known), text("hint", "other_repository")
-        )
+        raise CheckpointError(text("error", "stored_quantization_unsupported", **known), text("hint", "unquantized"))
     if kind.device and not has_cuda() and (kind.device == "cuda" or _OTHER_GPUS_NOT.fullmatch(version("torch"))):
         raise CheckpointError(text("error", "stored_quantization_needs_cuda", **known), text("hint", "unquantized"))
     if stored.method == "metal" and stored.is_dequantized and placement is None:

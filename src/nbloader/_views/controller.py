@@ -126,7 +126,7 @@ class Controller:
     def send_end(self) -> None:
         """Have the page show how the load ended, if it has: called by the cell that waited for it."""
         if self.job is not None and self.job.done():
-            self._page.send_end(self.job.number, self.view())
+            self._page.send_end(self.job.number, self.view)
 
     # The workbench: a form of the options, what they will cost, and the loads so far.
 

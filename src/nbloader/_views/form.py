@@ -112,7 +112,8 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     changes: dict[str, Any] = {}
     for name, said in texts.items():
         if name not in _FIELDS or not isinstance(said, str) or len(said) > 4096:
-            raise OptionError(text("error", "invalid_form_field", name=repr(name), value=repr(str(said)[:100])))
+            known = {"name": repr(name), "value": repr(str(said)[:100])}
+            raise OptionError(text("error", "invalid_form_field", **known), text("hint", "report_form"))
         if said != _text_of(name, options):
             changes.update(_choice(name, said.strip()))
     return merge_options(options, changes)

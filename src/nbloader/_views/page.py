@@ -56,8 +56,10 @@ class Page:
             return  # a page that is still there would look for a model that is not
         # ipywidgets forgets what another thread sets while it sends what it held back.
         with self._sending, widget.hold_sync():
-            for name, value in clean(view).items():
-                self._traits[name] = value
+            made = clean(view)
+            # All at once: another thread may make a bundle of them, and lanes belong to their names.
+            self._traits = {**self._traits, **made}
+            for name, value in made.items():
                 setattr(widget, name, in_locale(value, self.language))
         self.keep()
 
@@ -68,7 +70,7 @@ class Page:
                 self.language = language
                 self.send({**self._traits, **self._texts()})
 
-    def send_end(self, number: int, view: Mapping[str, Any]) -> None:
+    def send_end(self, number: int, make_view: Callable[[], Mapping[str, Any]]) -> None:
         """Send once how the load of this number ended, from the thread that waited for it, where no page has drawn it.
 
         What runs a notebook without a page (nbclient, papermill) keeps only what is sent by the cell that is running.
@@ -78,7 +80,7 @@ class Page:
             return
         self._resent = number
         with suppress(Exception):  # a front end can fail in any way
-            self.send(view)
+            self.send(make_view())
             widget.send_state(["_state", "_shards", "_lanes"])
             self.keep(always=True)
 

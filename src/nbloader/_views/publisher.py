@@ -73,6 +73,7 @@ class Publisher:
             ended = self._job.done()
             self._publish()
         self._unsubscribe()
+        self._unsubscribe = lambda: None  # it refers to this publisher: a cycle that would keep the job
 
     def _publish(self) -> None:
         try:

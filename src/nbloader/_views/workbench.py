@@ -97,7 +97,8 @@ class Workbench:
             except LoadError as error:
                 self._show(turn, plan=None, error=view_of_error(error), planning=False)
             except Exception as error:  # noqa: BLE001 - a form says what is wrong, whatever it is
-                unknown = LoadError(text("error", "inspection_failed", name=str(self._model), error=repr(error)))
+                known = {"name": str(self._model), "error": repr(error)}
+                unknown = LoadError(text("error", "inspection_failed", **known), text("hint", "report"))
                 self._show(turn, plan=None, error=view_of_error(unknown), planning=False)
             else:
                 fields = fields_of(options, looked.is_on_hub, looked.checkpoint.config)

@@ -94,25 +94,22 @@ def _explain_account(account: Mapping[str, Any], said: str, folder: Path) -> Loa
             text("error", "zero3_not_gathered", folder=folder, count=len(empty), name=min(empty)), text("hint", "zero3")
         )
     if account.get("mismatched_keys") and ("ignore_mismatched_sizes" in said or "size mismatch" in said):
-        is_beside = any("lora_" in key for key, *_ in account["mismatched_keys"])
+        known = {"folder": folder, "mismatch": _mismatch(account["mismatched_keys"])}
+        if any("lora_" in key for key, *_ in account["mismatched_keys"]):
+            return CheckpointError(
+                text("error", "bundled_adapter_mismatch", **known),
+                text("hint", "bundled_adapter_mismatch", config=ADAPTER_CONFIG),
+                details=said,
+            )
         return CheckpointError(
-            text(
-                "error",
-                "bundled_adapter_mismatch" if is_beside else "weights_shape_mismatch",
-                folder=folder,
-                mismatch=_mismatch(account["mismatched_keys"]),
-            ),
-            text("hint", "bundled_adapter_mismatch", config=ADAPTER_CONFIG)
-            if is_beside
-            else text("hint", "same_checkpoint"),
-            details=said,
+            text("error", "weights_shape_mismatch", **known), text("hint", "same_checkpoint"), details=said
         )
     if account.get("conversion_errors"):
         name, reason = min(account["conversion_errors"].items())
         last = str(reason).strip().splitlines()[-1]
         return CheckpointError(
             text("error", "weight_conversion_failed", folder=folder, name=name, reason=last),
-            text("hint", "other_repository"),
+            text("hint", "whole_and_fitting"),
             details="\n".join(f"{key}: {each}" for key, each in account["conversion_errors"].items()),
         )
     return None

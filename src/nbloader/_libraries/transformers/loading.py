@@ -61,7 +61,7 @@ def check_device(device: str | None) -> None:
             text("error", "device_unusable", device=repr(device), version=torch.__version__, kind=kind),
             text("hint", "leave_device"),
         )
-    count = backend.device_count()
+    count = torch.mps.device_count() if kind == "mps" else backend.device_count()
     if index and int(index) >= count:
         raise OptionError(
             text("error", "device_not_found", device=repr(device), count=count, kind=kind),
@@ -222,18 +222,13 @@ def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
     lost = [name for name, value in model.named_parameters() if value.is_meta]
     if not lost or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return
-    others = ", ".join(sorted(strangers))
-    raise LoadError(
-        text(
-            "error",
-            "concurrent_load_conflict" if others else "weights_not_loaded",
-            count=len(lost),
-            folder=folder,
-            name=lost[0],
-            others=others,
-        ),
-        text("hint", "again_in_turn"),
-    )
+    known: dict[str, Any] = {"count": len(lost), "folder": folder, "name": lost[0]}
+    if strangers:
+        others = ", ".join(sorted(strangers))
+        raise LoadError(
+            text("error", "concurrent_load_conflict", **known, others=others), text("hint", "again_in_turn")
+        )
+    raise LoadError(text("error", "weights_not_loaded", **known), text("hint", "report_weights"))
 
 
 def name_model(model: Any, repo_id: str, commit: str | None) -> None:
