@@ -1,6 +1,6 @@
 // What Python sends. Written from src/nbloader/_views/wire.py by scripts/generate.py.
 
-/** A stage of the load; `detail` says what came of it. */
+/** A stage of the load; `detail` describes its result. */
 export interface Stage {
   name: string;
   started: number | null;
@@ -23,14 +23,14 @@ export interface Memory {
   accelerators: readonly Accelerator[];
 }
 
-/** What unloading gave back: by place its name, what was in use before and after; `holders` keep the model. */
+/** What unloading freed: each place with its use before and after; `holders` are what still refers to the model. */
 export interface Gone {
   places: readonly (readonly [string, number, number])[];
   holders: readonly string[];
   successor: string;
 }
 
-/** What a load without progress waits for, in words; `bytes` moved lately, too few to be progress. */
+/** What a load without progress waits for, as text; `bytes` moved recently, too few to count as progress. */
 export interface Stall {
   since: number;
   text: string;
@@ -58,7 +58,7 @@ export interface LogLine {
   text: string;
 }
 
-/** A question, or an error with choices; the place of a choice is its answer. */
+/** A question, or an error with choices; an answer is the index of a choice. */
 export interface Asked {
   kind: string;
   code: string;
@@ -67,7 +67,7 @@ export interface Asked {
   files: readonly string[];
 }
 
-/** What a load waits for a person to choose. */
+/** A question that the load waits for the user to answer. */
 export interface Question {
   kind: string;
   code: string;
@@ -77,7 +77,7 @@ export interface Question {
   number: number;
 }
 
-/** Why a load failed; `page` explains the code, and is empty where no docs are hosted. */
+/** Why a load failed; `page` explains the code, and is empty if no docs are hosted. */
 export interface Failure {
   kind: string;
   code: string;
@@ -88,7 +88,7 @@ export interface Failure {
   hint: string;
 }
 
-/** The load now. `number` is the one by which a click means it; `ahead` are (number, name) of loads before it. */
+/** The current load. `number` identifies it in messages; `ahead` lists (number, name) of the loads before it. */
 export interface State {
   number: number;
   status: "idle" | "queued" | "running" | "ready" | "failed" | "cancelled";
@@ -121,14 +121,14 @@ export interface State {
   summary: Summary | null;
 }
 
-/** What does not change of the lanes: the first `shards` are shards, the rest other files that are downloaded. */
+/** The constant part of the lanes: the first `shards` files are shards, the others are other downloaded files. */
 export interface ShardNames {
   names: readonly string[];
   bytes: readonly number[];
   shards: number;
 }
 
-/** What changes of the lanes, by column, in the order of `ShardNames`. `cached` are the bytes that were on disk before. A file that is not a shard is neither read nor placed. */
+/** The changing part of the lanes, by column, in the order of `ShardNames`. `cached` are the bytes that were on disk before the load. A file that is not a shard is neither read nor placed. */
 export interface Lanes {
   resident: readonly number[];
   read: readonly number[];
@@ -144,13 +144,13 @@ export interface Lanes {
   download_ended: readonly (number | null)[];
 }
 
-/** What a field offers; `why` it cannot be chosen, empty where it can. */
+/** A choice of a field; `why` is the reason that it cannot be chosen, empty if it can. */
 export interface FieldChoice {
   value: string;
   why: string;
 }
 
-/** A field of the form; `why` it does not apply, empty where it does. */
+/** A field of the form; `why` is the reason that it does not apply, empty if it does. */
 export interface Field {
   name: string;
   kind: "choice" | "text" | "number" | "flag";
@@ -159,13 +159,13 @@ export interface Field {
   why: string;
 }
 
-/** Fields that stand together. */
+/** A group of fields. */
 export interface FieldGroup {
   name: string;
   fields: readonly Field[];
 }
 
-/** What a device has to hold, by part, against what is free. */
+/** The memory that a device needs, by part, and the memory that is free. */
 export interface DeviceRoom {
   name: string;
   needed: number;
@@ -174,7 +174,7 @@ export interface DeviceRoom {
   parts: readonly (readonly [string, number])[];
 }
 
-/** What a load will cost. `devices` is null where only the load decides where weights go; `seconds` is a range. */
+/** The cost of a load. `devices` is null if only the load decides where weights go; `seconds` is a range. */
 export interface Plan {
   format: string;
   shards: number;
@@ -215,7 +215,7 @@ export interface Form {
   error: FormError | null;
 }
 
-/** One load of the past; stages as (name, start, end). */
+/** A past load; stages as (name, start, end). */
 export interface Run {
   time: string;
   options: Readonly<Record<string, unknown>>;
@@ -228,13 +228,13 @@ export interface Run {
   verdict: string | null;
 }
 
-/** The loads of this model so far, the newest first, and what to know before comparing them. */
+/** The past loads of this model, the newest first, and what to know before comparing them. */
 export interface Runs {
   runs: readonly Run[];
   note: string;
 }
 
-/** Where the time went: parts as (key, name, seconds), facts as (name, fact), remedies as (text, code). */
+/** Where the time of a load went: parts as (key, name, seconds), facts as (name, fact), remedies as (text, code). */
 export interface Diagnosis {
   measuring: boolean;
   verdict: string;

@@ -25,10 +25,10 @@ def start(
     replace: bool = False,
     **choices: Any,
 ) -> LoadJob:
-    """Load a checkpoint in the background; returns at once.
+    """Start to load a checkpoint in the background, and return at once.
 
-    The same model with the same options is loaded once: a load that is under way is joined, and a model that is loaded
-    is what the job gives.
+    The same model with the same options is loaded only once. If its load is running, you get a job for that load. If it
+    is loaded already, the job returns the loaded model.
 
     Parameters
     ----------
@@ -37,20 +37,20 @@ def start(
     options
         The load's options.
     progress_callback
-        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
-        of the load and one call at a time. One that raises is logged and not called again.
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread of the load and
+        one call at a time. If it raises, the exception is logged and it is not called again.
     reload
-        Load again even if the model is loaded, or being loaded.
+        Load again even if the model is loaded or its load is running.
     replace
-        Cancel what is being loaded now, and come next; else loads wait for each other, in order.
+        Cancel the load that is running now, and load this model next. By default, loads wait for each other, in order.
     **choices
         Single options, on top of `options`: see `LoadOptions`.
 
     Raises
     ------
     OptionError
-        For an option that does not exist or a value it cannot take. What is wrong with the checkpoint is told by
-        the job.
+        For an option that does not exist or a value it cannot take. Problems with the checkpoint are raised by the
+        job, not here.
     """
     made = LoadJob(model, merge_options(options, choices), reload=reload)
     return begin(made, progress_callback, replace=replace)
@@ -63,8 +63,8 @@ def begin(
     *,
     replace: bool = False,
 ) -> LoadJob:
-    """Start a load, or join one that does the same already; return the one that does it."""
-    # Before it starts, so that nothing is left to do for it once it has.
+    """Start a load, or find a running one that does the same; return its job."""
+    # Subscribes before the load starts, so that no event is missed.
     history.follow(made)
     made._add_asker(can_ask)
     if progress_callback is not None:
@@ -80,7 +80,7 @@ def begin(
 def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
     """Load models in the background, one after the other, and keep them until they are unloaded.
 
-    A later request for one of them joins its load, or has the model at once. With no `keep=` all are kept.
+    A later request for one of them waits for its load, or gets the model at once. Without `keep=`, all models are kept.
 
     Raises
     ------
@@ -94,15 +94,15 @@ def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
 
 
 def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:
-    """Return what loading a checkpoint will move and hold, without loading it.
+    """Return what loading a checkpoint will move and how much memory it will need, without loading it.
 
-    Of a repository, the config, the index and the headers of the weights are fetched, and no weights. Neither torch
-    nor transformers is imported.
+    For a repository, only the config, the index and the headers of the weights are downloaded, not the weights. Neither
+    torch nor transformers is imported.
 
     Raises
     ------
     LoadError
-        Where there is no such checkpoint, or its headers cannot be read.
+        If there is no such checkpoint, or its headers cannot be read.
     """
     return look_at(model, merge_options(options, choices))[2]
 
@@ -117,7 +117,7 @@ def load(
     replace: bool = False,
     **choices: Any,
 ) -> Loaded:
-    """Load a checkpoint and return (model, tokenizer), with a progress bar in the terminal meanwhile.
+    """Load a checkpoint and return (model, tokenizer), with a progress bar in the terminal.
 
     Parameters
     ----------
@@ -129,11 +129,11 @@ def load(
     Raises
     ------
     LoadError
-        Where it could not be loaded: what happened, where, and what to do.
+        If the load failed; the error says what happened, where, and what to do.
     LoadCancelled
-        Where it was cancelled.
+        If the load was cancelled.
     KeyboardInterrupt
-        Where it was interrupted; the load is cancelled first.
+        If the wait was interrupted; the load is cancelled first.
     """
     job = start(model, options, progress_callback=progress_callback, reload=reload, replace=replace, **choices)
     with job._expecting() as given:

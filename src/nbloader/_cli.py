@@ -32,30 +32,30 @@ _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
 def main() -> int:
-    """Run the command of this process; returns its exit status, as `run` does."""
+    """Run the command line of this process; return the exit status, as `run` does."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal without Korean cannot show ends nothing
+        sys.stdout.reconfigure(errors="backslashreplace")  # no error for a character it cannot show
     try:
         status = run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has had enough. Python would complain once more as it ends.
+        # The reader closed the pipe. Without this, Python would report the error once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if status == _INTERRUPTED:
-        # A load may be inside an import still, and neither end soon nor survive Python's end.
+        # The load's thread may be in the middle of an import: it would not end soon, and could crash as Python exits.
         sys.stderr.flush()
         os._exit(status)
     return status
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 where the load failed, 130 where it was interrupted."""
+    """Run the command; return the exit status: 0 for success, 1 for a failed load, 130 for an interrupt."""
     parsed = vars(_parser().parse_args(arguments))
     command, model = parsed.pop("command"), parsed.pop("model")
     own = {name: parsed.pop(name) for name in _OWN[command]}
     given = {name: value for name, value in parsed.items() if value is not None}
-    speak(given.get("locale") if given.get("locale") in LOCALES else None)  # what is wrong is said in it, too
+    speak(given.get("locale") if given.get("locale") in LOCALES else None)  # errors use it too
     try:
         choices = {name: _value(name, value) for name, value in given.items()}
         speak(LoadOptions(**choices).locale)
@@ -88,7 +88,7 @@ def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
 
 
 def _finish(job: LoadJob, *, quiet: bool = False) -> int:
-    """Wait for a load, with a bar; return the exit status, and say why where it did not end well."""
+    """Wait for a load, with a bar; return the exit status, and print the reason if the load did not succeed."""
     try:
         with ExitStack() as ended:
             if not quiet and sys.stderr.isatty():
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(command: argparse.ArgumentParser, *, finds_files: bool = False) -> None:
-    """Add an argument for every option, or with `finds_files` for those that say where the files are."""
+    """Add an argument for every option or, with `finds_files`, only for those that locate the files."""
     command.add_argument("model", help=text("cli", "model"))
     for name, row in ROWS.items():
         if row.in_command and (row.finds_files or name == "locale" or not finds_files):
@@ -171,6 +171,6 @@ def _argument(row: Row, types: tuple[type, ...]) -> Mapping[str, Any]:
         return {"action": "store_true", "default": None}
     if bool in types and (row.choices or str not in types):
         return {"action": argparse.BooleanOptionalAction}
-    if bool in types and NoneType not in types:  # a flag that may have a value
+    if bool in types and NoneType not in types:  # a flag with an optional value
         return {"nargs": "?", "const": True}
     return {}

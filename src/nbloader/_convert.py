@@ -1,4 +1,4 @@
-"""Makes safetensors of a checkpoint's ``.bin`` files, once, beside them."""
+"""Convert a checkpoint's ``.bin`` files to safetensors, beside the originals."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from nbloader._text.units import size_text
 
 _DRAFT = ".nbloader-convert-"
 _PORTION = 1 << 24  # bytes
-_ROOM = 1.02  # of what the files take: headers and indices
+_ROOM = 1.02  # times the size of the tensors: room for headers and indices
 
 
 class Converted(NamedTuple):
-    """What a conversion made: the files, in the checkpoint's folder, and how many tensors are in them."""
+    """The result of a conversion: the files, in the checkpoint's folder, and the number of tensors in them."""
 
     files: tuple[Path, ...]
     bytes: int
@@ -46,27 +46,27 @@ class Converted(NamedTuple):
 def convert(
     model: str | os.PathLike[str], options: LoadOptions, tell: Callable[[str], None] = lambda name: None
 ) -> Converted:
-    """Write a checkpoint's ``.bin`` files as safetensors, which later loads take instead.
+    """Write a checkpoint's ``.bin`` files as safetensors, which later loads use instead.
 
-    They are written beside the ``.bin`` files, which stay: into the folder, or into the Hub cache's snapshot, where
-    deleting the revision deletes them too. Pickles are read as tensors only (``weights_only``), each tensor is
-    compared with what was written, and the files appear under their names once all of them are whole.
+    The new files are written beside the ``.bin`` files, which stay: into the folder, or the snapshot in the Hub cache.
+    Deleting the revision from the cache deletes them too. Pickles are read as tensors only (``weights_only``), and each
+    tensor is compared with what was written. The files get their names only when all of them are complete.
 
     Parameters
     ----------
     model
-        A folder, or the id of a repository, which is downloaded where it is not cached.
+        A folder, or the id of a repository. Files that are not cached are downloaded.
     options
-        Those of a load that say which checkpoint is meant.
+        The load options that select the checkpoint.
     tell
         Called with the name of each file before it is read.
 
     Raises
     ------
     CheckpointError
-        Where there is no ``.bin`` to convert, it holds something else than tensors by their names, or there is no room.
+        If there are no ``.bin`` files to convert, one holds anything but named tensors, or there is not enough room.
     OptionError
-        For a `variant`.
+        If a `variant` is given.
     """
     if options.variant is not None:
         raise OptionError(
@@ -100,12 +100,12 @@ def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable
 
 @contextmanager
 def _as_checkpoint_error(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the libraries raise into a LoadError that says what and where."""
+    """Turn exceptions of the libraries into a LoadError that says what happened and where."""
     try:
         yield
     except (LoadError, LoadCancelled):
         raise
-    except Exception as error:  # noqa: BLE001 - the libraries raise what they like
+    except Exception as error:  # noqa: BLE001 - the libraries may raise anything
         known = {"folder": os.fspath(folder), "kind": type(error).__name__, "first": first_line(error) or "-"}
         raise CheckpointError(text("error", "conversion_failed", **known), text("hint", "as_it_was")) from None
 
@@ -130,7 +130,7 @@ def _check_room(folder: Path, size: int) -> None:
 
 @contextmanager
 def _draft_in(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, on the same disk, of which nothing is left."""
+    """Create a folder for drafts, on the same disk, and remove it afterwards."""
     own = one_process()
     draft = folder / f"{_DRAFT}{own['pid']}-{own['began']:.2f}-{own['machine']}-{uuid.uuid4().hex[:8]}"
     try:
@@ -146,7 +146,7 @@ def _draft_in(folder: Path) -> Iterator[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what conversions left whose processes were killed; one that is at work keeps what it has."""
+    """Remove the folders that killed conversions left behind; those of running conversions stay."""
     for left in folder.glob(f"{_DRAFT}*"):
         pid, began, machine, *_ = [*left.name.removeprefix(_DRAFT).split("-"), "", "", ""]
         with suppress(ValueError):
@@ -155,7 +155,7 @@ def _clear(folder: Path) -> None:
 
 
 def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return every tensor of the files, each with memory of its own."""
+    """Return every tensor of the files, each in memory of its own."""
     import torch
 
     tensors: dict[str, Any] = {}
@@ -165,7 +165,7 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
         try:
             is_mapped = number in with_header and not is_packed(shard.path)
             content = torch.load(shard.path, map_location="cpu", weights_only=True, mmap=is_mapped)
-        except Exception as error:  # noqa: BLE001 - what torch raises for a broken file is not told
+        except Exception as error:  # noqa: BLE001 - torch may raise anything for a broken file
             raise load_error_of(error, shard.path) from None
         if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
             raise CheckpointError(
@@ -192,7 +192,7 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
     seen: set[int] = set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
-        # Whether two names mean one parameter is for the model to say: as long as it is unknown, each keeps its own.
+        # Only the model knows whether two names mean one parameter, so each name keeps a tensor of its own.
         is_own = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
         if not is_own or not tensor.is_contiguous():
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
@@ -201,13 +201,13 @@ def _read(checkpoint: Checkpoint, tell: Callable[[str], None]) -> dict[str, Any]
 
 
 def _check_read(path: Path, content: Mapping[str, Any]) -> None:
-    """Compare what torch has read of a file with what its zip holds, bit by bit."""
+    """Compare what torch read from a file with the contents of its zip archive, bit by bit."""
     with zipfile.ZipFile(path) as archive:
         entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         top = entry.removesuffix("data.pkl")
         with suppress(KeyError):
             if archive.read(f"{top}byteorder").decode() != sys.byteorder:
-                return  # torch turns those around
+                return  # torch swaps these bytes, so they differ
         with archive.open(entry) as pickled:
             stubs = read_pickle(pickled, archive.getinfo(entry).file_size)  # type: ignore[arg-type]
         storages = {stub.storage: name for name, stub in stubs.items() if isinstance(stub, TensorStub)}
@@ -230,14 +230,14 @@ def _bits_of_storage(tensor: Any) -> Any:
 
 
 def _check_equal(tensors: Mapping[str, Any], folder: Path) -> None:
-    """Compare what was written with what was to be written, bit by bit."""
+    """Compare what was written with what should have been written, bit by bit."""
     import torch
     from safetensors import safe_open
 
     left = dict(tensors)
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
+            for name in file.keys():  # noqa: SIM118 - it is not a mapping
                 written, wanted = file.get_tensor(name), left.pop(name)
                 same = written.dtype == wanted.dtype and written.shape == wanted.shape
                 if not same or not torch.equal(_bits(written), _bits(wanted)):
@@ -257,7 +257,7 @@ def _bits(tensor: Any) -> Any:
 
 
 def _settle(path: Path, origin: Path) -> None:
-    """Have a file on the disk, for whoever may read its origin."""
+    """Flush a file to the disk, with the permissions of its origin."""
     with suppress(OSError), open(path, "rb+") as file:
         os.fsync(file.fileno())
         shutil.copymode(origin, path)

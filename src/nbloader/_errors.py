@@ -1,16 +1,16 @@
-"""What can go wrong, and how it is told.
+"""The exceptions of nbloader, and how they are worded.
 
 Exception tree::
 
-    LoadError                 a load did not end in a model
-    ├── OptionError           an option that does not exist, or a value it cannot take
-    ├── SourceError           no checkpoint where the user said there is one
-    ├── DownloadError         the Hub, or the way to it, failed
-    ├── CheckpointError       the files are there and are broken, or not what they claim
-    │   └── RemoteCodeError   the checkpoint brings Python code that would have to run
-    ├── WontFitError          the checkpoint needs more memory than is free
-    └── DependencyError       an optional package that this checkpoint needs is missing
-    LoadCancelled             somebody cancelled the load
+        LoadError                 a load ended without a model
+        ├── OptionError           an option that does not exist, or a value it cannot take
+        ├── SourceError           no checkpoint at the given path or id
+        ├── DownloadError         the Hub, or the connection to it, failed
+        ├── CheckpointError       the files are broken, or not what they claim to be
+        │   └── RemoteCodeError   the checkpoint brings Python code that would have to run
+        ├── WontFitError          the checkpoint needs more memory than is free
+        └── DependencyError       an optional package that this checkpoint needs is missing
+        LoadCancelled             the load was cancelled
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nbloader._text.units import first_few
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_MOST_KNOWN = 40  # words that are worth listing
+_MOST_KNOWN = 40  # a list of more words than this would not help
 
 
 class LoadError(Exception):
@@ -34,16 +34,16 @@ class LoadError(Exception):
     Parameters
     ----------
     message
-        What happened, and where: names the file, the repository or the option.
+        What happened, and where: it names the file, the repository or the option.
     hint
         What to do about it, as a whole sentence.
     details
-        The technical cause (a formatted traceback), kept as text so that no frame keeps tensors alive.
+        The technical cause (a formatted traceback). It is text, because frames would keep tensors alive.
 
     Attributes
     ----------
-    suggestions
-        Choices with which the load would go on, as keyword arguments; empty where no choice helps.
+    Choices that would let the load continue, as keyword arguments; empty if no choice helps.
+        Choices with which the load would go on, as keyword arguments; empty if no choice helps.
     """
 
     suggestions: tuple[Mapping[str, Any], ...] = ()
@@ -56,7 +56,7 @@ class LoadError(Exception):
 
     @property
     def code(self) -> str:
-        """A stable name for what went wrong, such as ``"no-config"``; the docs list them all."""
+        """A stable name for the error, such as ``"no-config"``; the docs list them all."""
         message = self.message
         if not isinstance(message, Text):
             return "other"
@@ -76,11 +76,11 @@ class OptionError(LoadError):
 
 
 class SourceError(LoadError):
-    """There is no checkpoint where the user said there is one."""
+    """There is no checkpoint at the given path or repository id."""
 
 
 class DownloadError(LoadError):
-    """The Hub refused, or could not be reached, or sent something else than it promised."""
+    """The Hub refused, could not be reached, or sent other content than it promised."""
 
 
 class CheckpointError(LoadError):
@@ -88,26 +88,26 @@ class CheckpointError(LoadError):
 
 
 def os_failure(error: OSError, name: str, details: str = "") -> CheckpointError:
-    """Return what is told where the system refuses a file of the checkpoint `name`."""
+    """Return the error for an OSError about a file of the checkpoint `name`."""
     known = {"path": str(error.filename or name), "error": str(error.strerror or error)}
     return CheckpointError(text("error", "os_error", **known), text("hint", "check_file"), details)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says, and the next where it only announces that; empty without any."""
+    """Return the first line of an exception's text, with the next one if the first ends in a colon; empty if none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "")
 
 
 class RemoteCodeError(CheckpointError):
-    """The checkpoint brings Python code of its own that would have to run, and nobody has allowed it.
+    """The checkpoint brings Python code of its own that would have to run, and the user has not allowed it.
 
     Parameters
     ----------
     files
         The code's files: addresses on the Hub at the commit, or paths.
     commit
-        What a consent is for: the commit, or of a folder the digest of its code. None where no consent helps.
+        What to allow: the commit or, for a folder, the digest of its code. None if allowing it does not help.
     """
 
     def __init__(self, message: str, hint: str = "", files: Sequence[str] = (), commit: str | None = None) -> None:
@@ -120,8 +120,8 @@ class RemoteCodeError(CheckpointError):
 class WontFitError(LoadError):
     """The weights take more memory than is free.
 
-    `suggestions` are choices that would fit and, at last, ``{"force": True}``, which loads them all the same;
-    `needed` is what the weights take with each, in bytes.
+    `suggestions` are choices that would fit. The last one is ``{"force": True}``, which loads the weights anyway.
+    `needed` is the number of bytes that the weights take with each choice.
     """
 
     def __init__(
@@ -137,11 +137,11 @@ class DependencyError(LoadError):
 
 
 class LoadCancelled(Exception):  # noqa: N818 - the public name; being cancelled is not an error
-    """The load was cancelled: by the button, by ``cancel()`` or by an interrupt."""
+    """The load was cancelled, by the button, by ``cancel()`` or by an interrupt."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a sentence naming the known word nearest to `word`, or listing them all."""
+    """Return a sentence that names the known word nearest to `word`, or lists all known words."""
     names = sorted(known)
     near = get_close_matches(word, names, n=1, cutoff=0.5)
     if near:

@@ -1,4 +1,4 @@
-"""What can happen in a load: the kinds of the events in `LoadJob.events`, and that `LoadJob.subscribe` gives."""
+"""The events of a load, as in `LoadJob.events` and as passed to subscribers of `LoadJob.subscribe`."""
 
 from nbloader._progress.events import (
     Answered,

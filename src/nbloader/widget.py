@@ -1,4 +1,4 @@
-"""LoaderWidget: a load in a notebook. Traits and messages; nothing about loading."""
+"""LoaderWidget: a load in a notebook. It handles traits and messages, and leaves loading to `LoadJob`."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ from nbloader._views.page import Page
 from nbloader._views.terminal import show_bar
 
 _STATIC = Path(__file__).parent / "static"
-_TICK = 0.05  # seconds; an await that nothing wakes could not be interrupted
+_TICK = 0.05  # seconds; an await without wake-ups could not be interrupted
 
 _THEIRS = frozenset({"_view_count", "layout", "tabbable", "tooltip"})
-"""What a page may set: nothing of it is drawn or run."""
+"""The traits that a page may set; they are neither drawn nor run."""
 
 
 def _front_end(name: str) -> Path | str:
-    """Return a part of the front end: as a file where changes to it are followed, else as text.
+    """Return a part of the front end: a file path if its changes are watched, else its text.
 
-    anywidget keeps every widget that shows a file, to tell it of changes, and that would keep its model too.
+    anywidget keeps every widget that uses a file, to send it changes. That would also keep the widget's model alive.
     """
     path = _STATIC / name
     return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
 
 
 class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
-    """Loads a checkpoint in the background, and shows how it goes.
+    """Loads a checkpoint in the background, and shows the progress.
 
     ::
 
         w = LoaderWidget("Qwen/Qwen3-4B").show()   # returns at once
         model, tokenizer = w.result()              # or: await w
 
-    As a cell's last line, without ``.show()``, it is a workbench: a form of the options, what they will cost, and the
-    loads so far.
+    As the last line of a cell, without ``.show()``, it shows a workbench: a form of the options, their cost, and the
+    past loads.
 
     Parameters
     ----------
     model
         A folder, the id of a repository on the Hub, or ``"demo"``.
     options
-        The load's options.
+        The options of the load.
     progress_callback
-        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread
-        of the load and one call at a time. One that raises is logged and not called again.
+        Called with ``{"status": str, "message": str, "progress": number}`` at each step, on a thread of the load and
+        one call at a time. If it raises, the exception is logged and it is not called again.
     reload
-        Load again even if the model is loaded, or being loaded.
+        Load again even if the model is loaded or its load is running.
     replace
-        Cancel what is being loaded now, and come next; else loads wait for each other, in order.
+        Cancel the load that is running now, and load this model next. By default, loads wait for each other, in order.
     **choices
         Single options, on top of `options`: see `LoadOptions`.
 
@@ -113,10 +113,10 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._answer_while_busy()
 
     def show(self) -> LoaderWidget:
-        """Display the panel and start the load; returns at once, with the widget itself.
+        """Display the panel and start the load; returns the widget itself at once.
 
-        In a terminal there is no panel, and none where a notebook is run without a page (nbclient, papermill): `result`
-        shows a bar instead.
+        There is no panel in a terminal, or in a notebook that runs without a page (nbclient, papermill): `result` shows
+        a bar instead.
         """
         self._shown_by = None
         self._is_panel = True
@@ -131,8 +131,8 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def load(self, *, reload: bool = False, replace: bool = False, **changes: Any) -> LoaderWidget:
         """Start the load, or start it again, with changes to its options; returns at once.
 
-        A load of this widget that is still running goes on where nothing has changed, and is cancelled where something
-        has. The parameters `reload` and `replace` are those of the widget.
+        If this widget's load is still running, it continues if no option changes, and is cancelled if one does.
+        `reload` and `replace` are the parameters of the widget.
 
         Raises
         ------
@@ -148,32 +148,32 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self.job.cancel()
 
     def unload(self) -> Freed:
-        """Give back what the load made, and return what that gave back, on the host and on each device.
+        """Unload the model, and return what that freed, on the host and on each device.
 
-        A model that you refer to yourself stays until you let go of it: the answer names who holds it.
+        A model that your code refers to stays in memory until you drop the reference; the result names what holds it.
 
         Raises
         ------
         LoadError
-            Where nothing is loaded.
+            If nothing is loaded.
         """
         if self.job is None:
             raise LoadError(text("error", "widget_not_loaded", name=str(self._controller.model)), text("hint", "start"))
         return self.job.unload()
 
     def result(self, timeout: float | None = None) -> Loaded:
-        """Wait for the load, and return (model, tokenizer). Starts it if it has not been started.
+        """Wait for the load, and return (model, tokenizer). Starts the load if necessary.
 
         The notebook's stop button cancels the load.
 
         Raises
         ------
         LoadError
-            Where the load failed: what happened, where, and what to do.
+            If the load failed; the error says what happened, where, and what to do.
         LoadCancelled
-            Where it was cancelled.
+            If the load was cancelled.
         TimeoutError
-            Where it has not ended within `timeout` seconds; it goes on.
+            If the load has not ended within `timeout` seconds; it continues.
         """
         job = self._started()
         with job._expecting() as given:
@@ -204,12 +204,12 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     @property
     def model(self) -> Any:
-        """The loaded model; waits for it."""
+        """The loaded model. Waits for the load."""
         return self.result().model
 
     @property
     def tokenizer(self) -> Any:
-        """The loaded tokenizer, the processor where the model has one, or None; waits for it."""
+        """The loaded tokenizer, or the processor if the model has one, or None. Waits for the load."""
         return self.result().tokenizer
 
     @property
@@ -219,30 +219,30 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     @property
     def job(self) -> LoadJob | None:
-        """The load; None before it has been started."""
+        """The load; None before it starts."""
         return self._controller.job
 
     @property
     def state(self) -> LoadState:
-        """What is known of the load now."""
+        """The current state of the load."""
         return self._controller.state
 
     @property
     def plan(self) -> LoadPlan | None:
-        """What the load moves; None until the headers have been read."""
+        """What the load will move; None until the headers have been read."""
         return None if self.job is None else self.job.plan
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The loads of this model on this machine that ended well, the oldest first, as plain dicts.
+        """The successful loads of this model on this machine, the oldest first, as plain dicts.
 
-        They are kept in the user's state folder, of all models together the last 200. Sizes in bytes, times in
-        seconds; ``pandas.DataFrame(w.history)`` is a table of them.
+        The user's state folder keeps the last 200 loads of all models. Sizes are in bytes, times in seconds. For a
+        table, use ``pandas.DataFrame(w.history)``.
         """
         return _history.runs(os.fspath(self._controller.model))
 
     def clear_history(self) -> None:
-        """Forget the loads of this machine so far, those of other models too."""
+        """Delete the history of loads on this machine, for all models."""
         self._controller.clear_history()
 
     def __repr__(self) -> str:
@@ -251,12 +251,12 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _ipython_display_(self) -> None:
         shell = kernel_shell()
-        if shell is None or self._repr_mimebundle_ is None:  # ipywidgets takes it from a widget that is closed
-            raise NotImplementedError  # IPython prints the repr then
+        if shell is None or self._repr_mimebundle_ is None:  # a closed widget has no _repr_mimebundle_
+            raise NotImplementedError  # then IPython prints the repr
         if self._shown_by is not None and self._shown_by == executing():
-            return  # `LoaderWidget(...).show()` as a cell's last line: the panel is there already
+            return  # `LoaderWidget(...).show()` as a cell's last line: it has displayed the panel
         view, metadata = self._repr_mimebundle_() or ({}, {})
-        stays = not self._is_panel or self.state.status in FINAL  # who shows it again wants to see it live
+        stays = not self._is_panel or self.state.status in FINAL  # shown again after the load, it stays live
         self._page.outputs.add(shell.display_pub, view, metadata, stays=stays)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -266,7 +266,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return bundle
 
     def set_state(self, sync_data: Mapping[str, Any]) -> None:
-        """Take what a front end may change, of a widget's place in the page; it may change nothing else."""
+        """Apply changes from the front end to the traits that concern the page; refuse all others."""
         refused = sync_data.keys() - _THEIRS
         if refused:
             self._controller.refuse(text("refused", "state", names=", ".join(sorted(refused))))
@@ -280,15 +280,15 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     @property
     def _is_about_to_load(self) -> bool:
-        """Whether show() has displayed the panel and begins the load next."""
+        """Whether show() has displayed the panel and is about to start the load."""
         return self._is_panel and self.job is None
 
     def _bundle(self) -> dict[str, str]:
         return self._page.bundle(repr(self), is_about_to_load=self._is_about_to_load)
 
     def _answer_while_busy(self) -> None:
-        # ipykernel 7.4 sends a message from the front end to the subshell that last published, which a running cell
-        # keeps busy: a click would wait for the cell. Left where it came from, it arrives at once.
+        # ipykernel 7.4 sends a message from the front end to the subshell that published last. A running cell keeps
+        # that one busy, so a click would wait for the cell. In the subshell where it arrived, it is handled at once.
         if hasattr(self.comm, "_reply_subshell_for"):
             self.comm._reply_subshell_for = lambda data, default: default
 

@@ -1,1 +1,1 @@
-"""Loads compared: the ones so far, the next one, and why one was slow."""
+"""Compare loads: the runs so far, the forecast for the next load, and the diagnosis of a slow one."""

@@ -1,4 +1,4 @@
-"""Measuring for a diagnosis: of a load that has been, or of a checkpoint before one."""
+"""Measurements for a diagnosis, of a load that has ended or of a checkpoint before it is loaded."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
     from nbloader._progress.state import LoadState
 
 
-_TOKENIZER_SECONDS = 0.5  # from which on it is tried how long a tokenizer that is saved as it is would take
+_TOKENIZER_SECONDS = 0.5  # a tokenizer stage at least this long is worth a trial load of the saved tokenizer
 
 
 def diagnose(model_or_job: Any, **choices: Any) -> Diagnosis:
     """Return why a load took as long as it did, and what would make it faster.
 
-    Of a model that is loaded in this process it is that load; of any other model, what loading it would meet: then
+    For a model that is loaded in this process, the diagnosis is of its load. For any other model, it is a forecast:
     nothing is loaded, only headers are read and storage is probed.
 
-    A probe reads 512 MB in 2 s at most, past the page cache, and writes nothing. It is made only where a load waited
-    for storage, or would have to.
+    A probe reads at most 512 MB in at most 2 s, bypasses the page cache, and writes nothing. Storage is probed only if
+    the load waited for it, or would have to.
 
     Parameters
     ----------
     model_or_job
-        A folder, the id of a repository, ``"demo"``, a model that is loaded, a `LoadJob`, or what has one as its
+        A folder, the id of a repository, ``"demo"``, a loaded model, a `LoadJob`, or an object with a `LoadJob` as its
         ``job``.
     **choices
-        For a model: the options of its load, see `LoadOptions`.
+        For a model: the options of the load, see `LoadOptions`.
 
     Raises
     ------
     LoadError
-        Where a load failed, was cancelled or has not ended, or there is no such checkpoint.
+        If the load failed, was cancelled or is still running, or if there is no such checkpoint.
     """
     asked = getattr(model_or_job, "job", model_or_job)
     if asked is None:
@@ -64,7 +64,7 @@ def diagnose(model_or_job: Any, **choices: Any) -> Diagnosis:
     if not hasattr(asked, "events"):
         return _look(asked, choices)
     state = asked.state
-    if state.summary is None or asked.plan is None:  # a model that was unloaded since had been loaded all the same
+    if state.summary is None or asked.plan is None:  # a model that has been unloaded still has its summary
         raise _undiagnosed(state.name, state.status if state.gone is None else "gone")
     return _diagnose_load(state, asked.plan, asked.options, None)
 
@@ -102,7 +102,7 @@ def _storage_of(files: list[Path]) -> Storage | None:
 
 
 def _elsewhere(files: list[Path]) -> tuple[Path, Probe] | None:
-    """Return the fastest other storage of this machine with room for the files, and what a probe of it told."""
+    """Return the fastest other storage of this machine with room for the files, and the result of its probe."""
     found = []
     with suppress(OSError):
         size = sum(file.stat().st_size for file in files)
@@ -114,7 +114,7 @@ def _elsewhere(files: list[Path]) -> tuple[Path, Probe] | None:
 
 
 def _try_tokenizer(tokenizer: Any) -> float | None:
-    """Return how long the tokenizer takes to load once it is saved in the form that it was made into."""
+    """Return how many seconds the tokenizer takes to load from its saved form; None if that fails."""
     with suppress(Exception), tempfile.TemporaryDirectory(prefix="nbloader-") as folder:
         tokenizer.save_pretrained(folder)
         if not Path(folder, "tokenizer.json").is_file():
@@ -132,7 +132,7 @@ def _has_safetensors(folder: Path, options: LoadOptions) -> bool:
 
 
 def _safetensors_on_hub(model: str, options: LoadOptions) -> int | None:
-    """Return what downloading the model's safetensors takes; None where the Hub has none, or was not to be asked."""
+    """Return the download size of the model's safetensors; None if the Hub has none or may not be contacted."""
     if options.local_files_only:
         return None
     with suppress(LoadError):
@@ -141,7 +141,7 @@ def _safetensors_on_hub(model: str, options: LoadOptions) -> int | None:
 
 
 def _look(model: str | os.PathLike[str], choices: Mapping[str, Any]) -> Diagnosis:
-    """Return what loading a model would meet, without loading it."""
+    """Return a forecast of the load of a model, without loading it."""
     options = merge_options(None, choices)
     source, checkpoint, plan = look_at(model, options)
     files = [shard.path for shard in checkpoint.shards if shard.path.is_file()]

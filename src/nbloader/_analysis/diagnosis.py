@@ -1,4 +1,4 @@
-"""What a diagnosis says: where a load's time went, and what would make it faster."""
+"""The diagnosis of a load: where its time went, and what would make it faster."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from nbloader._system.storage import Storage
 from nbloader._text.catalogue import text
 from nbloader._text.units import columns, seconds_text, sentences, size_text, span_text, types_text
 
-AT_LIMIT = 0.8  # of what storage delivers, from which on nothing but other storage is faster
+AT_LIMIT = 0.8  # share of what storage delivers; above it, only faster storage helps
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What would make a load faster.
+    """A change that would make a load faster.
 
     Parameters
     ----------
     code
-        Which: a key of the locale files' ``remedy``.
+        The kind of remedy: a key of the locale files' ``remedy``.
     seconds
-        What it saves, from the figures in `arguments`.
+        The seconds that it saves, estimated from the figures in `arguments`.
     arguments
-        Those of its text.
+        The values that fill its text.
     lines
-        What to run, as it is.
+        The code to run, ready to copy.
     """
 
     code: str
@@ -40,50 +40,50 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Where the time of a load went, what was really read, and what would make it faster.
+    """Where the time of a load went, what was read, and what would make the load faster.
 
-    Sizes in bytes, times in seconds, rates in bytes a second. What was not or could not be measured is None.
+    Sizes are in bytes, times in seconds, rates in bytes a second. A value that was not measured is None.
 
     Parameters
     ----------
     name
-        What is loaded.
+        The name of what is loaded.
     seconds
         How long the load took; None before a load.
     parts
-        What of that went to what (`nbloader._progress.events.PARTS`); they add up to `seconds`.
+        The seconds by cause (`nbloader._progress.events.PARTS`); they add up to `seconds`.
     format
         ``"safetensors"`` or ``"bin"``.
     files
-        The weight files.
+        The number of weight files.
     bytes
         Their size.
     resident
-        How much of them was in memory when the load began.
+        How many of these bytes were in memory when the load began.
     dtypes
-        What the tensors take in the files, by type.
+        The size of the tensors in the files, by type.
     dtype
-        The types of the weights in memory; empty where they are those of the files.
+        The types of the weights in memory; empty if they are the same as in the files.
     storage
-        Where they lie; None where that cannot be found out.
+        The storage that the files are on; None if that cannot be found out.
     rate
-        How fast they were read from there.
+        The rate at which the files were read.
     probe
-        What a short probe told that it can deliver.
+        The rate that a short probe measured.
     others
-        What was read of the same disk meanwhile by others.
+        The bytes that other processes read from the same disk during the load.
     available
-        What was free in memory when the load began.
+        The memory that was free when the load began.
     remedies
-        What would make the load faster, the most seconds first.
+        What would make the load faster, the largest saving first.
     memory_limit
-        What a control group (a container) allows this process; None where it may have all of the host's memory.
+        The memory that a control group (a container) allows this process; None if it may use all of the host's.
     memory_pressure
         The share of the last minute in which processes of this host waited for memory.
     to_download
-        What is not on this machine yet; only before a load.
+        The bytes that are not on this machine yet; only before a load.
     expected
-        The least and the most seconds that a load should take, by earlier ones; only before a load.
+        The least and the most seconds that the load should take, judging by earlier ones; only before a load.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """The first remedy or, where there is none, what tells that nothing is to be mended; one sentence."""
+        """The first remedy or, if there is none, a sentence that says so."""
         if self.remedies:
             return str(self.remedies[0])
         if self.seconds is None:
@@ -142,7 +142,7 @@ class Diagnosis:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What was really read, and from where: a line a figure, by the keys of the locale files' ``fact``."""
+        """What was read, and from where: one line for each figure, by the keys of the locale files' ``fact``."""
         facts = {
             "weights": text(
                 "diagnosis",

@@ -1,4 +1,4 @@
-"""What a load will move, hold and take, before it begins."""
+"""Forecast, before a load begins, of the bytes that it moves, the memory that it needs and the time that it takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nbloader._system.page_cache import find_missing
 
 
 class Looked(NamedTuple):
-    """What is known of a checkpoint from its headers."""
+    """What the headers of a checkpoint tell about it."""
 
     checkpoint: Checkpoint
     bytes_to_download: int
@@ -31,14 +31,14 @@ class Looked(NamedTuple):
 
 
 def look_in(model: str | os.PathLike[str], options: LoadOptions) -> Looked:
-    """Return what is known of a checkpoint, without its weights; raises as `plan` does."""
+    """Return what the headers of a checkpoint tell, without reading the weights; raises as `plan` does."""
     source = find_source(model, options)
     checkpoint, left = look(source, options)
     return Looked(checkpoint, left, resident_bytes(checkpoint), source.repository is not None)
 
 
 def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Source, Checkpoint, LoadPlan]:
-    """Return where a checkpoint is, what it holds, and what loading it will move and hold; raises as `plan` does."""
+    """Return the source, the checkpoint and the plan of its load; raises as `plan` does."""
     with leaving(str(model)):
         try:
             source = find_source(model, options)
@@ -52,7 +52,7 @@ def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Source
 
 
 def check_fits(adapter: Adapter | None, model: str, checkpoint: Checkpoint, options: LoadOptions) -> None:
-    """Refuse an adapter that cannot be attached here, or not to this checkpoint; None is fine."""
+    """Refuse an adapter that cannot be attached here or does not fit this checkpoint; None passes."""
     if adapter is not None:
         check_peft()
         check_adapter(adapter, model, checkpoint, options)
@@ -70,7 +70,7 @@ def foresee(
 
 
 def resident_bytes(checkpoint: Checkpoint) -> int:
-    """Return how many bytes of the weights are in memory; what is to be downloaded comes through it."""
+    """Return how many bytes of the weights are in memory; files yet to be downloaded count, as they pass through it."""
     absent = 0
     for shard in checkpoint.shards:
         if shard.path.is_file():

@@ -1,4 +1,4 @@
-"""The loads of this machine so far: one record each, in the user's state folder."""
+"""The loads of this machine so far: one record for each, in the user's state folder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from nbloader._progress.state import LoadState
 
 MOST_RUNS = 200
-"""So many records are kept; the oldest go."""
+"""How many records are kept; the oldest are removed first."""
 
-_COMPARED = 10  # the last runs from which a time is predicted
-_ALIKE = 8  # sizes that differ by no more than this factor compare
-_IMPORTING = 0.3  # seconds of imports from which on the libraries were not there before
-_WARM, _COLD = 0.9, 0.1  # shares of the weights that were in memory already
+_COMPARED = 10  # a time is predicted from at most this many runs, the latest
+_ALIKE = 8  # runs compare if their sizes differ by at most this factor
+_IMPORTING = 0.3  # a run that spent at least this long on imports had to import the libraries
+_WARM, _COLD = 0.9, 0.1  # shares of the weights that were in memory before the load
 _LOCK_SECONDS = 1.0
 
 Run = Mapping[str, Any]
 
 
 def follow(job: LoadJob) -> None:
-    """Keep a record of `job` once it is ready."""
+    """Record `job` once it is ready."""
     reference = weakref.ref(job)
 
     def take(event: events.Event) -> None:
@@ -49,14 +49,14 @@ def follow(job: LoadJob) -> None:
 def record_of(
     state: LoadState, plan: LoadPlan | None, chosen: LoadOptions, model: str | os.PathLike[str]
 ) -> dict[str, Any]:
-    """Return what is kept of a load that is ready: plain values, sizes in bytes, times in seconds."""
+    """Return the record of a load that is ready: plain values, sizes in bytes, times in seconds."""
     summary, options = state.summary or {}, changed_options(chosen)
     if "extra" in options:
-        options["extra"] = sorted(options["extra"])  # what is in it may be nobody's business
+        options["extra"] = sorted(options["extra"])  # the values may be private
     times = {stage.name: (stage.started or 0.0, stage.ended) for stage in state.stages if stage.ended is not None}
     read = [(shard.read_started, shard.read_ended) for shard in state.shards if shard.read_started is not None]
     spans = [(start, min(end if end is not None else start, times["weights"][0])) for start, end in read]
-    # What is read before the libraries are imported is done while they are: waiting for them is no part of it.
+    # Reading before the weights stage runs beside the imports: its own time counts, the wait for the imports does not.
     early = max((end for _, end in spans), default=0.0) - min((start for start, _ in spans), default=0.0)
     weights = max(0.0, early) + times["device"][1] - times["weights"][0]
     resident = sum(shard.bytes_resident for shard in state.shards)
@@ -86,29 +86,30 @@ def record_of(
 
 
 def remember(record: Run) -> None:
-    """Add a record. Where the folder cannot be written there is none: a load never fails for it."""
+    """Add a record. If the folder cannot be written, the record is dropped: a load never fails because of it."""
     _change(lambda known: [*known, clean(record)][-MOST_RUNS:])
 
 
 def clear() -> None:
-    """Forget every run of every model."""
+    """Remove the records of all models."""
     _change(lambda known: [])
 
 
 def runs(model: str | None = None) -> list[dict[str, Any]]:
-    """Return the records, the oldest first: those of one model, or all."""
+    """Return the records of one model, or all of them, the oldest first."""
     return [run for run in _read() if model is None or run["model"] == clean(model)]
 
 
 def predict_seconds(
     plan: LoadPlan, options: Mapping[str, Any], resident: int, known: Sequence[Run], *, imports: bool
 ) -> tuple[float, float] | None:
-    """Return the least and the most seconds that a load should take, by earlier ones of its kind; None without any.
+    """Return the least and the most seconds that a load should take, from similar runs; None if there is none.
 
-    Of its kind is a run with the same quantization and adapter, to the same kinds of devices, that copies or maps as
-    this one will, of a similar size, and with the weights in memory to a similar extent; `resident` is how many bytes
-    of them are now. `imports` tells whether this load will have to import the libraries: then a run is of its kind only
-    where it had to as well, and else what that took does not count.
+    A similar run has the same quantization and adapter, the same kinds of devices, and copies or maps as this load
+    will. Its size, and the share of its weights that was in memory, are similar too.
+
+    `resident` is how many bytes of the weights are in memory now. `imports` says whether this load has to import the
+    libraries. If so, only runs that had to import them count; if not, their import time is left out.
     """
     size = sum(plan.bytes_to_read)
     kind = _kind(options, plan.copies, _cache_word(resident, size), plan.device_memory)
@@ -133,7 +134,7 @@ def _scaled(run: Run, seconds: float, to_download: int) -> float:
 
 
 def _kind(options: Mapping[str, Any], copies: bool, cache: str, devices: Iterable[str] | None) -> tuple[Any, ...]:
-    """Return what two loads have in common that compare; `devices` is None where only the load decides them."""
+    """Return what similar loads have in common; `devices` is None if only the load decides them."""
     kinds = None if devices is None else {device.partition(":")[0] for device in devices} - {"", "cpu", "disk"}
     return options.get("quantization"), options.get("adapter") is not None, copies, cache, kinds
 
@@ -161,7 +162,7 @@ def _has_stages(run: Run) -> bool:
 
 
 def _change(change: Callable[[list[Run]], list[Run]]) -> None:
-    from filelock import FileLock, Timeout  # only a load that has ended needs it
+    from filelock import FileLock, Timeout  # only the end of a load needs it
 
     path = _path()
     if path is None:

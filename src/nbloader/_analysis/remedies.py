@@ -1,4 +1,4 @@
-"""The rules: from what was measured to what would make a load faster."""
+"""The rules that turn measurements into remedies for a slow load."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from nbloader._progress.state import LoadState
 
 
-_WORTH_SECONDS, _WORTH_SHARE = 0.3, 0.05  # of the load: less is not worth a remedy
-FASTER = 1.2  # times the rate of the load, from which on other storage, or other readers, are
+_WORTH_SECONDS, _WORTH_SHARE = 0.3, 0.05  # of the load; a smaller saving is not worth a remedy
+FASTER = 1.2  # other storage, or other readers, must beat the rate of the load by this factor
 _FULL = ("reading_in_window", "too_large_to_read_ahead")
-"""Codes of the log that tell that memory was too short to read ahead as far as placing could use it."""
+"""Codes of the log that say that memory was too short for full read-ahead."""
 
 
 class Measured(NamedTuple):
-    """What was measured beside a load, or after it; None is what was not needed, or could not be.
+    """What was measured during a load or after it; None for what was not needed or could not be measured.
 
-    `tokenizer` are the seconds that it takes to load once it is saved. Of a model in ``.bin``, `on_hub` are the bytes
-    of the safetensors that the Hub has, and `has_safetensors` tells whether some lie beside them.
+    `tokenizer` is how many seconds the tokenizer takes to load once it is saved. For a model in ``.bin`` files,
+    `on_hub` is the size of the safetensors on the Hub. `has_safetensors` says whether the folder holds some too.
     """
 
     storage: Storage | None = None
@@ -46,12 +46,12 @@ class Measured(NamedTuple):
 
 
 def is_worth(seconds: float, of: float) -> bool:
-    """Return whether so many of a load's seconds are worth a remedy."""
+    """Return whether a saving of this many seconds is worth a remedy, for a load of `of` seconds."""
     return seconds >= max(_WORTH_SECONDS, _WORTH_SHARE * of)
 
 
 def diagnosis_of(state: LoadState, plan: LoadPlan, options: LoadOptions, measured: Measured) -> Diagnosis:
-    """Return what the figures of a load that is ready tell; a pure function of them."""
+    """Return the diagnosis of a load that is ready; a pure function of the figures."""
     known = {part: state.spent[part] for part in PARTS if state.spent.get(part)}
     known["other"] = known.get("other", 0.0) + max(0.0, state.elapsed - sum(known.values()))
     read = _reading(state)
@@ -85,12 +85,12 @@ def diagnosis_of(state: LoadState, plan: LoadPlan, options: LoadOptions, measure
 
 
 def other_type(plan: LoadPlan) -> str:
-    """Return the type that the weights get in memory; empty where they keep that of the files."""
+    """Return the type of the weights in memory; empty if it is the same as in the files."""
     return "" if list(plan.bytes_by_dtype) == [plan.placed_as] else plan.placed_as
 
 
 class _Reading(NamedTuple):
-    """What was read from storage, in how many seconds (0: not known), and how many of those were not waited for."""
+    """Bytes read from storage, the seconds that took (0: not known), and how many of them overlapped other work."""
 
     bytes: int
     seconds: float
@@ -101,7 +101,7 @@ class _Reading(NamedTuple):
         return self.bytes / self.seconds if self.bytes >= LEAST_BYTES and self.seconds > 0 else None
 
     def waits(self, rate: float) -> float:
-        """Return the seconds that would be waited for the same bytes at another rate."""
+        """Return how many seconds the load would wait for the same bytes at another rate."""
         return max(0.0, self.bytes / rate - self.ahead)
 
 
@@ -112,7 +112,7 @@ def _reading(state: LoadState) -> _Reading:
     waited = state.spent.get("storage", 0.0) + mixed
     absent = sum(shard.bytes - shard.bytes_resident for shard in state.shards)
     if mixed and state.placing_copies:
-        return _Reading(absent, 0.0, ahead)  # what of that was copying is not known
+        return _Reading(absent, 0.0, ahead)  # how much of that time was copying is not known
     spans = [shard for shard in state.shards if shard.read_started is not None and shard.bytes_read]
     ended = [shard.read_ended for shard in spans if shard.read_ended is not None]
     if mixed or not spans or not ended:
@@ -120,8 +120,8 @@ def _reading(state: LoadState) -> _Reading:
     began = min(shard.read_started for shard in spans if shard.read_started is not None)
     seconds = max(ended) - began
     if 2 * absent < state.bytes_to_read and 2 * waited < seconds:
-        return _Reading(absent, 0.0, ahead)  # a little, now and then beside other work: that is no rate
-    # What was waited for is known, and so is how long reading took: the difference went on beside other work.
+        return _Reading(absent, 0.0, ahead)  # a few bytes, read now and then beside other work, give no rate
+    # The wait and the duration of reading are known: the difference overlapped other work.
     return _Reading(absent, seconds, max(0.0, seconds - waited))
 
 
@@ -140,7 +140,7 @@ def _for_storage(
     read: _Reading,
     parts: Mapping[str, float],
 ) -> Iterator[Remedy]:
-    """Yield at most one remedy for the time that storage was waited for: an option comes before moving files."""
+    """Yield at most one remedy for the time spent waiting for storage; changing an option comes before moving files."""
     waited = parts.get("storage", 0.0) + parts.get("mixed", 0.0)
     if not read.bytes or not waited or read.rate is None:
         return
@@ -164,7 +164,7 @@ def _for_storage(
 
 
 def _own_fault(state: LoadState, options: LoadOptions) -> str:
-    """Return which remedy helps a load that read slower than its storage can; empty where that is not known."""
+    """Return which remedy helps a load that read slower than its storage can; empty if that is not known."""
     if options.readahead is False:
         return "readahead"
     if any(line.code in _FULL for line in state.log):
@@ -176,9 +176,9 @@ _UNLOADING = "import nbloader\n\nnbloader.loaded()  # what else is in memory\nnb
 
 
 class _Wanted(NamedTuple):
-    """What a remedy is to load: as lines that run as they are, with every option that was chosen.
+    """The load that a remedy is for, written as code that runs as it is, with every option that was chosen.
 
-    `model` is the folder or the id that it is asked for by, `folder` where its files lie.
+    `model` is the folder or id that the user asked for, `folder` the folder that holds its files.
     """
 
     model: str
@@ -190,7 +190,7 @@ class _Wanted(NamedTuple):
         return self.model == os.fspath(self.folder)
 
     def show(self, **changes: Any) -> str:
-        """Return the lines that load it, with some options changed."""
+        """Return the code that loads it, with some options changed."""
         return f"from nbloader import LoaderWidget\n\nw = {as_code(self.model, replace(self.options, **changes))}"
 
     def preload(self) -> str:
@@ -198,13 +198,13 @@ class _Wanted(NamedTuple):
         return f"import nbloader\n\nnbloader.preload({arguments})  # as the notebook's first cell"
 
     def saved(self, kind: str, *, with_tokenizer: bool) -> str:
-        """Return the lines that load it, and save it as it is then, to be loaded from there."""
+        """Return the code that loads it, saves the result, and loads that from then on."""
         name = quoted(f"{self.folder.name if self.is_folder else self.model.rpartition('/')[2]}-{kind}")
         saving = "".join(f"{part}.save_pretrained({name})\n" for part in ("model", "tokenizer")[: 1 + with_tokenizer])
         return f"{self._load()}{saving}w = nbloader.LoaderWidget({name}).show()"
 
     def with_tokenizer(self) -> str:
-        """Return the lines that put the tokenizer that was made beside its files."""
+        """Return the code that saves the tokenizer beside the model's files."""
         return f"{self._load()}tokenizer.save_pretrained({quoted(os.fspath(self.folder))})"
 
     def _load(self) -> str:
@@ -219,7 +219,7 @@ class _Wanted(NamedTuple):
         return shlex.join(command)
 
     def moved_to(self, place: Path) -> str:
-        """Return the lines that copy it to another place, and load it from there."""
+        """Return the code that copies it to another place, and loads it from there."""
         cache = next((parent for parent in self.folder.parents if parent.name.startswith("models--")), None)
         if cache is None or self.is_folder:
             there = os.fspath(place / self.folder.name)
@@ -228,7 +228,7 @@ class _Wanted(NamedTuple):
             hub = place / "huggingface" / "hub"
             there = os.fspath(hub / cache.name)
             code = as_code(self.model, replace(self.options, cache_dir=os.fspath(hub)))
-            copied, links = cache, ", symlinks=True"  # they lead from its snapshots to its blobs
+            copied, links = cache, ", symlinks=True"  # the snapshot's links point to the blobs
         return (
             f"import shutil\n\nfrom nbloader import LoaderWidget\n\n"
             f"shutil.copytree({quoted(os.fspath(copied))}, {quoted(there)}{links})\nw = {code}"
@@ -236,7 +236,7 @@ class _Wanted(NamedTuple):
 
 
 def wanted_of(origin: str | None, name: str, folder: str | os.PathLike[str], options: LoadOptions) -> _Wanted:
-    """Return the load that remedies are written for: its model and options, as code."""
+    """Return the load that remedies are written for, with its model and options as code."""
     if origin != "folder":
         return _Wanted(name, Path(folder), options)
     return _Wanted(os.fspath(folder), Path(folder), replace(options, subfolder=""))

@@ -1,1 +1,1 @@
-"""What a checkpoint is: where its files are, and what they say."""
+"""Checkpoints: where their files are, and what the files contain."""

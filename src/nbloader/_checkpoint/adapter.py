@@ -1,7 +1,7 @@
-"""What an adapter is: its config, its tensors, and whether it fits the checkpoint that it is to be attached to.
+"""Adapters: their config, their tensors, and whether they fit the checkpoint.
 
-Source: peft's files (https://huggingface.co/docs/peft/developer_guides/checkpoint). Names only tell what an adapter was
-made for; the modules that it names and their shapes tell whether it can be attached.
+Source: peft's files (https://huggingface.co/docs/peft/developer_guides/checkpoint). The name of the base model only
+says what the adapter was made for. The names and shapes of its modules decide whether it can be attached.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TIED = re.compile(r"lora_embedding|\blm_head\.|embed_tokens\.|\bwte\.")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter: its weight file, and its tensors by name. `repository` is None for a folder."""
+    """An adapter: its weight file, and its tensors by name. `repository` is None for a folder or an offline cache."""
 
     name: str
     folder: Path
@@ -46,31 +46,33 @@ class Adapter:
 
     @property
     def base(self) -> str:
-        """The base model that it was made for, as it says itself; empty where it does not."""
+        """The base model that the adapter's config names; empty if it names none."""
         named = self.config.get("base_model_name_or_path")
         return named if isinstance(named, str) else ""
 
     @property
     def modules(self) -> set[str]:
-        """Names of the base model's modules that it changes."""
+        """Names of the base model's modules that the adapter changes."""
         found = map(_PART.fullmatch, self.tensors)
         return {each["module"] for each in found if each is not None and each["part"] is not None}
 
 
 def adapter_options(options: LoadOptions) -> LoadOptions:
-    """Return the options for the adapter's own repository: its revision and folder are not the model's."""
+    """Return the options for the adapter's repository, without the model's revision, subfolder and variant."""
     return replace(options, revision=None, subfolder="", variant=None, notices=())
 
 
 def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None) -> Adapter | None:
-    """Return the adapter that `options` name, its weights unread and not downloaded; None where they name none.
+    """Return the adapter that `options` name, or None if they name none.
+
+    Only the headers of its weight file are read; the weights are not downloaded.
 
     Raises
     ------
     SourceError, DownloadError
-        Where it cannot be found or reached.
+        If the adapter cannot be found or reached.
     CheckpointError
-        Where it is broken.
+        If the adapter is broken.
     """
     if options.adapter is None:
         return None
@@ -97,7 +99,7 @@ def find_adapter(options: LoadOptions, check_cancelled: Callable[[], None] = lam
 
 
 def adapter_state(options: LoadOptions) -> tuple[Any, ...] | None:
-    """Return what tells the state of an adapter's files from any other; None where the options name none."""
+    """Return a value that changes when the adapter's files change; None if the options name no adapter."""
     if options.adapter is None:
         return None
     folder = Path(options.adapter).expanduser()
@@ -124,9 +126,10 @@ def bring(
     on_bytes: Callable[[int], None] = lambda size: None,
     on_wait: Callable[[str, float, str], None] = lambda name, seconds, reason: None,
 ) -> None:
-    """Download files of an adapter that are not here.
+    """Download those files of an adapter that are not in the cache.
 
-    `on_bytes` is told what arrived of them; `on_wait` a file, the seconds until it is asked for again, and why.
+    `on_bytes` gets the number of bytes that arrived. `on_wait` gets a file's name, the seconds until the next attempt,
+    and the reason.
     """
     missing = [name for name in names if cached_file(repository.repo_id, repository.commit, name, options) is None]
     watcher = DownloadWatcher(
@@ -139,7 +142,7 @@ def bring(
 
 
 def open_local(shard: ShardFile) -> BinaryIO:
-    """Return a weight file on this machine, to read."""
+    """Open a weight file on this machine for reading."""
     return open_regular(shard.path)
 
 
@@ -165,15 +168,16 @@ def _read(
 
 
 def check_adapter(adapter: Adapter, base: str, checkpoint: Checkpoint, options: LoadOptions) -> str:
-    """Refuse an adapter for another base model; return a name that cannot be compared and should be told, or "".
+    """Refuse an adapter that was made for another base model.
 
-    `base` is the model that is loaded, by the name that the user gave.
+    `base` is the model's name as the user wrote it. Return the name of the adapter's base model if it differs from
+    `base` but the load may continue; the caller reports it. Otherwise return "".
 
     Raises
     ------
     CheckpointError
-        Naming both models, where the adapter's modules are not in the checkpoint or have other shapes, or where it
-        says that it was made for another repository (which ``force=True`` overrules).
+        If the checkpoint lacks the adapter's modules, or has them with other shapes. Also if the adapter's config
+        names another repository (``force=True`` allows that), or if a merge would change tied weights.
     """
     tied = next(filter(_TIED.search, adapter.tensors), None)
     if options.merge_adapter and checkpoint.config.get("tie_word_embeddings") and tied is not None:
@@ -203,14 +207,14 @@ def check_adapter(adapter: Adapter, base: str, checkpoint: Checkpoint, options: 
 
 
 def _model_name(name: str) -> str:
-    """Return a model's own name: without its owner, its folder, and the Hub cache's layout."""
+    """Return a model's short name, without its owner, its folder and the layout of the Hub cache."""
     parts = [part for part in re.split(r"[/\\]", name) if part]
     cached = next((part for part in parts if part.startswith("models--")), None)
     return (cached.split("--")[-1] if cached else parts[-1] if parts else "").lower()
 
 
 def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
-    """Return what of the adapter has no place in the checkpoint; empty where all has, or it cannot be told."""
+    """Return why the adapter does not fit the checkpoint; empty if it fits, or if that is not known."""
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, tensor in adapter.tensors.items():
         found = _PART.fullmatch(key)
@@ -221,11 +225,11 @@ def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
             return text("reason", "one_side", module=module)
     if "quantization_config" in checkpoint.config or not checkpoint.tensors:
         return ""
-    # A base class without its head names its modules without the head's prefix.
+    # A base class without a head has module names without the head's prefix.
     ends = {key.rpartition(".")[0]: tensor for key, tensor in checkpoint.tensors.items() if key.endswith(".weight")}
     known = {module: ends[module] for module in parts if module in ends}
     if checkpoint.config.get("tie_word_embeddings"):
-        parts.pop("lm_head", None)  # the embedding's, under a name that no file has
+        parts.pop("lm_head", None)  # tied to the embedding, so no file has this name
     if parts and not known and not any(_same_end(module, ends) for module in parts):
         return text("reason", "no_module", module=next(iter(parts)))
     for module, tensor in known.items():
@@ -238,7 +242,7 @@ def _misfit(adapter: Adapter, checkpoint: Checkpoint) -> str:
 
 
 def _wanted_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """Return the shape of the weight that an adapter's parts are for: both extents, one of them, or none known."""
+    """Return the known dimensions (two, one or none) of the weight that an adapter's parts belong to."""
     for outer, inner in (("lora_B", "lora_A"), ("hada_w1_a", "hada_w1_b")):
         if outer in shapes and inner in shapes:
             return shapes[outer][0], shapes[inner][1]

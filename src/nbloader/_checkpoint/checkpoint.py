@@ -28,7 +28,7 @@ from nbloader._text.catalogue import text
 
 
 class Beside(NamedTuple):
-    """An adapter that lies beside a model, which transformers attaches where peft is installed."""
+    """An adapter in the model's own folder. transformers attaches it if peft is installed."""
 
     file: ShardFile
     tensors: Mapping[str, Tensor]
@@ -36,12 +36,12 @@ class Beside(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds.
+    """What a checkpoint folder holds.
 
-    `format` is ``"safetensors"`` or ``"bin"``; `tensors` maps a tensor's name in the file to its description, and is
-    empty for shards in the format of torch before 1.6, which has no header. `index` is what the index of the shards
-    says beside their names, None where there is one file; `lacks_index` tells of shards that have none. `beside` is an
-    adapter in the same folder, where the load attaches it.
+    `format` is ``"safetensors"`` or ``"bin"``. `tensors` maps a tensor's name in the file to its description. It is
+    empty for shards in the format of torch before 1.6, which has no header. `index` is the metadata in the index of the
+    shards; None without an index. `lacks_index` is True for shards without an index. `beside` is an adapter in the same
+    folder that the load attaches.
     """
 
     folder: Path
@@ -55,24 +55,24 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[ShardFile, ...]:
-        """The shards, and behind them the weights of the adapter beside the model."""
+        """The shards, followed by the weight file of the adapter in the same folder."""
         return self.shards if self.beside is None else (*self.shards, self.beside.file)
 
     @property
     def bytes(self) -> int:
-        """Bytes of all weight files."""
+        """Bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
 
 def read_checkpoint(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> Checkpoint:
     """Return what the checkpoint in `folder` holds, reading headers only.
 
-    `variant` and `use_safetensors` say which weights, where there are several: see `choose_weights`.
+    `variant` and `use_safetensors` choose among several sets of weights: see `choose_weights`.
 
     Raises
     ------
     CheckpointError
-        For a folder without config or weights, a file that is missing, cut short or lies about itself.
+        If the folder has no config or no weights, or if a file is missing, truncated or inconsistent.
     """
     config = read_config(folder)
     weights = find_weights(folder, config, variant, use_safetensors)
@@ -90,12 +90,12 @@ def read_checkpoint(folder: Path, variant: str | None = None, use_safetensors: b
 
 
 def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are all empty.
+    """Refuse a checkpoint whose tensors are all empty.
 
     Raises
     ------
     CheckpointError
-        Saying how that comes about.
+        If all tensors are empty; the message explains how that happens.
     """
     if tensors and not any(tensor.elements for tensor in tensors.values()):
         known = {"folder": where, "count": len(tensors), "name": min(tensors)}
@@ -103,23 +103,23 @@ def check_not_empty(where: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 _COUNTS = re.compile(r"(?!.*(?:dim|size|channel|width|length|_per_)).*(?:^|_)(?:layers?|blocks?|depths?|stages?)$")
-_FEW = 1000  # of anything that a config counts: so many do no harm, whatever the weights hold
+_FEW = 1000  # a count up to this one is harmless, whatever the weights hold
 
 
 def check_depth(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Refuse a config that asks for far more layers than the weights have tensors.
 
-    Building such a model takes hours and all memory, and nothing of it would be loaded.
+    Building such a model takes hours and all memory, and there are no weights for most of its layers.
 
     Raises
     ------
     CheckpointError
-        Naming what the config asks for.
+        If a count in the config is too large; the message names it.
     """
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_depth(where, value, tensors)
-        counts = value if isinstance(value, list) else [value]  # of each stage, or the places of some
+        counts = value if isinstance(value, list) else [value]  # one count per stage, or indices of layers
         count = max((each for each in counts if type(each) is int), default=0)
         if tensors and _COUNTS.match(str(key)) and count > max(_FEW, len(tensors)):
             known = {"where": where, "key": key, "value": min(count, 10**18), "count": len(tensors)}
@@ -145,7 +145,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        Where there is none, or it is no JSON object.
+        If the file is missing, or is not a JSON object.
     """
     path = folder / CONFIG
     if path.is_file():
@@ -170,7 +170,7 @@ def find_weights(
     Raises
     ------
     CheckpointError
-        Where the folder has none, saying which others lie there.
+        If the folder has no such weights; the message names what was found instead.
     """
     names = {path.name for path in folder.iterdir()}
     chosen = choose_weights(names, config, folder, variant, use_safetensors)
@@ -183,7 +183,7 @@ def find_weights(
 
 
 def placing_order(names: Iterable[str]) -> list[str]:
-    """Return tensor names in the order in which transformers places them: by their parts, numbers as numbers."""
+    """Return tensor names in the order in which transformers places them: part by part, numbers by value."""
     return sorted(names, key=_placing_key)
 
 

@@ -1,4 +1,4 @@
-"""Python code that a checkpoint brings: what there is, what a consent to it is for, and the copy of it that runs."""
+"""A checkpoint's own Python code: its files, the digest that the user consents to, and the copy that runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nbloader._safety.files import open_regular
 from nbloader._text.catalogue import text
 
 CODE = ".py"
-"""Ending of the files whose code a checkpoint may bring."""
+"""File extension of a checkpoint's own code."""
 
-_MOST_FILES, _MOST_BYTES = 1000, 50_000_000  # more than anybody reads before agreeing to it
+_MOST_FILES, _MOST_BYTES = 1000, 50_000_000  # more than a user can review before agreeing
 
 
 class Code(NamedTuple):
-    """The code in a folder: the content of each file by its path from there, as it was read once."""
+    """The code in a folder: each file's content, read once, by its path relative to the folder."""
 
     folder: Path
     content: Mapping[str, bytes]
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Where each file can be read."""
+        """The path of each file."""
         return tuple(str(self.folder / name) for name in self.content)
 
     @property
     def digest(self) -> str:
-        """What tells this code from any other, as long as a commit's hash."""
+        """A hash of the code's file names and contents, with the length of a commit hash."""
         digest = hashlib.sha256()
         for name, content in self.content.items():
             digest.update(f"{name} {len(content)}\n".encode() + content)
@@ -41,9 +41,9 @@ class Code(NamedTuple):
 
     @contextmanager
     def copied(self) -> Iterator[Path]:
-        """Give a folder of the same name that holds this code and nothing else, and that nobody else can change."""
+        """Yield a private folder of the same name that holds only this code; other users cannot change it."""
         with tempfile.TemporaryDirectory(prefix="nbloader-code-", ignore_cleanup_errors=True) as private:
-            # transformers names the modules by the folder.
+            # transformers names the imported modules after the folder.
             copy = Path(private) / (self.folder.resolve().name or "checkpoint")
             copy.mkdir()
             for name, content in self.content.items():
@@ -53,12 +53,12 @@ class Code(NamedTuple):
 
 
 def read_code(folder: Path) -> Code:
-    """Return the code in a folder and below it, behind links too.
+    """Return the code in a folder and its subfolders, following links.
 
     Raises
     ------
     CheckpointError
-        Where not all of it can be listed, so that nobody could agree to it.
+        If not all of the code can be read: the user could not review it before consenting.
     """
     content: dict[str, bytes] = {}
     size = 0
@@ -84,7 +84,7 @@ def _paths(folder: Path) -> Iterator[Path]:
 
     for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         place = os.path.realpath(top)
-        if place in seen:  # a link to a folder above it
+        if place in seen:  # a link to a folder that was visited already
             folders.clear()
             continue
         seen.add(place)

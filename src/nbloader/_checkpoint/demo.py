@@ -1,4 +1,4 @@
-"""The demo: a checkpoint with the shape of a real one and random weights, made here, without a network."""
+"""The demo: a checkpoint with a real layout and random weights, written on this machine without a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nbloader._errors import OptionError
 from nbloader._text.catalogue import text
 
 _VOCABULARY = 1024
-_VERSION = 1  # of what is written; a new one makes a new folder
+_VERSION = 1  # of the files' content; a new version gets a new folder
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _TEXT = (
     "The checkpoint is on the disk, and the model is in memory once every byte of it has been read and placed.",
@@ -29,7 +29,7 @@ _TEXT = (
 )
 
 
-_SIZE, _SHARDS = "1GB", 4  # of the one that ``"demo"`` stands for
+_SIZE, _SHARDS = "1GB", 4  # of the checkpoint that the name ``"demo"`` stands for
 
 
 def demo_checkpoint(
@@ -40,15 +40,15 @@ def demo_checkpoint(
     cache_dir: str | os.PathLike[str] | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint to try things on, once, and return its folder.
+    """Write a demo checkpoint, unless it exists already, and return its folder.
 
-    It has the Llama architecture, seeded random weights in bfloat16 and a byte-level tokenizer that gives back any
-    text it was given. Its answers mean nothing.
+    It has the Llama architecture, seeded random weights in bfloat16, and a byte-level tokenizer that can encode and
+    decode any text. The text that the model generates is meaningless.
 
     Parameters
     ----------
     size
-        About how many bytes of weights: ``"20MB"``, ``"1GB"`` (decimal units), or a number of bytes; 1 MB at least.
+        Approximate size of the weights: ``"20MB"``, ``"1GB"`` (decimal units), or a number of bytes; at least 1 MB.
     shards
         Number of weight files.
     seed
@@ -56,12 +56,12 @@ def demo_checkpoint(
     cache_dir
         Folder to write into; None for the user's cache folder.
     check_cancelled
-        Called between tensors; its exception ends the writing and leaves nothing behind.
+        Called before each tensor. If it raises an exception, writing stops and the partial files are deleted.
 
     Raises
     ------
     OptionError
-        For a size or a number of shards that cannot be made.
+        If the size or the number of shards is not valid.
     """
     total = _parse_size(size)
     config = _config(total)
@@ -85,7 +85,7 @@ def demo_checkpoint(
         try:
             made.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else somebody else was quicker, with the same bytes
+            if not folder.is_dir():  # otherwise another process wrote the same bytes first
                 raise
             shutil.rmtree(made)
     return folder
@@ -104,7 +104,7 @@ def _folder(total: int, shards: int, seed: int, cache_dir: str | os.PathLike[str
 def _cache_folder() -> Path:
     with suppress(RuntimeError):  # no HOME, and no entry in the password file
         folder = user_cache_path("nbloader")
-        if folder.is_absolute():  # older ones give a folder by the name of "~"
+        if folder.is_absolute():  # older platformdirs return a folder named "~"
             return folder
     raise OptionError(text("error", "no_home_folder"), text("hint", "no_home"))
 
@@ -193,7 +193,7 @@ def _write_weights(
 def _write_shard(
     path: Path, tensors: list[tuple[str, tuple[int, ...]]], seed: int, check_cancelled: Callable[[], None]
 ) -> None:
-    """Write a safetensors file, tensor by tensor: no shard is ever held in memory."""
+    """Write a safetensors file tensor by tensor, so that a whole shard is never in memory."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for key, shape in tensors:
@@ -210,7 +210,7 @@ def _write_shard(
 
 
 def _cut(sizes: list[int], begin: int, shards: int) -> int:
-    """Return where the next of `shards` even shards ends, leaving at least one tensor for each of the others."""
+    """Return where the next of `shards` equal shards ends; each of the others keeps at least one tensor."""
     target, end, total = sum(sizes[begin:]) / shards, begin + 1, sizes[begin]
     while end < len(sizes) - (shards - 1) and (total + sizes[end] / 2 <= target or shards == 1):
         total += sizes[end]
@@ -222,7 +222,7 @@ def _random_bfloat16(shape: tuple[int, ...], seed: int) -> bytes:
     import numpy as np
 
     if len(shape) == 1:
-        return np.full(shape, 0x3F80, np.uint16).tobytes()  # a norm's ones
+        return np.full(shape, 0x3F80, np.uint16).tobytes()  # the weights of a norm are ones
     bits = np.frombuffer(np.random.default_rng(seed).bytes(2 * _product(shape)), np.uint16)
     # Random sign and mantissa, one exponent: magnitudes from 1/128 to 1/64, at the speed of raw bits.
     return ((bits & 0x807F) | 0x3C00).tobytes()

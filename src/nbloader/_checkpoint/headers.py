@@ -1,6 +1,6 @@
-"""The headers of weight files: which tensors they hold, of which type and shape, and where.
+"""The headers of weight files: the names, types, shapes and positions of their tensors.
 
-Nothing in them is believed: sizes are held against the files. Sources: the safetensors format
+Headers are not trusted: their sizes are checked against the files. Sources: the safetensors format
 (https://github.com/huggingface/safetensors#format), and the zip file that ``torch.save`` writes.
 """
 
@@ -30,15 +30,15 @@ from nbloader._text.catalogue import text
 
 _LFS = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 FLOATS = {"float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
-"""The types that a load may cast, by torch's name: their code in a header, and the bytes an element takes."""
+"""Types that a load may cast, by torch's name: their code in a safetensors header, and the bytes per element."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor as the headers describe it: `shard` is an index into the shards, `dtype` a safetensors code.
+    """One tensor as its header describes it: `shard` is an index into the shards, `dtype` a safetensors code.
 
-    Its elements lie in the shard's file between the bytes `begin` and `end`; in a ``.bin`` that range holds a little
-    more than them.
+    Its elements are in the shard's file, from byte `begin` to byte `end`. In a ``.bin`` file it is the range of the
+    tensor's storage, including a zip header.
     """
 
     shard: int
@@ -70,12 +70,12 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """Return the tensors that the headers of shards describe, by name.
 
-    `open_shard` returns a shard's file to read and to seek in; only the headers are read of it.
+    `open_shard` opens a shard's file for reading and seeking. Only the headers are read.
 
     Raises
     ------
     CheckpointError
-        For a file that is cut short or lies about itself.
+        If a file is truncated, or its header does not match its content.
     """
     tensors: dict[str, Tensor] = {}
     read_header = _safetensors_header if kind == "safetensors" else _bin_header
@@ -86,7 +86,7 @@ def read_tensors(
 
 
 def _check_start(kind: str, shard: ShardFile, start: bytes) -> None:
-    """Refuse what is not a weight file: what an interrupted copy has left, git without its LFS, or another format."""
+    """Refuse what is not a weight file: an empty file, a pointer of Git LFS, or a file of another format."""
     if not start:
         raise CheckpointError(text("error", "empty_file", path=shard.path), text("hint", "again"))
     check_pointer(shard.path, start)
@@ -96,32 +96,32 @@ def _check_start(kind: str, shard: ShardFile, start: bytes) -> None:
 
 
 def check_pointer(path: Path, start: bytes) -> None:
-    """Refuse a file that begins as a pointer of Git LFS does.
+    """Refuse a file that is only a pointer of Git LFS.
 
     Raises
     ------
     CheckpointError
-        Saying how to get the file itself.
+        If the file starts like such a pointer; the hint says how to get the real file.
     """
     if start.startswith(_LFS):
         raise CheckpointError(text("error", "git_lfs_pointer", path=path), text("hint", "lfs_pull"))
 
 
 def wrong_content(path: Path, content: str) -> CheckpointError:
-    """Return the error for a file that holds another format than its name says."""
+    """Return the error for a file whose content has another format than its name says."""
     return CheckpointError(
         text("error", "wrong_file_format", path=path, content=text("content", content)), text("content_hint", content)
     )
 
 
 def is_page(start: bytes) -> bool:
-    """Return whether a file begins as a page of HTML does."""
+    """Return whether a file starts like an HTML or XML page."""
     return start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
-START = 64  # bytes that tell one format from another
+START = 64  # bytes that are enough to recognise a format
 _CONTENTS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
-    # First, as the length that it begins with may look like anything.
+    # First, because the length at the start of a safetensors file may look like another format.
     ("safetensors", lambda start: start[8:9] == b"{" and start[4:8] == b"\0\0\0\0"),
     ("html", is_page),
     ("gzip", lambda start: start.startswith(b"\x1f\x8b")),
@@ -129,7 +129,7 @@ _CONTENTS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("gguf", lambda start: start.startswith(b"GGUF")),
     ("json", lambda start: start.lstrip().startswith((b'{"', b'{ "', b"[{"))),
 )
-"""(what a file may hold, whether it begins so)"""
+"""(format, function that recognises it by the first bytes of a file)"""
 
 
 def _safetensors_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tensor]:
@@ -219,7 +219,7 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
     start = file.read(START)
     _check_start("bin", shard, start)
     if not start.startswith(b"PK\3\4"):
-        return {}  # a pickle from before torch 1.6, which says how large it is only as it is loaded
+        return {}  # a pickle of torch before 1.6: its tensors are known only after loading it
     try:
         with zipfile.ZipFile(BoundedFile(file)) as archive:
             names = archive.namelist()
@@ -239,7 +239,7 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
         ) from None
     except TooLargeError:
         raise CheckpointError(text("error", "header_too_large", path=shard.path), text("hint", "suspicious")) from None
-    except Exception as error:  # noqa: BLE001 - a pickle can fail in any way it likes
+    except Exception as error:  # noqa: BLE001 - a broken pickle can raise any exception
         raise CheckpointError(
             text("error", "invalid_pickle", path=shard.path, error=repr(error)), text("hint", "again")
         ) from None
@@ -249,7 +249,7 @@ def _bin_header(index: int, shard: ShardFile, file: BinaryIO) -> dict[str, Tenso
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Return whether a ``.bin`` is a zip with compressed entries: its bytes are not those of its tensors."""
+    """Return whether a ``.bin`` is a zip with compressed entries, so that its tensors cannot be mapped."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(BoundedFile(file)) as archive:
             return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
@@ -258,7 +258,7 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 
 
 def _storage_ranges(archive: zipfile.ZipFile, prefix: str, size: int) -> dict[str, tuple[int, int]]:
-    """Return where each storage lies in the file, with its zip header: an entry ends where the next one begins."""
+    """Return each storage's byte range, including its zip header: an entry ends where the next one begins."""
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     ends = [entry.header_offset for entry in entries[1:]] + [size]
     return {

@@ -1,6 +1,7 @@
-"""The names of a checkpoint's files: which of them are its weights, and what an index says.
+"""The names of a checkpoint's files: which of them are weights, and what an index contains.
 
-Names in an index are held against the folder. Its form is that of ``save_pretrained``: ``*.index.json``.
+File names in an index are checked: they must stay inside the folder. An index is the file ``*.index.json`` that
+``save_pretrained`` writes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (("safetensors", "adapter_model.safetensors"), ("bin", "adapter_model.bin"))
 """(format, file) of an adapter's weights, in the order in which peft looks for them."""
 OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".pth", ".ckpt", ".ot", ".tflite")
-"""Endings of weights that are not for transformers on torch."""
+"""File extensions of weights that transformers does not load with torch."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        Where the file cannot be read or is no JSON object.
+        If the file cannot be read, or is not a JSON object.
     """
     try:
         with open_regular(path) as file:
@@ -67,10 +68,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Weights(NamedTuple):
-    """Which of a folder's files are the weights: their format, and the file that names them, an index or the only one.
+    """The weights in a folder: their format, and `entry`, the index, the single file or the first shard.
 
-    `shards` are the files themselves, where they are known without reading an index; `lacks_index` tells that they
-    are those of a sharded checkpoint.
+    `shards` are the weight files, if they are known without reading an index. `lacks_index` is True for a sharded
+    checkpoint without an index.
     """
 
     format: str
@@ -85,7 +86,7 @@ class Weights(NamedTuple):
 
 
 class Index(NamedTuple):
-    """An index: the shards that it names, in order, and what it says beside that."""
+    """An index: the shards that it names, in order, and its metadata."""
 
     shards: tuple[str, ...]
     metadata: Mapping[str, Any]
@@ -98,21 +99,21 @@ def choose_weights(
     variant: str | None = None,
     use_safetensors: bool | None = None,
 ) -> Weights | None:
-    """Return the weights among a folder's file names; None if none are.
+    """Return the weights among a folder's file names; None if there are none.
 
-    Of shards without an index the names tell that they belong together, and whether all are there.
+    For shards without an index, the file names show which ones belong together and whether the set is complete.
 
     Parameters
     ----------
     variant
-        Those of this name only, such as ``"fp16"``.
+        Consider only weights of this variant, such as ``"fp16"``.
     use_safetensors
-        True for safetensors only, False for ``.bin`` only.
+        True for safetensors only, False for ``.bin`` only, None for both.
 
     Raises
     ------
     CheckpointError
-        Where the config names weights outside the folder, or the choice leaves none of those that there are.
+        If the config names weights outside the folder, if shards are missing, or if no weights match the options.
     """
     named = config.get("transformers_weights")
     if isinstance(named, str):
@@ -137,7 +138,7 @@ def choose_weights(
 
 
 def _loose_shards(names: Collection[str], whole: str, folder: Path) -> tuple[str, ...]:
-    """Return the shards, in order, that a checkpoint of the one file `whole` would be split into; empty if none are."""
+    """Return the shards, in order, into which the single file `whole` was split; empty if there are none."""
     stem, _, ending = whole.rpartition(".")
     stem, _, variant = stem.partition(".")
     pattern = re.compile(rf"{stem}-(\d+)-of-(\d+){re.escape(f'.{variant}' if variant else '')}\.{ending}")
@@ -161,18 +162,18 @@ def _with_variant(name: str, variant: str | None) -> str:
 
 
 def read_index(path: Path) -> Index:
-    """Return what an index says.
+    """Return the content of an index.
 
     Raises
     ------
     CheckpointError
-        Where the index is broken, lacks what transformers asks of it, or names a file outside its folder.
+        If the index is broken, lacks what transformers needs, or names a file outside its folder.
     """
     content = read_json(path)
     weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(text("error", "no_weight_map", path=path), text("hint", "again"))
-    shards = {str(name): name for name in weight_map.values()}  # as many as files, not as tensors
+    shards = {str(name): name for name in weight_map.values()}  # one entry per file, not per tensor
     for name in shards.values():
         _inside(path, name)
     if not isinstance(metadata, dict):
@@ -181,7 +182,7 @@ def read_index(path: Path) -> Index:
 
 
 def check_there(folder: Path, entry: str, shards: Sequence[str]) -> None:
-    """Refuse an index that names files which are not there."""
+    """Refuse an index that names missing files."""
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

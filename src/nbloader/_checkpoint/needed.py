@@ -1,4 +1,4 @@
-"""Which files of a repository are read beside weights."""
+"""The files of a repository that a load reads in addition to the weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from nbloader._options.options import LoadOptions
 
 _READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".codes", ".bpe", ".vocab", ".tokenizer")
-"""Endings of what configs, tokenizers and processors read."""
+"""File extensions that configs, tokenizers and processors read."""
 _ALSO_READ = ("spk_dict.pt",)  # by a model's own from_pretrained
 _NOT_READ = (".index.json", "trainer_state.json")
 _OF_TOKENIZERS = ("tokeniz", "vocab", "merges", "token", "chat_template", "processor")
@@ -17,8 +17,8 @@ _TOKENIZER = "tokenizer_config.json"
 
 
 def support_files(names: Collection[str], options: LoadOptions) -> list[str]:
-    """Return the names of what is read beside weights: configs, tokenizer, processor, templates."""
-    # Some processors keep a second tokenizer in a folder of its own.
+    """Return the files that a load reads in addition to the weights: configs, tokenizer, processor, templates."""
+    # Some processors keep a second tokenizer in a subfolder.
     folders = {".", _TEMPLATES} | {str(PurePosixPath(name).parent) for name in names if name.endswith(_TOKENIZER)}
     return sorted(
         name

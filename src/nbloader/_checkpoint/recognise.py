@@ -1,6 +1,6 @@
-"""What a folder or a repository is that is not a checkpoint of transformers, told by its files' names.
+"""Recognise, by file names, what a folder or repository is if it is not a checkpoint of transformers.
 
-Each answer names what was found and the call that would work.
+Each error names what was found and the call that would work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("partial", (".incomplete",)),
     ("other_name", (".pt", ".pth", ".ckpt", ".bin", ".safetensors")),
 )
-"""(key of the texts, endings), in the order in which they are looked for."""
+"""(key in the catalogue of texts, file extensions), in the order of the search."""
 
 _VARIANT = re.compile(r"(?:model|pytorch_model)(?:-\d+-of-\d+)?\.([a-z]\w*)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
 _CACHED = re.compile("models--([^/]+)/")
@@ -38,18 +38,18 @@ _MOST_NAMES = 10_000
 def not_a_checkpoint(
     where: str, names: Collection[str], read: Callable[[str], Mapping[str, Any]], has_config: bool
 ) -> CheckpointError | None:
-    """Return what is told of a place without config or weights; None where nothing in it is known.
+    """Return the error for a place without config or weights; None if nothing in it is recognised.
 
     Parameters
     ----------
     where
         The folder or repository, as the user would write it.
     names
-        Paths of its files, from its top, with ``/``.
+        Paths of its files, relative to its top folder, with ``/``.
     read
-        Returns the JSON object in one of them; what it raises counts as an empty one.
+        Returns the JSON object in one of these files. A file that cannot be read counts as an empty object.
     has_config
-        Whether it is the weights that are not there.
+        True if the config is there and the weights are missing.
     """
     found = _find(where, set(names), read, has_config)
     if found is None:
@@ -59,7 +59,7 @@ def not_a_checkpoint(
 
 
 def names_in(folder: Path) -> list[str]:
-    """Return the paths of a folder's files and of those in its folders, from its top."""
+    """Return the relative paths of the files in a folder and in two levels of subfolders."""
     names: list[str] = []
     for top, folders, files in os.walk(folder):
         depth = len(Path(top).relative_to(folder).parts)
@@ -96,7 +96,7 @@ def _find(
     for key, endings in _ENDINGS:
         files = [name for name in near if name.lower().endswith(endings) and not _NO_WEIGHTS.match(name)]
         if key == "other_name" and not has_config:
-            continue  # the config is what lacks
+            continue  # here the config is missing, not the weights
         if files:
             is_bin = not files[0].endswith(".safetensors")
             usual = "pytorch_model.bin" if is_bin else "model.safetensors"
@@ -130,7 +130,7 @@ def _without_config(
 
 
 def _steps(where: str, names: set[str], read: Callable[[str], Mapping[str, Any]]) -> tuple[str, dict[str, Any]] | None:
-    """Return what is told of the folders of a Trainer's steps; None where there are none."""
+    """Return the text key and its values for a Trainer's ``checkpoint-N`` folders; None if there are none."""
     found = sorted(((int(step[1]), step[2]) for step in map(_STEP.fullmatch, names) if step is not None), reverse=True)
     if not found:
         return None

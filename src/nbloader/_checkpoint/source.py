@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from nbloader._options.options import LoadOptions
 
 DEMO = "demo"
-"""The name that stands for the demo checkpoint. A folder of that name is ``./demo``."""
+"""The name of the demo checkpoint. To load a folder of that name, write ``./demo``."""
 
-_WEIGHTS = (".safetensors", ".bin")  # which are not to be in memory for having been looked at
-_SMALL = 65_536  # bytes of a file up to which its content belongs to its state
-_SHORT = 80  # characters of what is no name that are worth repeating
+_WEIGHTS = (".safetensors", ".bin")  # not hashed: reading them here would bring them into the page cache
+_SMALL = 65_536  # bytes; the content of a file up to this size is part of its state
+_SHORT = 80  # characters of an invalid argument to show in the error
 _ADDRESS = re.compile(
     r"(?:https?://)?[\w.-]+\.[a-z]+(?::\d+)?/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
 )
@@ -53,7 +53,7 @@ class Source:
 
     @property
     def commit(self) -> str | None:
-        """The commit that is loaded, where there is one."""
+        """The commit that is loaded; None if it is not known."""
         if self.repository is not None:
             return self.repository.commit
         parts = self.folder.resolve().parts if self.folder is not None else ()
@@ -61,9 +61,9 @@ class Source:
         return next((part for part in snapshot if _COMMIT.fullmatch(part)), None)
 
     def code(self, options: LoadOptions) -> tuple[tuple[str, ...], str]:
-        """Return where the Python files that the checkpoint brings can be read, and what a consent to them is for.
+        """Return where to read the checkpoint's own Python files, and the version that the user consents to.
 
-        The latter is the commit or, of a folder, a digest of the files.
+        The version is the commit of a repository, or a digest of the files of a folder.
         """
         repository = self.repository
         if repository is not None and repository.files is not None:
@@ -73,12 +73,12 @@ class Source:
         return code.files, code.digest if repository is None else repository.commit
 
     def allowed_code(self, options: LoadOptions) -> Code | None:
-        """Return the checkpoint's own Python code, where the options allow it to run; else None.
+        """Return the checkpoint's own Python code if the options allow it to run, else None.
 
         Raises
         ------
         CheckpointError
-            Where it is allowed and cannot be read, or is not what the repository lists.
+            If the code is allowed but cannot be read, or differs from what the repository lists.
         """
         if options.trust_remote_code is False:
             return None
@@ -100,7 +100,7 @@ class Source:
         Raises
         ------
         SourceError
-            Where it is a repository of which nothing is cached yet.
+            If nothing of the repository is cached yet.
         """
         if self.repository is None:
             assert self.folder is not None
@@ -109,14 +109,14 @@ class Source:
 
 
 def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]:
-    """Return what tells the state of each file of a checkpoint's folder, and of those below that an index names.
+    """Return the state of each file in a checkpoint's folder, and in the subfolders that an index names.
 
-    That is what the system notes of a change, the one of which programs that copy cannot set the time included, and
-    of small files the content.
+    The state is the size, the modification time, the device, the inode, and a hash of a small file's content. It
+    includes the change time (ctime), because copy programs cannot set that one.
     """
     found: dict[str, tuple[Any, ...]] = {}
     tops = ["", subfolder]
-    for top in tops:  # which grows
+    for top in tops:  # the loop appends to this list
         with os.scandir(folder / top) as entries:
             for entry in entries:
                 name = os.path.join(top, entry.name)
@@ -129,7 +129,7 @@ def state_of(folder: Path, subfolder: str = "") -> Mapping[str, tuple[Any, ...]]
                 times = status.st_mtime_ns, status.st_ctime_ns
                 found[name] = status.st_size, *times, status.st_dev, status.st_ino, content
                 if entry.name.endswith(".index.json"):
-                    with suppress(CheckpointError):  # which the load tells
+                    with suppress(CheckpointError):  # the load itself reports this error
                         below = {os.path.dirname(shard) for shard in read_index(Path(entry.path)).shards}
                         tops += [os.path.join(top, each) for each in sorted(below) if (folder / top / each).is_dir()]
     return found
@@ -150,12 +150,12 @@ def is_demo(model: object) -> bool:
 def find_source(
     model: str | os.PathLike[str], options: LoadOptions, check_cancelled: Callable[[], None] = lambda: None
 ) -> Source:
-    """Return where `model` is: the demo (written now, the first time), an existing folder, or a repository.
+    """Return where `model` is: the demo (written on first use), an existing folder, or a repository.
 
     Raises
     ------
     SourceError
-        Where it is none of them.
+        If `model` is none of them.
     """
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         shown = repr(model)
@@ -191,7 +191,7 @@ def find_source(
 
 
 def _check_address(name: str) -> None:
-    """Refuse the address of a repository's page, and an id with a revision behind it; name the call that works."""
+    """Refuse a repository's URL, or an id with ``@revision``; the error names the call that works."""
     found = _ADDRESS.fullmatch(name) or _WITH_REVISION.fullmatch(name)
     if found is None or not is_repo_id(found["id"]):
         return
@@ -203,7 +203,7 @@ def _check_address(name: str) -> None:
 
 
 def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:
-    """Refuse a folder in which nothing is known, under the name that a repository may have."""
+    """Refuse a folder without recognised files whose name may be a repository id: it would hide the repository."""
     is_one = (path / options.subfolder / CONFIG).is_file()
     if is_one or not is_repo_id(name) or _looks_like_path(name):
         return

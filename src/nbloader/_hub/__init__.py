@@ -1,1 +1,1 @@
-"""The one door to huggingface_hub, and bringing files from the Hub."""
+"""All use of huggingface_hub: looking up repositories, and downloading files from the Hub."""

@@ -1,4 +1,4 @@
-"""The cache of huggingface_hub: where files of a repository lie, and laying them there."""
+"""The cache of huggingface_hub: where files of a repository are, and adding files to it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> Path | None:
-    """Return where a file of the repository lies in the cache, whole; None where it does not.
+    """Return the path of a complete file of the repository in the cache; None if it is not there.
 
-    `commit` may be a branch: it is the commit that the cache remembers for it.
+    `commit` may be a branch; then the cache's own record of its commit is used.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -32,12 +32,12 @@ def cached_file(repo_id: str, commit: str, name: str, options: LoadOptions) -> P
 def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str) -> Path:
     """Return the cache's folder for this state of the repository (its root, whatever `subfolder` is).
 
-    `needed` is the file by which it is known.
+    `needed` is a file that identifies the snapshot.
 
     Raises
     ------
     SourceError
-        Where nothing of it is cached.
+        If nothing of it is cached.
     """
     name = path_in(options.subfolder, needed)
     found = cached_file(repo_id, commit, name, options)
@@ -49,12 +49,12 @@ def snapshot_folder(repo_id: str, commit: str, options: LoadOptions, needed: str
 
 
 def snapshot_of(path: Path, name: str) -> Path:
-    """Return the snapshot's folder that holds the file `name` at `path`."""
+    """Return the folder of the snapshot that holds the file `name` at `path`."""
     return path.parents[len(Path(name).parts) - 1]
 
 
 def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
-    """Return how many bytes of a file have arrived already: all of them, or what an interrupted download left."""
+    """Return how many bytes of a file are on disk: all of them, or those that an interrupted download left."""
     expected = repo.expected(name)
     if cached_file(repo.repo_id, repo.commit, name, options) is not None or has_blob(repo, name, options):
         return expected.bytes
@@ -66,36 +66,36 @@ def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
 
 
 def link(repo: Repository, name: str, blob: Path, options: LoadOptions, *, is_new: bool) -> None:
-    """Make a whole file part of the snapshot (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
+    """Add a complete file to the snapshot (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
     from huggingface_hub import constants
 
     pointer = cache_folder(repo.repo_id, options) / "snapshots" / repo.commit / name
     pointer.parent.mkdir(parents=True, exist_ok=True)
     if pointer.is_symlink() and not pointer.exists():
-        pointer.unlink()  # it points to nothing
+        pointer.unlink()  # a dangling link
     try:
         if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):
             raise OSError("The user wants no links.")
         os.symlink(os.path.relpath(blob, pointer.parent), pointer)
     except FileExistsError:
-        return  # somebody else's, of the same content
-    except OSError:  # Windows, where links take a right that few have
+        return  # another process added the same content
+    except OSError:  # on Windows, few users may create links
         if is_new:
             os.replace(blob, pointer)
         else:
-            shutil.copyfile(blob, pointer)  # other snapshots may have a link to it
+            shutil.copyfile(blob, pointer)  # other snapshots may link to it
 
 
 def remember_revision(repo: Repository, options: LoadOptions) -> None:
-    """Note in the cache which commit the branch is at, so that it is found offline.
+    """Record in the cache which commit the branch is at, so that it is found offline.
 
-    To be called once all that a load needs is there: then what is found offline is never half a snapshot.
+    Call it only when all that a load needs is there: then an offline load never finds half a snapshot.
     """
     revision = options.revision or "main"
     if revision == repo.commit:
         return
     reference = cache_folder(repo.repo_id, options) / "refs" / revision
-    with suppress(OSError):  # a cache that only others may write
+    with suppress(OSError):  # the user may not be allowed to write to the cache
         if not reference.is_file() or reference.read_text() != repo.commit:
             reference.parent.mkdir(parents=True, exist_ok=True)
             draft = reference.with_name(f"{reference.name}.{uuid.uuid4().hex[:8]}.incomplete")
@@ -118,18 +118,18 @@ def cache_folder(repo_id: str, options: LoadOptions) -> Path:
 
 
 def part_file(repo: Repository, name: str, options: LoadOptions) -> Path:
-    """Return where a file is kept while it arrives."""
+    """Return the path of a file while it is being downloaded."""
     key = repo.expected(name).key or hashlib.sha256(f"{repo.commit}/{name}".encode()).hexdigest()
     return blobs_of(repo, options) / f"{key}.nbloader.incomplete"
 
 
 def blobs_of(repo: Repository, options: LoadOptions) -> Path:
-    """Return the folder with the contents of a repository's files, by their hashes."""
+    """Return the folder that holds the contents of a repository's files, named by their hashes."""
     return cache_folder(repo.repo_id, options) / "blobs"
 
 
 def has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
-    """Return whether a file's content is in the cache, of whatever revision and under whatever name."""
+    """Return whether a file's content is in the cache, for any revision and under any name."""
     expected = repo.expected(name)
     blob = blobs_of(repo, options) / (expected.key or "")
     return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes

@@ -1,4 +1,4 @@
-"""Bringing files of a repository into the cache, or only the parts of one that are read."""
+"""Download files of a repository into the cache, or read only parts of a file."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ if TYPE_CHECKING:
 
 
 _WORKERS = 8  # as many as snapshot_download takes
-_TICK = 0.05  # seconds between two looks at whether to go on
+_TICK = 0.05  # seconds between two checks for cancellation
 _LOCK_SECONDS = 0.5
 _ATTEMPTS = 3
-_MOST_SKIPPED = 1 << 20  # bytes that came before those that were asked for
+_MOST_SKIPPED = 1 << 20  # bytes before the requested range that are read and dropped
 
 
 @dataclass(frozen=True)
 class DownloadWatcher:
-    """Sees a download go on, from its threads, several at a time.
+    """Callbacks of a download. They are called from its threads, several at a time.
 
     Parameters
     ----------
     on_bytes
-        Called with a file's name and the bytes that arrived: 0 when its transfer begins, negative where it starts over.
+        Called with a file's name and the bytes received: 0 when its transfer begins, negative when it starts over.
     on_file
-        Called with the name of each file that is whole, whoever brought it.
+        Called with the name of each complete file, whether it was downloaded here or by another process.
     on_wait
-        Called with a file's name, the seconds it waits now, and why.
+        Called with a file's name, the seconds to wait now, and the reason.
     check_cancelled
-        Called between portions; its exception ends the download.
+        Called between chunks; an exception that it raises ends the download.
     """
 
     on_bytes: Callable[[str, int], None]
@@ -70,10 +70,10 @@ class DownloadWatcher:
 
 
 def open_file(repo: Repository, name: str, options: LoadOptions, check_cancelled: Callable[[], None]) -> BinaryIO:
-    """Return a file of the repository to read and to seek in; only what is read of it is downloaded, and not kept.
+    """Return a seekable file object for a file of the repository; only the parts that are read are downloaded.
 
-    Reading raises DownloadError where the Hub refuses or the connection fails, and what `check_cancelled` raises before
-    a request.
+    Nothing is stored in the cache. Reading raises DownloadError if the Hub refuses or the connection fails.
+    Exceptions of `check_cancelled`, which is called before each request, are raised too.
     """
     from huggingface_hub import hf_hub_url
 
@@ -95,7 +95,7 @@ def open_file(repo: Repository, name: str, options: LoadOptions, check_cancelled
 
 
 def _taken(reply: Reply, begin: int, end: int) -> bytes:
-    """Return the bytes that were asked for, and leave the rest of a reply that ignores what was asked."""
+    """Return the requested bytes of a reply, which may hold more if the server ignored the range."""
     if begin - reply.begin > _MOST_SKIPPED or reply.begin > begin:
         raise BrokenOffError(text("reason", "no_parts"))
     content = bytearray()
@@ -109,15 +109,15 @@ def _taken(reply: Reply, begin: int, end: int) -> bytes:
 
 
 def download_files(repo: Repository, names: Sequence[str], options: LoadOptions, watcher: DownloadWatcher) -> None:
-    """Bring files of the repository into the cache, several at a time, beginning with the first.
+    """Download files of the repository into the cache, several at a time, in the given order.
 
-    A file is in the snapshot once all of it is there and has the hash that the Hub lists; until then it is a part,
-    with which the next download goes on.
+    A file becomes part of the snapshot when it is complete and has the hash that the Hub lists. Until then it is a
+    part file, from which the next download continues.
 
     Raises
     ------
     DownloadError
-        Where the Hub refuses, the connection fails for good, or there is no room.
+        If the Hub refuses, the connection keeps failing, or there is not enough disk space.
     """
     ended = threading.Event()
 
@@ -152,8 +152,7 @@ def download_files(repo: Repository, names: Sequence[str], options: LoadOptions,
 
     with as_load_error(repo.repo_id, options):
         _check_room(repo, names, options)
-        # Threads of our own, not an executor's: those are waited for when Python ends, and a socket that nothing
-        # comes from would hold it.
+        # Not an executor: Python waits for its threads at exit, so a socket that receives nothing would block the exit.
         for _ in range(min(_WORKERS, len(names))):
             make_thread(work, "nbloader-download").start()
         try:
@@ -221,7 +220,7 @@ def _download_file(
     with _locked(part, options, repo, check, lambda: on_wait(0.0, text("reason", "other_process"))):
         if cached_file(repo.repo_id, repo.commit, name, options) is not None:
             return
-        if has_blob(repo, name, options):  # as a file of another revision, or under another name
+        if has_blob(repo, name, options):  # from another revision, or under another name
             link(repo, name, blobs_of(repo, options) / str(expected.key), options, is_new=False)
             return
         on_bytes(0)
@@ -234,13 +233,13 @@ def _download_file(
             ) from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                part.unlink(missing_ok=True)  # a disk that stays full hurts more than starting over
+                part.unlink(missing_ok=True)  # a disk that stays full is worse than starting over
             raise
         blob = part.with_name(found)
         try:
             os.replace(part, blob)
         except FileNotFoundError:
-            if not blob.is_file():  # on a file system whose locks are none, somebody else may have been quicker
+            if not blob.is_file():  # on a file system without working locks, another process may have been faster
                 raise
         link(repo, name, blob, options, is_new=True)
 
@@ -249,7 +248,7 @@ def _download_file(
 def _locked(
     part: Path, options: LoadOptions, repo: Repository, check: Callable[[], None], on_wait: Callable[[], None]
 ) -> Iterator[None]:
-    """Keep a part from every other process that brings the same file."""
+    """Lock a part file against every other process that downloads the same file."""
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 

@@ -1,4 +1,4 @@
-"""What huggingface_hub raises, in words."""
+"""The translation of huggingface_hub's exceptions into LoadErrors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def as_load_error(repo_id: str, options: LoadOptions) -> Iterator[None]:
-    """Turn what huggingface_hub raises into a LoadError that says what, where and what to do."""
+    """Turn exceptions of huggingface_hub into a LoadError that says what happened, where, and what to do."""
     try:
         yield
     except (LoadError, LoadCancelled):
@@ -49,7 +49,7 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
     if isinstance(cause, errors.RepositoryNotFoundError):
         return SourceError(text("error", "repository_not_found", where=where), text("hint", "spelling_or_token"))
     if isinstance(cause, errors.HfHubHTTPError):
-        # In our words: the server's may repeat what it was sent, the token too.
+        # not the server's text, which may repeat the request, token included
         status = cause.response.status_code
         return DownloadError(
             text("error", "hub_http_error", where=where, status=_status_text(status)),

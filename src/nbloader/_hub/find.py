@@ -1,4 +1,4 @@
-"""Which state of a repository is meant, and what the Hub lists of it."""
+"""Find the commit of a repository that is meant, and the files that the Hub lists for it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from nbloader._options.options import LoadOptions
 
 
-_MOST_SHOWN = 100  # characters of what makes no sense
+_MOST_SHOWN = 100  # characters shown of an answer that makes no sense
 
 
 def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Repository:
     """Return the state of a repository that `options` ask for, pinned to a commit.
 
-    `needed` is the file by which a snapshot in the cache is known.
+    `needed` is a file that identifies a snapshot in the cache.
 
-    Without the network, or where the user wants none, it is the state that the cache knows.
+    Without a network connection, or with ``local_files_only`` or HF_HUB_OFFLINE, it is the state that the cache knows.
 
     Raises
     ------
     SourceError
-        Where the Hub or the cache has no such repository or revision.
+        If the Hub or the cache has no such repository or revision.
     DownloadError
-        Where the Hub refuses access.
+        If the Hub refuses access.
     """
     from huggingface_hub import HfApi, constants
 
@@ -51,7 +51,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Reposito
                 raise
             why = text("reason", "no_answer", where=constants.ENDPOINT, error=type(error).__name__)
             return _cached_repository(repo_id, options, needed, why, why)
-        except (TypeError, AttributeError, KeyError) as error:  # of a list that is none
+        except (TypeError, AttributeError, KeyError) as error:  # raised for an answer that is not a list of files
             raise _bad_answer(type(error).__name__) from None
     if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
         raise DownloadError(
@@ -64,7 +64,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Reposito
 
 
 def _converted(repo_id: str, commit: str, options: LoadOptions) -> dict[str, Expected]:
-    """Return the safetensors that were made in the cache of a state of the repository: the Hub lists none of them."""
+    """Return the safetensors that a conversion added to the cached snapshot; the Hub lists none of them."""
     folder = cache_folder(repo_id, options) / "snapshots" / commit
     made = (path for path in folder.rglob("*.safetensors*") if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): Expected(path.stat().st_size) for path in made}
@@ -82,7 +82,7 @@ def _expected(sibling: Any, repo_id: str, commit: str, options: LoadOptions) -> 
 
 
 def _is_path(name: str) -> bool:
-    """Return whether a name that the Hub lists is one in git: it has no other spelling."""
+    """Return whether a name from the Hub is a valid path in git, in its only spelling."""
     return is_inside(name) and "." not in name.split("/")
 
 
@@ -101,7 +101,7 @@ def _bad_answer(what: str) -> DownloadError:
 
 
 def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> int:
-    """Ask for a file's size: there are mirrors of the Hub that list none."""
+    """Ask for a file's size, because some mirrors of the Hub list no sizes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     found = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=commit), token=options.token, timeout=TIMEOUT)
@@ -111,7 +111,7 @@ def _asked_size(repo_id: str, name: str, commit: str, options: LoadOptions) -> i
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether the Hub said no; a server's own fault, a broken line or a proxy's page is none."""
+    """Return whether the Hub refused, as opposed to a server fault or a failed connection."""
     response = getattr(error, "response", None)
     return response is not None and response.status_code < 500
 

@@ -1,4 +1,4 @@
-"""Requests to the Hub and to where it stores files."""
+"""HTTP requests to the Hub and to its file storage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def http_library() -> Any:
-    """Return the HTTP library that this huggingface_hub uses: it has changed it, and the exceptions with it."""
+    """Return the HTTP library that the installed huggingface_hub uses: versions differ, and so do their exceptions."""
     try:
         from huggingface_hub.utils import httpx
     except ImportError:
@@ -32,14 +32,14 @@ def http_library() -> Any:
 
 
 def _session() -> Any:
-    """Return the HTTP client of this module, which belongs to that of huggingface_hub and is made as that one is.
+    """Return a separate HTTP client, made as huggingface_hub makes its own, and kept as long as that one.
 
-    It closes its own in every process that is forked, and hangs there where a thread of the parent was just using it.
+    huggingface_hub closes its own client in every forked process. That hangs if a thread of the parent was using it.
     """
     from huggingface_hub import get_session
     from huggingface_hub.utils import _http
 
-    theirs = get_session()  # another one once the user has closed it, or asks for another kind
+    theirs = get_session()  # a new one after the user closed it or configured another kind
     make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", None)
     if make is None:
         return theirs
@@ -49,16 +49,16 @@ def _session() -> Any:
 
 
 def headers_of(options: LoadOptions) -> dict[str, str]:
-    """Return the headers of a request: those of huggingface_hub, with the token that the options choose."""
+    """Return the headers of a request: those of huggingface_hub, with the token from the options."""
     from huggingface_hub.utils import build_hf_headers
 
-    # A file that is packed on its way has no parts to go on from.
+    # A compressed transfer cannot be resumed at a byte offset.
     return {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
 
 
 @contextmanager
 def opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterator[Reply]:
-    """Open a file at a range of its bytes; leaving the context closes the connection."""
+    """Request a range of a file's bytes; leaving the context closes the connection."""
     from huggingface_hub.utils import hf_raise_for_status
 
     wanted = {**headers, "Range": f"bytes={begin}-{end - 1}"}
@@ -77,7 +77,7 @@ def opened(url: str, headers: Mapping[str, str], begin: int, end: int) -> Iterat
     except RuntimeError as error:
         if "closed" not in str(error):
             raise
-        # Somebody closed huggingface_hub's client, where that is the one in use.
+        # Other code closed huggingface_hub's client, if that is the one in use.
         raise BrokenOffError(text("reason", "closed")) from None
 
 
@@ -92,14 +92,14 @@ def _reply(response: Any) -> Reply:
 
 
 def _asked_wait(status: int, headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait: Retry-After (RFC 9110), or the Hub's own RateLimit."""
+    """Return how many seconds the server asks to wait, by Retry-After (RFC 9110) or the Hub's own RateLimit header."""
     text = headers.get("retry-after", "").strip()
     if re.fullmatch("[0-9]+", text):
         return float(text)
     if text:
         with suppress(ValueError):
             return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    # It comes with every answer, and is the reason for a refusal only where nothing remains.
+    # The header comes with every answer. It explains a refusal only if no requests remain.
     limit = headers.get("ratelimit", "")
     found = re.search(r"\bt=(\d+)", limit)
     return float(found[1]) + 1 if status == 429 and found and re.search(r"\br=0\b", limit) else None

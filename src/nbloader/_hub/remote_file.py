@@ -1,4 +1,4 @@
-"""Files that lie elsewhere, to read and to seek in: only what is read of them is fetched."""
+"""Seekable files on a server; only the parts that are read are fetched."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import io
 from collections.abc import Callable
 from typing import BinaryIO
 
-_LEAST = 256 << 10  # bytes of one request: most headers are smaller
+_LEAST = 256 << 10  # bytes of one request; most headers are smaller
 
 
 def open_remote(fetch: Callable[[int, int], bytes], size: int) -> BinaryIO:
-    """Return a file of `size` bytes of which `fetch` gives those from its first argument to before its second."""
+    """Return a file of `size` bytes; `fetch` returns the bytes from its first argument up to its second."""
     return io.BufferedReader(_RemoteFile(fetch, size), _LEAST)
 
 
 class _RemoteFile(io.RawIOBase):
-    """Keeps what it has fetched: readers of zip files look at the same place several times."""
+    """A remote file that keeps the ranges it has fetched, because zip readers read the same place several times."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         self._fetch = fetch

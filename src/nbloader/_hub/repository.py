@@ -1,4 +1,4 @@
-"""The one door to huggingface_hub: what a repository holds, what of it is cached, and getting the rest."""
+"""What a repository holds, and small helpers around huggingface_hub."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nbloader._hub.transfer import Expected
 class Repository:
     """One state of a repository.
 
-    `files` maps names to what the Hub lists of them; None where the Hub was not asked or could not be.
-    `note` says why not, if it should have been.
+    `files` maps names to what the Hub lists for them; None if the Hub was not asked or could not be reached.
+    `note` says why the Hub could not be reached, if it should have been.
     """
 
     repo_id: str
@@ -26,14 +26,14 @@ class Repository:
     note: str = ""
 
     def expected(self, name: str) -> Expected:
-        """Return what the Hub lists of a file."""
+        """Return what the Hub lists for a file."""
         assert self.files is not None
         return self.files[name]
 
     def has(self, name: str, content: bytes, snapshot: Path) -> bool:
-        """Return whether a file of the cache's snapshot has the content that the Hub lists.
+        """Return whether a file of the cached snapshot has the content that the Hub lists.
 
-        Where the Hub was not asked, the name of what the snapshot links to is its hash.
+        If the Hub was not asked, the name of the blob that the snapshot links to serves as the hash.
         """
         if self.files is None:
             key = os.path.basename(os.path.realpath(snapshot / name))
@@ -63,14 +63,14 @@ def is_repo_id(text: str) -> bool:
 
 
 def save_tensors(tensors: Mapping[str, Any], folder: Path) -> None:
-    """Write tensors as safetensors, in shards where they are many, as the Hub's tools and transformers name them."""
+    """Write tensors as safetensors, split into shards if they are large, with the names that transformers uses."""
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(dict(tensors), folder, safe_serialization=True)
 
 
 def address(repo: Repository, name: str) -> str:
-    """Return the page on the Hub that shows a file at the repository's commit."""
+    """Return the URL of the Hub page that shows a file at the repository's commit."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo.repo_id}/blob/{repo.commit}/{name}"

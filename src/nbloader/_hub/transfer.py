@@ -1,6 +1,6 @@
-"""Brings one file over the network into a part file: goes on where it stopped, and believes nothing that arrives.
+"""Download one file into a part file: resume where an earlier download stopped, and verify what arrives.
 
-It knows neither the Hub nor HTTP: who calls it opens the file at an offset.
+This module knows neither the Hub nor HTTP: its caller opens the file at an offset.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, NamedTuple
 
 from nbloader._text.catalogue import text
 
-_MOST_WAIT = 300.0  # seconds for which a server may ask to wait; one that asks for more is told to the user
-_MOST_FAILURES = 5  # in a row, without a byte between them
-_MOST_AT_ONCE = 32 << 30  # bytes of one request: content networks refuse to send 50 GB in one go
+_MOST_WAIT = 300.0  # seconds; a server that asks for a longer wait is reported as an error
+_MOST_FAILURES = 5  # in a row, without a byte in between
+_MOST_AT_ONCE = 32 << 30  # bytes of one request; CDNs refuse to send 50 GB in one response
 _CHUNK = 1 << 20  # bytes
-_STORE_SECONDS = 0.1  # after which less than a chunk is stored and counted
+_STORE_SECONDS = 0.1  # after this time, less than a chunk is stored and counted too
 
 
 class Expected(NamedTuple):
-    """What a file should be: its bytes, and the hash by which its repository knows it (None for either, if unknown).
+    """What a file should be: its size, and the hash that its repository lists (None for either, if unknown).
 
-    A file in LFS or Xet storage is known by its SHA-256, any other by its git object id, which is the SHA-1 of
-    "blob", the size and the content (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
+    A file in LFS or Xet storage is known by its SHA-256, any other by its git object id. That is the SHA-1 of "blob",
+    the size and the content (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
     """
 
     bytes: int
@@ -36,11 +36,11 @@ class Expected(NamedTuple):
 
     @property
     def key(self) -> str | None:
-        """The name of its content; None where the repository gives none."""
+        """The hash that names its content; None if the repository gives none."""
         return self.sha256 or self.git_id
 
     def hasher(self) -> Any:
-        """Return what takes the content and gives the hash; SHA-256 where none is known."""
+        """Return a new hasher for the content; SHA-256 if the hash is not known."""
         if self.sha256 is None and self.git_id is not None:
             return hashlib.sha1(b"blob %d\0" % self.bytes, usedforsecurity=False)
         return hashlib.sha256()
@@ -48,7 +48,7 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server sends: bytes from `begin` on, of a file of `total` bytes (None where it does not say)."""
+    """A server's answer: bytes from `begin` on, of a file of `total` bytes (None if the server does not say)."""
 
     begin: int
     total: int | None
@@ -56,7 +56,7 @@ class Reply:
 
 
 class BrokenOffError(Exception):
-    """The connection broke, or the server wants to be asked again, after `wait` seconds where it says so."""
+    """The connection broke, or the server asks for another try, after `wait` seconds if it says so."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -64,7 +64,7 @@ class BrokenOffError(Exception):
 
 
 class WrongContentError(Exception):
-    """What arrived is not what the repository lists."""
+    """The content that arrived differs from what the repository lists."""
 
 
 def bring(
@@ -74,29 +74,29 @@ def bring(
     on_bytes: Callable[[int], None],
     on_wait: Callable[[float, str], None],
 ) -> str:
-    """Bring a file into `part`, and return its hash, once it is whole.
+    """Download a file into `part`, and return its hash when it is complete.
 
-    What is in `part` already is kept and counts as arrived, unless the whole then has another hash: then everything is
-    brought anew.
+    Bytes that `part` already holds are kept and count as received. If the complete file then has the wrong hash,
+    everything is downloaded again.
 
     Parameters
     ----------
     open_at
-        Called with the first byte to send and the one behind the last.
+        Called with the first byte to send and the end of the range.
     on_bytes
-        Called with the bytes that have arrived, negative where the file starts over. Its exception ends the transfer;
-        what has arrived stays.
+        Called with the number of bytes received, negative if the file starts over. An exception that it raises ends
+        the transfer; the bytes received so far are kept.
     on_wait
-        Called with the seconds to wait and why; returns after them.
+        Called with the seconds to wait and the reason; returns after the wait.
 
     Raises
     ------
     BrokenOffError
-        Where it goes on failing.
+        If the download keeps failing.
     WrongContentError
-        Where the server sends something else. Nothing is kept of that.
+        If the server sends other content. None of that content is kept.
     OSError
-        Where it cannot be stored.
+        If the file cannot be written.
     """
     transfer = _Transfer(part, expected, on_bytes)
     try:
@@ -129,7 +129,7 @@ def _bring_rest(
                 raise BrokenOffError(text("reason", "sent_nothing"))
         except BrokenOffError as error:
             failures = 1 if transfer.arrived > before else failures + 1
-            # At once, then after 1, 2, 4, 8 seconds.
+            # The waits are 0, 1, 2, 4, 8 seconds.
             wait = error.wait if error.wait is not None else 2.0 ** (failures - 2) if failures > 1 else 0.0
             if failures > _MOST_FAILURES or wait > _MOST_WAIT:
                 raise
@@ -137,7 +137,7 @@ def _bring_rest(
 
 
 class _Transfer:
-    """A part file, and the hash of what it holds."""
+    """A part file, and the hash of its content."""
 
     def __init__(self, part: Path, expected: Expected, on_bytes: Callable[[int], None]) -> None:
         self.expected = expected
@@ -156,12 +156,12 @@ class _Transfer:
         return str(self._hasher.hexdigest())
 
     def resume(self) -> bool:
-        """Take up what is there; tell whether that is anything."""
+        """Hash what the part file holds; return whether it holds anything."""
         left = os.fstat(self._file.fileno()).st_size
         while left > self.arrived and (chunk := self._file.read(_CHUNK)):
             self._hasher.update(chunk)
             self.arrived += len(chunk)
-            self._on_bytes(0)  # where it may end
+            self._on_bytes(0)  # a chance to cancel
         if self.arrived > self.expected.bytes:
             self._restart()
         return self.arrived > 0
@@ -171,7 +171,7 @@ class _Transfer:
         self._restart()
 
     def _restart(self) -> None:
-        # Another file: on a file system whose locks are none, somebody else may have made this one a part of the cache.
+        # A new file: on a file system without working locks, another process may have moved this one into the cache.
         self._file.close()
         self._part.unlink(missing_ok=True)
         self._file = open(self._part, "w+b", buffering=0)  # noqa: SIM115
@@ -185,8 +185,8 @@ class _Transfer:
         if reply.begin != self.arrived:
             if reply.begin != 0 or reply.total is None:
                 raise BrokenOffError(text("reason", "other_part"))
-            self.start_over()  # a server that does not know how to send the rest
-        portion = bytearray()  # small chunks one by one would wait for the interpreter's other threads at each step
+            self.start_over()  # the server cannot send only the rest
+        portion = bytearray()  # storing small chunks one by one would wait for the GIL each time
         stored = time.monotonic()
         try:
             for chunk in reply.chunks:

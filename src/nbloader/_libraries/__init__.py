@@ -1,1 +1,1 @@
-"""The doors to transformers and peft, and what keeps their changes to one thread."""
+"""The interfaces to transformers and peft, and patches that keep their changes to one thread."""

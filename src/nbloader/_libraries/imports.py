@@ -1,4 +1,4 @@
-"""Libraries that are installed and do not import: which one it is, and how to mend that."""
+"""Find the library that is installed but fails to import, and say how to repair it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nbloader._errors import DependencyError, first_line
 from nbloader._text.catalogue import text
 
 _NEEDED = {"torch", "transformers", "accelerate", "tokenizers", "safetensors", "huggingface_hub"}
-_NO_LIBRARIES = {"nbloader", "__main__", "transformers_modules"}  # the last one is code that checkpoints bring
+_NO_LIBRARIES = {"nbloader", "__main__", "transformers_modules"}  # the last one is the checkpoints' own code
 _BUILT_FOR_TORCH = {"torchvision", "torchaudio"}
-"""Packages each build of which works with one version of torch."""
+"""Packages whose builds each work with only one version of torch."""
 
 
 def import_failure(error: BaseException) -> DependencyError | None:
-    """Return what is told where `error` was raised while a library was imported; None for any other.
+    """Return the error to report if `error` was raised during the import of a library, else None.
 
-    It is the library whose own module was being run: another one may have asked for it.
+    The report names the library whose own module was running, not the one that imported it.
     """
     found = ((name, cause) for cause in _chain(error) for name in [_imported(cause)] if name is not None)
     name, cause = next(found, ("", error))
@@ -41,7 +41,7 @@ def check_packages(where: str, config: Mapping[str, Any]) -> None:
     Raises
     ------
     DependencyError
-        Saying how to install it.
+        If the package is missing; the hint says how to install it.
     """
     is_timm = config.get("model_type") == "timm_wrapper" or ("architecture" in config and "pretrained_cfg" in config)
     if is_timm and find_spec("timm") is None:
@@ -49,7 +49,7 @@ def check_packages(where: str, config: Mapping[str, Any]) -> None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it, the first of all first."""
+    """Yield an exception and its causes, starting with the root cause."""
     before = error.__cause__ or error.__context__
     if before is not None and before is not error:
         yield from _chain(before)
@@ -57,7 +57,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _imported(error: BaseException) -> str | None:
-    """Return the top-level package whose module's own code an exception came out of; None where it came of no such."""
+    """Return the package whose module body raised an exception; None if no library's module body was running."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = [frame.f_globals.get("__name__") for frame in frames if frame.f_code.co_name == "<module>"]
     names = [module.partition(".")[0] for module in modules if module]

@@ -1,7 +1,7 @@
-"""What a library changes for the whole process, for one thread only.
+"""Patches for one thread, in place of a library's changes to the whole process.
 
-``from_pretrained`` sets torch's default dtype and replaces functions of torch and of its own while it builds a model.
-Here are stand-ins that change the same for the thread that builds, and for no other.
+While ``from_pretrained`` builds a model, it sets torch's default dtype and replaces functions of torch and of
+transformers. The patches here make the same changes, but only for the thread that builds the model.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _NAMES_A_TYPE = {"float", "double", "half", "bfloat16", "type", "type_as"}
 
 
 _switching = threading.Lock()
-"""Held while something is replaced or put back, so that no two threads do it at once."""
+"""Lock that is held while a function is patched or restored."""
 _outer: weakref.WeakKeyDictionary[Callable[..., Any], Callable[[], Any]] = weakref.WeakKeyDictionary()
-"""By stand-in: tells what it stands in front of once it is of no more use, else None."""
+"""By wrapper: a function that returns what it replaced once its patch has ended; None before."""
 
 
 class _Patch:
-    """Whose calls go to a replacement, and whether they still do."""
+    """The thread that a patch is for, and whether the patch is still active."""
 
     def __init__(self) -> None:
         self.thread, self.is_on = threading.get_ident(), True
@@ -34,7 +34,7 @@ _stand_ins: weakref.WeakSet[_Patch] = weakref.WeakSet()
 
 
 def _begin_anew() -> None:
-    """Begin in a process that was forked: other threads are not there, and new ones get their numbers."""
+    """Reset the lock and the patches after a fork: other threads are gone, and new threads may reuse their ids."""
     global _switching
     _switching = threading.Lock()
     for stand_in in list(_stand_ins):
@@ -53,13 +53,14 @@ def patched_on_this_thread(
     elsewhere: Callable[..., Any] | None = None,
     lasting: Callable[[Any], Any] = lambda found: found,
 ) -> Iterator[None]:
-    """Have calls of ``owner.name`` on this thread go to `replacement`; other threads' go where they went.
+    """Patch ``owner.name`` on this thread: calls go to `replacement`; other threads call the original.
 
-    `owner` need not have it itself: then calls of other threads do nothing. `elsewhere` takes other threads' calls in
-    the place of what was there. `lasting` takes what was found, which a library may have put there for a moment, and
-    returns what is there otherwise: that is what is called, and put back.
+    If `owner` itself does not define `name`, calls from other threads do nothing. `elsewhere` replaces the original for
+    other threads. A library may have replaced the function for a short time. `lasting` therefore takes the function
+    that was found and returns the lasting one, which is then called and restored.
 
-    Where somebody else replaces it meanwhile, and puts it back later, what stays is a call of the original.
+    Other code may replace the patched function and restore it after the patch has ended. What it restores then only
+    calls the original.
     """
     own = _Patch()
     _stand_ins.add(own)
@@ -92,7 +93,7 @@ def patched_on_this_thread(
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    """Stand where nothing was found."""
+    """Do nothing, in place of an attribute that the owner does not define."""
 
 
 def _function_of(found: Any) -> Any:
@@ -100,11 +101,11 @@ def _function_of(found: Any) -> Any:
 
 
 def _in_use(found: Any) -> Any:
-    """Return what was found, or what it stands in front of where it is a stand-in that is of no more use."""
+    """Return the function that was found; for a wrapper whose patch has ended, return what it replaced."""
     while True:
         try:
             outer = _outer.get(_function_of(found), lambda: None)()
-        except TypeError:  # a callable that cannot be referred to weak_method is none of ours
+        except TypeError:  # a callable without weak references is not one of our wrappers
             return found
         if outer is None:
             return found
@@ -113,7 +114,7 @@ def _in_use(found: Any) -> Any:
 
 @contextlib.contextmanager
 def default_dtype(dtype: Any) -> Iterator[None]:
-    """Have tensors that this thread makes without naming a type be of `dtype`."""
+    """Use `dtype` as the default type of the tensors that this thread makes."""
     import torch
 
     with (
@@ -126,10 +127,10 @@ def default_dtype(dtype: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _typed_by_hand(dtype: Any) -> Iterator[None]:
-    """Have ``torch.Tensor(...)`` of this thread give tensors of `dtype`.
+    """Patch ``torch.Tensor(...)`` on this thread so that it returns tensors of `dtype`.
 
-    The old constructor asks no mode. Its ``__init__`` runs after each call, and is that of object, which does nothing;
-    ``torch.FloatTensor(...)`` and what else names its type does not call it.
+    This legacy constructor does not go through a ``TorchFunctionMode``. Its ``__init__``, a no-op of ``object``, runs
+    after each call, so it can be patched. ``torch.FloatTensor(...)`` and other typed constructors do not call it.
     """
     import torch
 
@@ -139,7 +140,7 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
         given = args[0] if len(args) == 1 else None
         is_shape = isinstance(given, (torch.Size, torch.Tensor))
         if not is_shape and (isinstance(given, (list, tuple)) or hasattr(given, "__array__")):
-            # From the numbers themselves, so that they are rounded once.
+            # Start from the given numbers, so that they are rounded only once.
             tensor.data = torch.tensor(given, dtype=dtype, device=tensor.device)
         else:
             tensor.data = tensor.data.to(dtype)
@@ -150,7 +151,7 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def linspace_on_cpu() -> Iterator[None]:
-    """Have ``torch.linspace`` of this thread make values on the CPU where no device is named."""
+    """Patch ``torch.linspace`` on this thread: without a named device it makes its values on the CPU."""
     import torch
 
     def run(call: _Call) -> Any:
@@ -166,7 +167,7 @@ def linspace_on_cpu() -> Iterator[None]:
 def all_patched_on_this_thread(
     replacements: Iterable[tuple[Any, str, Callable[..., Any]]], lasting: Callable[[Any], Any] = lambda found: found
 ) -> Iterator[None]:
-    """Have calls of each (owner, name, replacement) go to the replacement, as `patched_on_this_thread` does for one."""
+    """Patch each (owner, name, replacement) on this thread; see `patched_on_this_thread`."""
     with contextlib.ExitStack() as stack:
         for owner, name, replacement in replacements:
             stack.enter_context(patched_on_this_thread(owner, name, replacement, lasting=lasting))
@@ -174,7 +175,7 @@ def all_patched_on_this_thread(
 
 
 class _Call:
-    """A call of a function of torch."""
+    """A call to a torch function."""
 
     __slots__ = ("args", "function", "kwargs")
 
@@ -186,7 +187,7 @@ class _Call:
 
 
 def _mode(run: Callable[[_Call], Any]) -> Any:
-    """Return a context in which `run` answers every call of this thread to a function of torch."""
+    """Return a context in which `run` handles every call to a torch function on this thread."""
     return _mode_class()(run)
 
 
@@ -208,9 +209,9 @@ def _mode_class() -> Any:
 
 
 def _typed(call: _Call, dtype: Any) -> Any:
-    """Return what a call gives where `dtype` is the default: what has another type by default is made anew.
+    """Return a call's result as if `dtype` were the default: a tensor of another type is made again or cast.
 
-    What the process's default is does not count: another thread may be changing it.
+    The process's real default does not matter, because another thread may be changing it.
     """
     import torch
 
@@ -224,7 +225,7 @@ def _typed(call: _Call, dtype: Any) -> Any:
 
 
 def _names_type(call: _Call) -> bool:
-    """Return whether the type of what a call gives is not the default: it is named, or that of something given."""
+    """Return whether a call's arguments determine the type of its result, so that the default does not apply."""
     import torch
 
     given = (*call.args, *call.kwargs.values())
@@ -234,7 +235,7 @@ def _names_type(call: _Call) -> bool:
 
 
 def _is_typed(value: Any) -> bool:
-    """Return whether a value brings a floating type along: a tensor or an array of numpy, or a list of such."""
+    """Return whether a value has a floating type: a tensor, a NumPy array, or a list with one of them."""
     if isinstance(value, (list, tuple)):
         return any(map(_is_typed, value))
     dtype = getattr(value, "dtype", None)
@@ -245,5 +246,5 @@ def _makes(function: Any) -> bool:
     import torch
     from torch.utils._device import _device_constructors
 
-    # torch keeps that list from its first use on, which may have been while transformers had replaced linspace.
+    # torch caches that list on first use. At that time transformers may have replaced linspace, so it may be missing.
     return function in _device_constructors() or function is torch.linspace

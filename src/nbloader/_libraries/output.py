@@ -1,6 +1,6 @@
-"""What libraries print, log and warn of on one thread: kept from the cell's output, and handed on.
+"""Capture what libraries print, log and warn on one thread, and keep it out of the cell's output.
 
-Other threads' output goes where it went. What a library's C code writes to file descriptors is not seen here.
+The output of other threads is not changed. What a library's C code writes to file descriptors is not captured.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from nbloader._libraries.isolation import patched_on_this_thread
 
 Tell = Callable[[str, str], None]
-"""Takes a level, ``"info"`` or ``"warning"``, and what was said."""
+"""A function that takes a level, ``"info"`` or ``"warning"``, and a line of output."""
 
 _state = threading.local()
 
 
 @contextlib.contextmanager
 def uncaptured() -> Iterator[None]:
-    """Let output of this thread go where it went: a user's own function runs."""
+    """Turn capturing off on this thread while a user's own function runs."""
     before = getattr(_state, "is_let", False)
     _state.is_let = True
     try:
@@ -35,7 +35,7 @@ def uncaptured() -> Iterator[None]:
 
 @contextlib.contextmanager
 def captured(tell: Tell) -> Iterator[None]:
-    """Have what this thread prints, logs and warns of go to `tell`, on this thread."""
+    """Pass what this thread prints, logs and warns to `tell`, which is called on this thread."""
 
     def say(level: str, said: str) -> None:
         line = " ".join(said.split())
@@ -54,7 +54,7 @@ def captured(tell: Tell) -> Iterator[None]:
         else:
             say("warning", f"{message.category.__name__}: {message.message}")
 
-    # What ``warnings.warn`` calls, whatever stands in the place of ``showwarning``.
+    # ``warnings.warn`` always calls this function, even if ``showwarning`` was replaced.
     show: Any = vars(warnings)["_showwarnmsg"]
     with contextlib.ExitStack() as stack:
         stack.enter_context(records_to(log))
@@ -66,9 +66,9 @@ def captured(tell: Tell) -> Iterator[None]:
 
 @contextlib.contextmanager
 def records_to(consume: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
-    """Have what this thread logs go to `consume`; what that returns False for goes on.
+    """Pass the log records of this thread to `consume`; handle a record as usual if it returns False.
 
-    Handlers that write to no stream of the process, such as those to a file, have all of it.
+    Handlers that do not write to the process's console streams, such as file handlers, still get every record.
     """
     go_on = vars(logging.Logger)["callHandlers"]
 
@@ -99,7 +99,7 @@ def _is_console(handler: logging.Handler) -> bool:
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    """Return whether a record would have been written to a stream of the process."""
+    """Return whether a record would have been written to a console stream of the process."""
     handlers = list(_handlers_of(logging.getLogger(record.name)))
     if not handlers:
         return logging.lastResort is not None and record.levelno >= logging.lastResort.level
@@ -108,7 +108,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _stream_to(name: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Have what this thread writes to ``sys.stdout`` or ``sys.stderr`` go to `tell`, line by line."""
+    """Pass what this thread writes to ``sys.stdout`` or ``sys.stderr`` to `tell`, line by line."""
     kept = getattr(sys, name)
     if kept is None:  # a process without one
         yield
@@ -124,9 +124,9 @@ def _stream_to(name: str, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Stream(io.TextIOBase):
-    """Stands in for a stream: what one thread writes is told line by line, what others write goes to the stream.
+    """A wrapper around a stream: lines of one thread go to `tell`, the output of other threads goes to the stream.
 
-    A handler that a library makes meanwhile keeps it, and writes through it to the stream later.
+    A log handler that a library makes meanwhile keeps this object; after `close_here` it writes to the stream.
     """
 
     def __init__(self, stream: Any, tell: Callable[[str], None]) -> None:
@@ -144,7 +144,7 @@ class _Stream(io.TextIOBase):
         return len(said)
 
     def close_here(self) -> None:
-        """Tell what was not ended by a line break; from now on all goes to the stream."""
+        """Pass on the last unfinished line; from now on write everything to the stream."""
         line, self._line = self._line, ""
         if line:
             self._tell(line)
@@ -154,7 +154,7 @@ class _Stream(io.TextIOBase):
         self._stream.flush()
 
     def close(self) -> None:
-        """Nothing: the stream is somebody else's."""
+        """Do nothing: this object does not own the stream."""
 
     def writable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""The one door to peft: attaching an adapter to a model that is in memory, and merging it.
+"""The interface to peft: attach an adapter to a model in memory, and merge it.
 
 Importing this module does not import peft; its functions do, on the thread that calls them.
 """
@@ -19,12 +19,12 @@ from nbloader._text.catalogue import text
 
 
 def check_peft() -> None:
-    """Refuse an adapter where peft is not installed.
+    """Refuse an adapter if peft is not installed.
 
     Raises
     ------
     DependencyError
-        Saying how to install it.
+        If peft is missing; the hint says how to install it.
     """
     if find_spec("peft") is None:
         raise DependencyError(text("error", "needs_peft"), text("hint", "pip_peft"))
@@ -36,23 +36,25 @@ def import_peft() -> None:
 
 
 def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None]) -> Any:
-    """Return `model` with the adapter in `folder` attached: a ``PeftModel`` around it, in the model's own type.
+    """Return `model` with the adapter in `folder` attached, as a ``PeftModel``.
+
+    The adapter's weights get the model's own type.
 
     Raises
     ------
     CheckpointError
-        Where the adapter has no place in the model, or lacks some of its tensors.
+        If the adapter does not fit the model, or lacks some of its tensors.
     """
     import peft
 
-    place = str(folder.resolve())  # a relative one could be taken for the id of a repository
+    place = str(folder.resolve())  # peft could take a relative path for a repository id
     own = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
     with _as_adapter_error(name), _isolated():
         config = peft.PeftConfig.from_pretrained(place)
         config.inference_mode = True
         made_by = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
         made = made_by(model, config, "default", **own)
-        # from_pretrained would not tell of missing keys: what is missing stays without memory, and computes nonsense.
+        # from_pretrained does not report missing keys: those parameters would stay on the meta device and be unusable.
         device = str(next(model.parameters()).device)
         loaded = made.load_adapter(place, "default", torch_device=device, **own)
     absent = [key for key, value in made.named_parameters() if value.is_meta and "lora_" in key]
@@ -62,7 +64,7 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
             text("error", "adapter_missing_tensors", name=repr(name), count=len(lacking), names=", ".join(lacking[:2])),
             text("hint", "adapter_again"),
         )
-    # Of a prompt peft takes the one tensor that it reports as unexpected.
+    # For prompt learning, peft uses the one tensor that it reports as unexpected.
     if loaded.unexpected_keys and not config.is_prompt_learning:
         keys = ", ".join(sorted(loaded.unexpected_keys)[:2])
         on_warning(f"{len(loaded.unexpected_keys)} tensors of the adapter are not used: {keys}")
@@ -72,17 +74,17 @@ def attach(model: Any, folder: Path, name: str, on_warning: Callable[[str], None
 
 def merge(model: Any, name: str) -> Any:
     """Return the base model with the attached adapter merged into its weights."""
-    trim_heap()  # merging takes several times a weight, on top of what was freed and kept
+    trim_heap()  # merging needs several times a weight's size, so return freed memory first
     from peft.tuners import tuners_utils
 
-    # Its bar is not shown, and would leave a thread behind that watches bars.
+    # The progress bar is not shown, and tqdm would leave its monitor thread running.
     with _as_adapter_error(name), patched_on_this_thread(tuners_utils, "tqdm", lambda items, **settings: items):
         return model.merge_and_unload()
 
 
 @contextlib.contextmanager
 def _isolated() -> Iterator[None]:
-    """Keep to this thread what peft changes for all while it makes an adapter's modules: their memory comes later."""
+    """Limit to this thread peft's patch that makes an adapter's modules empty until their weights are loaded."""
     import torch
     from peft.utils import integrations
 
@@ -106,12 +108,12 @@ def _isolated() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_adapter_error(name: str) -> Iterator[None]:
-    """Turn what peft raises into words."""
+    """Convert an exception of peft into an error of nbloader."""
     try:
         yield
     except (LoadError, LoadCancelled):
         raise
-    except Exception as error:  # noqa: BLE001 - peft raises what it likes
+    except Exception as error:  # noqa: BLE001 - peft can raise any exception
         broken = import_failure(error)
         if broken is not None:
             raise broken from None

@@ -1,4 +1,4 @@
-"""Ending: how a load ends, what it made, and who waits for that."""
+"""Ending: the end of a load, its result or error, and the callers that wait for it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from nbloader._load.heartbeat import Heartbeat
     from nbloader._registry.outcome import Outcome
 
-_TICK = 0.05  # seconds between two looks at whether the load has ended
+_TICK = 0.05  # seconds between two checks of whether the load has ended
 
 
 class Loaded(NamedTuple):
-    """What a load gives. `tokenizer` is the processor where the model has one, None where it has neither.
+    """The result of a load. `tokenizer` is the processor if the model has one, and None if it has neither.
 
     ::
 
@@ -35,14 +35,14 @@ class Loaded(NamedTuple):
 
 
 class Ending:
-    """The end of one load: it comes once, from whichever thread is first.
+    """The end of one load. Several threads may end the load; only the first end counts.
 
     Parameters
     ----------
     log
-        The load's events; the last one is added here.
+        The load's events; `Ending` adds the last one.
     heartbeat
-        Stopped before anyone is told of the end.
+        Stopped before subscribers and waiting callers learn of the end.
     """
 
     def __init__(self, log: EventLog, heartbeat: Heartbeat) -> None:
@@ -57,10 +57,11 @@ class Ending:
         self._told_by: int | None = None
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait for the end, at most `timeout` seconds, and tell whether it has come.
+        """Wait for the end, at most `timeout` seconds; return whether the load has ended.
 
-        In short turns: an interrupt that comes just before a lock is waited for, or on another thread, does not end
-        that wait. A callback that is told the end must not wait for itself.
+        The wait consists of short waits. A single wait for a lock would not end at an interrupt that arrives just
+        before it, or on another thread. On the thread that publishes the end, this returns at once: a callback must
+        not wait for itself.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         while self._told_by != threading.get_ident() and not self.done.wait(min(_TICK, until - time.monotonic())):
@@ -70,7 +71,7 @@ class Ending:
 
     @contextmanager
     def expecting(self) -> Iterator[list[Loaded]]:
-        """Give a list that will hold what the load makes, even if another load has it unloaded at once."""
+        """Yield a list that receives the load's result, even if another load unloads the model at once."""
         given: list[Loaded] = []
         with self._log.lock:
             self._expecting.append(given)
@@ -81,7 +82,7 @@ class Ending:
                 self._expecting = [other for other in self._expecting if other is not given]
 
     def result(self, given: list[Loaded]) -> Loaded:
-        """Return what the load made, from `given` if it is unloaded by now; raise how it failed."""
+        """Return the load's result, from `given` if the model is unloaded by now; raise its error if it failed."""
         if isinstance(self._error, LoadError):
             raise self._error.fresh()
         if self._error is not None:
@@ -92,7 +93,7 @@ class Ending:
         return loaded
 
     def let_go(self, successor: str) -> None:
-        """Forget what the load made, to make room for the model `successor`, if one is named."""
+        """Drop the load's result. `successor` names the model that needs the room; it is empty if there is none."""
         with self._log.lock:
             self._loaded, self._is_unloaded, self._successor = None, True, successor
 
@@ -106,16 +107,17 @@ class Ending:
         return LoadError(text("error", "model_unloaded", name=name), text("hint", "load_again"))
 
     def end(self, outcome: Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
-        """End the load: ready with an outcome, failed with an error, cancelled with neither. The first end counts."""
+        """End the load: ready with an outcome, failed with an error, else cancelled. Only the first call counts."""
         with self._log.lock:
             if self._has_ended:
                 return
-            if self._is_unloaded:  # between its last step and this one
+            if self._is_unloaded:  # another load unloaded the model after the last step of this load
                 outcome, failure = None, self._unloaded()
             event = self._log.record(self._set(outcome, failure))
             self._told_by = threading.get_ident()
         self._heartbeat.stop()
-        # Told first, so that whoever waited finds everything told; and without the lock, which a callback may need.
+        # Publish before `done` is set: callers that waited then find all subscribers informed. Do so without the lock,
+        # because a callback may need it.
         self._log.publish(event)
         self.done.set()
 
@@ -137,7 +139,7 @@ class Ending:
         return _events.Ready(now, outcome.summary)
 
     def abandon(self) -> None:
-        """End the load in a child that was forked meanwhile: its threads are not there, and may hold its locks."""
+        """End the load in a forked child: its threads do not exist there, and its locks may be held for ever."""
         self._log.renew_lock()
         self.done = Flag()
         self._heartbeat.forget()
@@ -155,7 +157,7 @@ def _failed(now: float, error: LoadError) -> _events.Event:
 
 
 def choices_of(error: LoadError) -> tuple[tuple[Mapping[str, Any], int | None], ...]:
-    """Return the changes of options that an error suggests, each with the bytes it needs where that is known."""
+    """Return the option changes that an error suggests, each with the bytes that it needs, or None if unknown."""
     needed = getattr(error, "needed", ()) or (None,) * len(error.suggestions)
     return tuple(zip(error.suggestions, needed, strict=True))
 

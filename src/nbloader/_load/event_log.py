@@ -1,4 +1,4 @@
-"""EventLog: what has happened in a load, the state that it adds up to, and who is called with each event."""
+"""EventLog: the events of a load, the state that follows from them, and the subscribers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbloader._safety.redaction import clean
 
 _MOST_EVENTS = 10_000
 _PASSING = (_events.Logged, _events.MemorySampled, _events.Stalled, _events.Queued)
-"""Kinds that the rest can be understood without."""
+"""Kinds of events that the log may drop: the other events can be understood without them."""
 
 Subscriber = Callable[[_events.Event], None]
 
@@ -43,7 +43,7 @@ class EventLog:
 
     @property
     def events(self) -> tuple[_events.Event, ...]:
-        """All events, but for the passing kinds behind the first 10 000."""
+        """All events. Log lines, memory samples, stalls and queue updates after the first 10 000 are dropped."""
         with self.lock:
             return tuple(self._events)
 
@@ -55,7 +55,7 @@ class EventLog:
     def add(self, event: _events.Event) -> None:
         """Record an event and call the subscribers, unless the load has ended.
 
-        A load that was left behind still runs, and its events change nothing.
+        The thread of a cancelled load that cannot stop may still emit events; they change nothing.
         """
         with self.lock:
             if self.is_final:
@@ -67,7 +67,7 @@ class EventLog:
         self.publish(self.record(event))
 
     def record(self, event: _events.Event) -> _events.Event:
-        """Fold an event into the state without calling anyone; return it without secrets."""
+        """Fold an event into the state without calling the subscribers; return the event without secrets."""
         event = clean(event)
         with self.lock:
             self._state = fold(self._state, event)
@@ -76,19 +76,19 @@ class EventLog:
         return event
 
     def publish(self, event: _events.Event) -> None:
-        """Call every subscriber with a recorded event. One that raises is logged, and not called again."""
+        """Call every subscriber with a recorded event; log and unsubscribe each one that raises."""
         with self.lock:
             subscribers = list(self._subscribers)
         for function in subscribers:
             try:
                 with uncaptured():
                     function(event)
-            except BaseException as error:  # noqa: BLE001, PERF203 - whatever a user's callback raises
+            except BaseException as error:  # noqa: BLE001, PERF203 - a user's callback may raise anything
                 self._unsubscribe(function)
                 self.add(_events.Logged(self.now(), "warning", "callback_failed", {"error": repr(error)}))
 
     def subscribe(self, function: Subscriber) -> Callable[[], None]:
-        """Call `function` with every event from now on; return a function that ends this."""
+        """Call `function` with every event from now on; return a function that unsubscribes it."""
         with self.lock:
             self._subscribers.append(function)
         return lambda: self._unsubscribe(function)
@@ -99,5 +99,5 @@ class EventLog:
                 self._subscribers.remove(function)
 
     def renew_lock(self) -> None:
-        """Replace the lock, in a forked child: a thread that is not there may hold it."""
+        """Replace the lock in a forked child: a thread that exists only in the parent may hold it."""
         self.lock = threading.RLock()

@@ -1,4 +1,7 @@
-"""Signs of life of a load, in the user's state folder: what is left of one whose process was killed tells of it."""
+"""Heartbeat files of loads, in the user's state folder.
+
+A file that is left behind means that its process was killed during a load; the next load reports it.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ if TYPE_CHECKING:
     from nbloader._progress.state import LoadState
 
 _SHORT = 0.1
-"""A process was most likely killed for memory where less than this share of all was available at last."""
+"""Share of the memory: if less was available at the last heartbeat, the process was likely killed for memory."""
 
 
 _STALE_SECONDS = 30 * 86_400.0
-"""After so long nobody cares for what a process of another machine has left."""
+"""Age in seconds after which a file is deleted although its process, on another machine, cannot be checked."""
 
 _KINDS: Mapping[str, Kind] = {
     **PROCESS_KINDS, "name": str, "fraction": float, "process": int, "available": int, "total": int,
@@ -40,7 +43,7 @@ _KINDS: Mapping[str, Kind] = {
 
 
 class Killed(NamedTuple):
-    """A load whose process ended without a word. Sizes in bytes; what was held and free at the last sign of life."""
+    """A load whose process was killed. Sizes are in bytes, as of the last heartbeat."""
 
     name: str
     fraction: float
@@ -50,14 +53,14 @@ class Killed(NamedTuple):
 
     @property
     def is_for_memory(self) -> bool:
-        """Whether memory was so short that this is the likely cause."""
+        """Whether so little memory was available that this is the likely cause."""
         return self.available < _SHORT * self.total
 
 
 class Heartbeat:
-    """A file that says how a load stands, as long as it is under way.
+    """A file that records the progress of a load while the load runs.
 
-    Where it cannot be written there is none: a load never fails for it.
+    If the file cannot be written, the load continues without it.
     """
 
     def __init__(self, number: int) -> None:
@@ -71,17 +74,17 @@ class Heartbeat:
         """Choose the file; the first beat writes it."""
         folder = _folder()
         if folder is not None:
-            # Homes are shared, and numbers of processes are not.
+            # Machines may share a home folder, and process ids are unique only within one machine.
             self._path = folder / f"{machine()[:8]}-{os.getpid()}-{self._number}.json"
         self._process = one_process()
-        atexit.register(self.stop)  # a process that ends by itself was not killed
+        atexit.register(self.stop)  # a process that exits normally was not killed
 
     def forget(self) -> None:
-        """Leave the file alone: in a child that was forked, it is the parent's."""
+        """Keep the file at the exit of a forked child: it belongs to the parent."""
         atexit.unregister(self.stop)
 
     def beat(self, state: LoadState) -> None:
-        """Say how the load stands now."""
+        """Write the load's current progress to the file."""
         memory = state.memory
         if memory is None or self._path is None:
             return
@@ -99,7 +102,7 @@ class Heartbeat:
                 write_whole(self._path, json.dumps(known))
 
     def stop(self) -> None:
-        """Take the file away: the load has ended, and said so."""
+        """Delete the file: the load has ended."""
         atexit.unregister(self.stop)
         with self._lock, suppress(OSError):
             self._has_stopped = True
@@ -108,7 +111,7 @@ class Heartbeat:
 
 
 def find_killed() -> list[Killed]:
-    """Return the loads of this machine that ended without a word, and forget them."""
+    """Return the loads of this machine whose process was killed, and delete their files."""
     found: list[Killed] = []
     folder = _folder()
     for path in [] if folder is None else sorted(_signs_in(folder)):
@@ -120,7 +123,7 @@ def find_killed() -> list[Killed]:
             path.unlink()
             path.with_name(f"{path.name}.draft").unlink(missing_ok=True)
             found += [Killed(*(record[name] for name in Killed._fields)) for record in records if is_theirs is False]
-    for path in [] if folder is None else sorted(_signs_in(folder, ".draft")):  # of who was killed while it wrote
+    for path in [] if folder is None else sorted(_signs_in(folder, ".draft")):  # process killed while writing
         with suppress(OSError):
             if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""LoadJob: one load on its own thread, its state, its cancel, its result."""
+"""LoadJob: one load on its own thread, with its state, its cancellation and its result."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ class LoadJob:
         job = nbloader.start("demo")
         model, tokenizer = job.result()
 
-    `model` is what it loads, `options` are the options it loads with, and `number` tells it from every other load of
-    the process.
+    `model` is what it loads, `options` are the options it loads with, and `number` is unique within the process.
 
     Parameters
     ----------
@@ -55,15 +54,15 @@ class LoadJob:
     reload
         Whether to load even if the model is loaded already.
     can_ask
-        Tells whether somebody is there who can answer a question; it may take seconds to find out. Where nobody is,
-        what would have been asked ends the load as an error.
+        Returns whether a person can answer questions; finding out may take seconds. If nobody can, the load ends
+        with the error that it would have asked about.
     clock
         Seconds, monotonic.
 
     Raises
     ------
     OptionError
-        Where torch's default device, which the load would use, is the meta device.
+        If torch's default device, which the load would use, is the meta device.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class LoadJob:
         self._reloads = reload
         name = clean(os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model))
         state = LoadState(name=name, stages=stages_of(with_adapter=options.adapter is not None))
-        # None of these refers to the job: without a cycle, the model goes as soon as nobody holds the job.
+        # None of these refers to the job: without a reference cycle, the last reference to the job frees the model.
         self._log = EventLog(state, _stopwatch(clock))
         self._cancelled = Flag()
         self._reporter = Reporter(self._log.add, self._log.now, self._cancelled)
@@ -96,12 +95,12 @@ class LoadJob:
             self._reporter.log("info", notice.code, name=notice.name, value=notice.value)
 
     def start(self) -> LoadJob:
-        """Start the load; returns at once, with the job itself.
+        """Start the load, and return the job at once.
 
         Raises
         ------
         LoadError
-            Where the system has no thread left for it.
+            If the system cannot start another thread.
         """
         parts = (self._log, self._ending, self._questions, self._reporter, self._heartbeat)
         self._thread = make_thread(Run(self, *parts, self._set_plan), "nbloader-load")
@@ -110,25 +109,25 @@ class LoadJob:
 
     @property
     def state(self) -> LoadState:
-        """What is known of the load now."""
+        """The current state of the load."""
         return self._log.state
 
     @property
     def plan(self) -> LoadPlan | None:
-        """What the load moves, from the headers; None until they have been read."""
+        """What the load moves, according to the headers; None until they have been read."""
         return self._plan
 
     @property
     def events(self) -> tuple[_events.Event, ...]:
-        """Everything that has happened so far, but for log lines and samples of memory behind the first 10 000."""
+        """All events so far. Log lines, memory samples, stalls and queue updates after the first 10 000 are dropped."""
         return self._log.events
 
     def done(self) -> bool:
-        """Return whether the load has ended, in whatever way."""
+        """Return whether the load has ended: ready, failed or cancelled."""
         return self._ending.done.is_set()
 
     def cancel(self) -> None:
-        """Ask the load to stop; returns at once. What it had placed is given back."""
+        """Ask the load to stop, and return at once. The memory of what it had placed is freed."""
         if not self._cancelled.is_set():
             self._cancelled.set()
             self._reporter.emit(_events.CancelRequested)
@@ -141,12 +140,12 @@ class LoadJob:
         changes
             Options, by name.
         question
-            The number of the question that is meant; if another is asked by now, nothing happens. None for any.
+            The number of the question to answer; None for any. If another question is asked by now, nothing happens.
 
         Raises
         ------
         OptionError
-            For an option that does not exist or a value it cannot take.
+            If an option does not exist, or does not accept its value.
         """
         merge_options(self.options, changes)
         asked = self.state.question
@@ -157,21 +156,21 @@ class LoadJob:
         """Wait for the load and return what it made.
 
         An interrupt while waiting (Ctrl-C, the notebook's stop button) cancels the load, waits for its end and is
-        raised on.
+        raised again.
 
         Parameters
         ----------
         timeout
-            Seconds to wait at most; None for as long as it takes.
+            Seconds to wait at most; None for no limit.
 
         Raises
         ------
         LoadError
-            Where the load failed.
+            If the load failed.
         LoadCancelled
-            Where it was cancelled.
+            If it was cancelled.
         TimeoutError
-            Where it has not ended in time; it continues.
+            If the load has not ended in time; it continues.
         """
         with self._expecting() as given:
             try:
@@ -185,19 +184,20 @@ class LoadJob:
             return self._ending.result(given)
 
     def subscribe(self, function: Callable[[_events.Event], None]) -> Callable[[], None]:
-        """Call `function` with every event from now on, on the thread that it comes from; return how to stop that.
+        """Call `function` with every event from now on; return a function that unsubscribes it.
 
-        An exception in `function` is logged once, and never ends a load.
+        `function` is called on the thread that emits the event. If it raises, the exception is logged, the load
+        continues, and `function` is not called again.
         """
         return self._log.subscribe(function)
 
     def unload(self) -> Freed:
-        """Give back what the load made, and return what that gave back; see `nbloader.unload`.
+        """Unload the model that the load made, and return what that freed; see `nbloader.unload`.
 
         Raises
         ------
         LoadError
-            Where there is nothing to give back.
+            If the model is not loaded.
         """
         return registry.unload(self)
 
@@ -207,7 +207,7 @@ class LoadJob:
         self._plan = plan
 
     def _is_alive(self) -> bool:
-        """Return whether a thread works for the load, and it has not ended: one that is left behind has."""
+        """Return whether the load's thread runs and the load has not ended (a load that cannot stop may have)."""
         return self._thread is not None and self._thread.is_alive() and not self.done()
 
     def _add_line(self, level: str, code: str, **arguments: Any) -> None:
@@ -215,34 +215,34 @@ class LoadJob:
         self._reporter.log(level, code, **arguments)
 
     def _add_asker(self, can_ask: CanAsk) -> None:
-        """Note that one more wants what this load makes, and may be able to answer its questions."""
+        """Add a further caller of this load, who may be able to answer its questions."""
         self._questions.add_asker(can_ask)
 
     def _expecting(self) -> AbstractContextManager[list[Loaded]]:
-        """Give a list that will hold what the load makes, even if another load has it unloaded at once."""
+        """Yield a list that receives the load's result, even if another load unloads the model at once."""
         return self._ending.expecting()
 
     def _let_go(self, successor: str) -> None:
-        """Forget what the load made, to make room for the model `successor`, if one is named."""
+        """Drop the load's result. `successor` names the model that needs the room; it is empty if there is none."""
         self._ending.let_go(successor)
 
     def _add_unloaded(self, freed: Freed) -> None:
-        """Add to the events what unloading gave back."""
+        """Append an `Unloaded` event with what unloading the model freed."""
         if self.done():
             self._log.append(_events.Unloaded(self._log.now(), freed))
 
     def _abandon(self) -> None:
-        """End the load in a child that was forked meanwhile."""
+        """End the load in a forked child."""
         self._ending.abandon()
 
 
 def _on_ambient_device(options: LoadOptions) -> LoadOptions:
-    """Return the options with the caller's default device of torch, where nothing else is chosen, as plain loads have.
+    """Return the options with torch's default device, as ``from_pretrained`` uses it, unless a placement is chosen.
 
     Raises
     ------
     OptionError
-        Where that is the meta device, which has no memory.
+        If that is the meta device, which has no memory.
     """
     device = ambient_device() if options.placement is None else None
     if device is None:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from nbloader._errors import LoadError
     from nbloader._progress.reporter import Reporter
 
-_TICK = 0.05  # seconds between two looks at whether the load was cancelled
+_TICK = 0.05  # seconds between two checks of whether the load was cancelled
 
 CanAsk = Callable[[], bool]
-"""Tells whether somebody is there who can answer; it may take seconds to find out."""
+"""Returns whether a person can answer; finding out may take seconds."""
 
 
 class Questions:
-    """The questions of one load, and those who may answer them."""
+    """The questions of one load, and the callers that may answer them."""
 
     def __init__(self) -> None:
         self._askers: list[CanAsk] = []
@@ -30,22 +30,22 @@ class Questions:
         self._numbers = itertools.count(1)
 
     def add_asker(self, can_ask: CanAsk) -> None:
-        """Note that one more wants what the load makes, and may be able to answer."""
+        """Add a further caller of the load, who may be able to answer."""
         self._askers.append(can_ask)
 
     def answer(self, changes: Mapping[str, Any], number: int) -> None:
-        """Answer the question of this number with changes of options."""
+        """Answer the question with this number by option changes."""
         self._answers.put((number, changes))
 
     def ask(self, error: LoadError, reporter: Reporter) -> Mapping[str, Any]:
-        """Return the changes that somebody chose of those that `error` suggests.
+        """Ask which of the changes that `error` suggests to make, and return the answer.
 
         Raises
         ------
         LoadError
-            `error` itself, where it suggests nothing, nobody can answer, or the load is cancelled.
+            `error` itself, if it suggests nothing, nobody can answer, or the load is cancelled.
         LoadCancelled
-            Where the load was cancelled meanwhile.
+            If the load is cancelled before the answer.
         """
         if not error.suggestions or reporter.is_cancelled or not any(can_ask() for can_ask in list(self._askers)):
             raise error
@@ -56,5 +56,5 @@ class Questions:
             reporter.check_cancelled()
             with suppress(queue.Empty):
                 answered, changes = self._answers.get(timeout=_TICK)
-                if answered == number:  # and not one that was asked before
+                if answered == number:  # not an earlier question
                     return changes

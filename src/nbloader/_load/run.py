@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """What the loading thread does. Only that thread holds it, so it may refer to the job.
+    """The function of the loading thread. Only that thread holds it, so it may refer to the job.
 
     Parameters
     ----------
     job
-        The load; its options change where somebody answers a question.
+        The load; its options change when a question is answered.
     log
-        Its events.
+        The load's events.
     ending
-        Its end.
+        The load's end.
     questions
-        Who can say how it continues after an error.
+        Asks a person how to continue after an error.
     reporter
-        Takes what the stages report.
+        Receives what the stages report.
     heartbeat
-        Written while it runs.
+        Written while the load runs.
     on_plan
-        Takes the plan once it is made.
+        Called with the plan once it is made.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Run:
         self._was_short_of_memory = False
 
     def __call__(self) -> None:
-        """Load to the end, whatever that is."""
+        """Run the load until it is ready, failed or cancelled."""
         registry.note_started(self._job)
         try:
             self._load_to_the_end()
-        except BaseException as error:  # noqa: BLE001 - of the last steps, such as a look at memory
+        except BaseException as error:  # noqa: BLE001 - from the last steps, such as sampling memory
             self._ending.end(None, self._failure(error))
         finally:
-            self._ending.done.set()  # whatever happened: nobody waits for a thread that is gone
+            self._ending.done.set()  # in every case: nothing may wait for a thread that has ended
             registry.note_ended(self._job)
 
     def _load_to_the_end(self) -> None:
@@ -104,7 +104,7 @@ class Run:
                 self._report_killed(killed)
             while outcome is None:
                 outcome = self._load_or_ask()
-        except BaseException as error:  # noqa: BLE001 - nothing may end this thread unseen
+        except BaseException as error:  # noqa: BLE001 - no exception may end this thread silently
             failure = self._failure(error)
         if failure is not None or reporter.is_cancelled:
             outcome = None
@@ -123,12 +123,12 @@ class Run:
         self._was_short_of_memory = self._was_short_of_memory or killed.is_for_memory
 
     def _load_or_ask(self) -> Outcome | None:
-        """Return what the load made; None where somebody has chosen how it continues."""
+        """Return the outcome of the load; None if a person has chosen how to continue after an error."""
         try:
             return self._load()
         except LoadError as error:
             failure = error.fresh()  # without the traceback, which holds the half-built model
-        # Asked outside of the turn: others may load while somebody thinks.
+        # Ask outside the turn: other loads may run while the person decides.
         with self._reporter.spending("choice"):
             changes = self._questions.ask(failure, self._reporter)
         self._job.options = merge_options(self._job.options, changes)
@@ -142,7 +142,7 @@ class Run:
         with reporter.spending("resolve"):
             write_demo(job.model, reporter)
             source = resolve(job.model, job.options, reporter)
-        # What is there already need not wait for what is being loaded.
+        # A model that is loaded already need not wait for the load that has the turn.
         outcome = pipeline.find(source, reporter, loaded_models)
         if outcome is not None:
             return outcome
@@ -169,7 +169,7 @@ class Run:
             self._reporter.log("warning", "takes", needed=needed, free=free, ways=ways or "-")
 
     def _failure(self, error: BaseException) -> LoadError | LoadCancelled:
-        """Return what is shown of an exception, without the traceback that keeps the half-built model alive."""
+        """Return the error to show for an exception, without the traceback that keeps the half-built model alive."""
         if self._reporter.is_cancelled:
             return LoadCancelled(text("panel", "cancelled"))
         details = "".join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""Finds out that a load makes no progress, what it waits for, and whether it is slow or stuck."""
+"""StallWatch: detects that a load makes no progress, what it waits for, and whether it is slow or stuck."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from nbloader._progress.state import LoadState
 from nbloader._text.units import size_text
 
 STALLED_SECONDS = 10.0
-"""Seconds without progress after which it is said what the load waits for."""
+"""Seconds without progress after which the load reports what it waits for."""
 
 _LOOK_SECONDS = STALLED_SECONDS / 2
-"""Seconds between two looks at a load that makes no progress: what it waits for is told by the change from one to the
-next."""
+"""Seconds between two looks at a load without progress: the change between them shows what the load waits for."""
 
 _TRICKLE = 100_000
-"""Bytes a second that are no progress yet: a connection that is taken up again and again brings a little each time."""
+"""Bytes a second; fewer do not count as progress: a connection that breaks and resumes transfers a few each time."""
 
 _BUSY = 0.2
-"""Share of the time that a thread computes from which on it is slow, and not stuck."""
+"""Share of the time: a thread that computes for at least so long is slow, not stuck."""
 
 _MOST_FRAMES = 12  # of each thread's stack, the innermost
 _MOST_TEXT = 12_000  # characters of all stacks
 _WAITING = ("threading", "queue", "selectors", "concurrent.futures._base", "importlib._bootstrap", "filelock._api")
-"""Modules in which a thread waits for what its caller wants."""
+"""Modules whose functions wait on behalf of their caller."""
 
 _HELPERS = ("nbloader-download", "nbloader-fetch", "nbloader-survey", "nbloader-reader")
 
 
 class ThreadActivity(NamedTuple):
-    """What a thread has done since it began.
+    """What a thread has done since it started.
 
-    `seconds` are those of processor time, of the whole process where the system tells it of no thread; `faults` counts
-    pages that it had to wait for storage for, and `waits_for_storage` says that it does so now. None is not known.
+    `seconds` is its processor time, or that of the whole process if the system reports none for threads. `faults`
+    counts the page faults that waited for storage. `waits_for_storage` is whether it waits for storage now. None means
+    unknown.
     """
 
     seconds: float
@@ -58,18 +58,18 @@ class _Look(NamedTuple):
 
 
 class StallWatch:
-    """Looks at a load again and again, and says what it waits for while it makes no progress.
+    """Looks at a load repeatedly, and finds out what it waits for while it makes no progress.
 
-    Progress is bytes that move, more than a trickle, or a stage that begins or ends.
+    A load makes progress if enough bytes move, or if a stage begins or ends.
 
     Parameters
     ----------
     native_id
-        The loading thread, as the system numbers it.
+        The operating system's id of the loading thread.
     ident
-        The same thread, as Python numbers it.
+        Python's id of the same thread.
     find
-        Tells what a thread has done, by the number the system has for it.
+        Returns what the thread with a given operating-system id has done.
     """
 
     def __init__(self, native_id: int, ident: int, find: Callable[[int], ThreadActivity]) -> None:
@@ -88,7 +88,7 @@ class StallWatch:
         Parameters
         ----------
         state
-            The load, as it is now.
+            The current state of the load.
         offer_after
             Seconds without progress after which to offer a cancel.
         """
@@ -121,7 +121,7 @@ class StallWatch:
             is_working, reason = True, "computes"
             details = {"function": where, "worked": f"{worked:.1f}", "passed": f"{passed:.1f}"}
         elif faults or after.doing.waits_for_storage:
-            # Weights that are placed are mapped: what is not in memory is read by touching it.
+            # Placed weights are memory-mapped: touching a page that is not in memory reads it from storage.
             is_working, reason, details = bool(faults), "pages", {"pages": str(faults), "passed": f"{passed:.1f}"}
         else:
             is_working = moved > 0
@@ -138,10 +138,10 @@ class StallWatch:
 
 
 def find_thread_activity(native_id: int) -> ThreadActivity:
-    """Return what a thread has done: on Linux by /proc/self/task, elsewhere what the whole process has."""
+    """Return what a thread has done, from /proc/self/task on Linux; elsewhere, what the whole process has done."""
     with suppress(OSError, ValueError, IndexError):
         text = Path(f"/proc/self/task/{native_id}/stat").read_text(encoding="ascii", errors="replace")
-        values = text.rpartition(")")[2].split()  # from the third on, see proc(5)
+        values = text.rpartition(")")[2].split()  # field 3 and the following, see proc(5)
         ticks = int(values[11]) + int(values[12])
         return ThreadActivity(ticks / os.sysconf("SC_CLK_TCK"), int(values[9]), values[0] == "D")
     times = psutil.Process().cpu_times()
@@ -149,11 +149,11 @@ def find_thread_activity(native_id: int) -> ThreadActivity:
 
 
 def _reason_in(state: LoadState, rate: float) -> tuple[str, Mapping[str, str]] | None:
-    """Return what is under way by what the load has told."""
+    """Return what the load waits for according to its state; None if that does not show it."""
     waiting = {file.name: file.started is None for file in state.downloads if file.ended is None}
     for line in reversed(state.log):
         if line.code == "download_waits" and line.arguments["name"] in waiting:
-            # Of a wait that ends by itself it is known when; one for somebody else lasts until the file is begun.
+            # A wait before a retry ends after its seconds, a wait for another process when the file's transfer begins.
             if waiting[line.arguments["name"]] or state.now < line.t + float(line.arguments["seconds"]):
                 return "waits", {name: line.arguments[name] for name in ("name", "reason")}
             break
@@ -171,7 +171,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _where(frame: FrameType | None) -> str:
-    """Return the function that waits, by its module: what is below threading and its like is no news."""
+    """Return the function that waits, with its module, without the frames of threading and similar modules."""
     while frame is not None and frame.f_globals.get("__name__") in _WAITING and frame.f_back is not None:
         frame = frame.f_back
     if frame is None:
@@ -184,7 +184,7 @@ def _name_of(code: CodeType) -> str:
 
 
 def _import_lock(frame: FrameType | None) -> Mapping[str, str] | None:
-    """Return which module the thread waits for, because another thread imports it, and which thread that is."""
+    """Return the module that the thread waits for and the thread that imports it; None if it waits for none."""
     if frame is None or frame.f_globals.get("__name__") != "importlib._bootstrap" or frame.f_code.co_name != "acquire":
         return None
     lock = frame.f_locals.get("self")
@@ -196,7 +196,7 @@ def _import_lock(frame: FrameType | None) -> Mapping[str, str] | None:
 
 
 def _stacks(ident: int) -> str:
-    """Return where the loading thread is, and where those that work for it are: equal ones once."""
+    """Return the stacks of the loading thread and of its helper threads; equal stacks appear once."""
     frames = sys._current_frames()
     names: dict[str, list[str]] = {}
     try:
@@ -205,6 +205,6 @@ def _stacks(ident: int) -> str:
                 summary = traceback.extract_stack(frames[thread.ident])[-_MOST_FRAMES:]
                 names.setdefault("".join(traceback.format_list(summary)), []).append(thread.name)
     finally:
-        frames.clear()  # this frame is among them: a cycle that would keep what every thread works on
+        frames.clear()  # this frame is among them: the cycle would keep the objects of every thread alive
     text = "\n".join(f"{', '.join(of)}:\n{stack}" for stack, of in names.items())
     return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "…"

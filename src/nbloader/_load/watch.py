@@ -1,4 +1,4 @@
-"""The thread beside a load: it samples memory, looks for stalls, beats, and leaves a load behind that cannot stop."""
+"""The watch thread of a load: samples memory, looks for stalls, writes the heartbeat, ends a load that hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SAMPLE_SECONDS = 0.25
 
 CANCEL_SECONDS = 0.8
-"""A cancelled load that is inside a call which cannot be stopped (an import) is left behind after so long."""
+"""Seconds after which a cancelled load ends, even if its thread is in a call that cannot be stopped (an import)."""
 
 
 def watch(

@@ -1,1 +1,1 @@
-"""A load's options, and the code that chooses them."""
+"""The options of a load, and the code that reads them."""

@@ -1,4 +1,4 @@
-"""Options as Python code: the call that loads with them."""
+"""Options as Python code: the call that loads a model with them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nbloader._options.options import LoadOptions, changed_options
 
 
 def as_code(model: str, options: LoadOptions) -> str:
-    """Return the call that loads `model` with these options; a token is left out of it."""
+    """Return the call that loads `model` with these options, without a token."""
     return f"LoaderWidget({as_arguments(model, options)}).show()"
 
 
 def as_arguments(model: str, options: LoadOptions) -> str:
-    """Return what such a call, or that of ``nbloader.load``, has between its parentheses."""
+    """Return the arguments of such a call, or of ``nbloader.load``, without the parentheses."""
     changed = changed_options(options)
     if "max_memory" in changed:
         limits = options.max_memory
@@ -24,7 +24,7 @@ def as_arguments(model: str, options: LoadOptions) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return an option's value as it is written in Python."""
+    """Return the Python code of an option's value."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
@@ -33,12 +33,12 @@ def quoted(value: Any) -> str:
 
 
 def limits_code(limits: Mapping[Any, Any]) -> dict[Any, str]:
-    """Return limits of memory, by device, as `size_code` gives each."""
+    """Return the memory limits by device, each in the form of `size_code`."""
     return {device: size_code(limit) for device, limit in limits.items()}
 
 
 def size_code(limit: Any) -> str:
-    """Return a number of bytes as an option takes it: ``"8GB"``."""
+    """Return a number of bytes in the form that an option accepts: ``"8GB"``."""
     for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
         if limit % factor == 0:
             return f"{limit // factor}{unit}"
@@ -46,5 +46,5 @@ def size_code(limit: Any) -> str:
 
 
 def options_code(changes: Mapping[str, Any]) -> str:
-    """Return choices as they are written in a call."""
+    """Return options as keyword arguments of a call."""
     return ", ".join(f"{name}={value!r}" for name, value in changes.items())

@@ -1,4 +1,4 @@
-"""What the environment chooses, what a text means for an option, and names that options had before."""
+"""Options from environment variables and from text, and the former names of options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 Types = Mapping[str, tuple[type, ...]]
-"""What values each option may have."""
+"""The types that each option accepts."""
 
 
 class Notice(NamedTuple):
-    """What the log should say of a choice: a key of the locale files' ``log``, and what fills it."""
+    """A line for the log about an option: a key of the locale files' ``log``, and the values that fill it."""
 
     code: str
     name: str
@@ -30,12 +30,12 @@ class Notice(NamedTuple):
 
 
 def parse_option(source: str, value: str, types: tuple[type, ...]) -> Any:
-    """Return what a text means for an option of these types; `source` is what an error names as its origin.
+    """Return the value of a text for an option of these types; `source` names where the text came from, for errors.
 
     Raises
     ------
     OptionError
-        For a text that begins like a JSON object, where the option takes one, and is not one.
+        If the option accepts a JSON object, and the text begins like one but is not valid JSON.
     """
     if bool in types and value.lower() in _WORDS:
         return _WORDS[value.lower()]
@@ -50,7 +50,7 @@ def parse_option(source: str, value: str, types: tuple[type, ...]) -> Any:
 
 
 def renamed(choices: Mapping[str, Any], notices: list[Notice]) -> dict[str, Any]:
-    """Return the choices under the names in use, and note which had others."""
+    """Return the choices under the current names of their options, and add a notice for each former name."""
     found = dict(choices)
     for old, new in (("torch_dtype", "dtype"), ("use_auth_token", "token")):
         if old in found:
@@ -68,7 +68,7 @@ def renamed(choices: Mapping[str, Any], notices: list[Notice]) -> dict[str, Any]
 
 
 def from_environment(types: Types, chosen: Collection[str], notices: list[Notice]) -> dict[str, tuple[str, Any]]:
-    """Return what the environment chooses beside what is `chosen`: (variable, value) by option."""
+    """Return the options from the environment that are not in `chosen`: (variable, value) by option."""
     given = {variable: text for variable, text in os.environ.items() if text}
     found: dict[str, tuple[str, Any]] = {}
     for name in types:

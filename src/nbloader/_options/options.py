@@ -22,7 +22,7 @@ Made = TypeVar("Made", bound=type)
 
 
 def _with_environment(made: Made) -> Made:
-    """Let a class of options take defaults from the environment, and names that options had before.
+    """Let a class of options take defaults from the environment, and accept former names of options.
 
     A dataclass alone refuses an unknown name with a TypeError, and cannot tell a default from a choice.
     """
@@ -35,7 +35,7 @@ def _with_environment(made: Made) -> Made:
         for name in choices:
             if name not in ROWS:
                 raise OptionError(text("error", "unknown_option", name=repr(name)), did_you_mean(name, ROWS))
-        # A device that the caller names stands for both of the options that speak of devices.
+        # A device from the caller overrides the environment for both device and device_map.
         chosen = choices.keys() | (_PLACEMENT if _PLACEMENT & choices.keys() else set())
         found = from_environment(TYPES, chosen, notices)
         try:
@@ -233,7 +233,7 @@ TYPES = types_of(LoadOptions)
 
 
 def changed_options(options: LoadOptions) -> dict[str, Any]:
-    """Return what differs from the defaults of this environment, as plain values; never a token."""
+    """Return the options that differ from the defaults of this environment, as plain values; never a token."""
     defaults = LoadOptions()
     changed = {name: getattr(options, name) for name in ROWS if name != "token"}
     return {name: _plain(value) for name, value in changed.items() if value != getattr(defaults, name)}
@@ -255,7 +255,7 @@ def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> Lo
     Raises
     ------
     OptionError
-        For a choice that is no option, naming the nearest one.
+        For an unknown option, with the nearest known name, or a value that it cannot take.
     """
     if options is None:
         return LoadOptions(**choices)
@@ -266,7 +266,7 @@ def merge_options(options: LoadOptions | None, choices: Mapping[str, Any]) -> Lo
         )
     notices = list(options.notices)
     changes = renamed(choices, notices)
-    if _PLACEMENT & changes.keys():  # one of them is said anew, and what the other said is over
+    if _PLACEMENT & changes.keys():  # device and device_map exclude each other, so a new one replaces both
         changes = {**dict.fromkeys(_PLACEMENT), **changes}
     return replace(options, **changes, notices=tuple(notices))
 

@@ -1,4 +1,4 @@
-"""What an option is: one row, from which its check, its variable, its fields and its documentation follow."""
+"""The row that defines an option; its check, variable, form field and documentation are derived from it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ _ROW = "row"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One option, beside its name, its annotation and its default.
+    """What defines an option, in addition to its name, annotation and default.
 
     Parameters
     ----------
     take
-        Turns what a user gives into what is kept, before its type is checked.
+        Converts the user's value to the stored one, before the type is checked.
     check
-        Raises OptionError for a value of the right type that cannot be used.
+        Raises OptionError for a value of the right type that is not valid.
     group
-        The group of the form that it stands in; empty where the form does not have it.
+        The group of the form that shows it; empty if the form does not show it.
     field
-        The field of the form that it shares with others; empty where it has its own.
+        The form field that it shares with other options; empty if it has its own.
     choices
-        What the form offers, as text; empty for a field to type in.
+        The choices in the form, as text; empty for a text field.
     only_on_hub
-        Whether it means nothing for a folder.
+        Whether it applies only to repositories on the Hub, not to folders.
     finds_files
-        Whether it says where the files are.
+        Whether it determines where the files are.
     makes_another
-        Whether another value makes another model, rather than the same one in another way.
+        Whether another value makes a different model, not the same one in another way.
     in_command
-        Whether the command line takes it.
+        Whether the command line has it.
     """
 
     take: Callable[[Any], Any] | None = None
@@ -48,7 +48,7 @@ class Row:
 
 
 def option(*, default: Any = None, default_factory: Any = None, repr: bool = True, **row: Any) -> Any:
-    """Return a dataclass's field that is an option: its default, and its row."""
+    """Return a dataclass field for an option, with its default and its row."""
     metadata = {_ROW: Row(**row)}
     if default_factory is not None:
         return dataclasses.field(default_factory=default_factory, repr=repr, metadata=metadata)
@@ -61,7 +61,7 @@ def rows_of(owner: type) -> Mapping[str, Row]:
 
 
 def types_of(owner: type) -> Mapping[str, tuple[type, ...]]:
-    """Return what values each option may have, by its annotation; empty for any."""
+    """Return the types that each option accepts, from its annotation; empty for any."""
     hints = get_type_hints(owner)
     return {name: _types(hints[name]) for name in rows_of(owner)}
 

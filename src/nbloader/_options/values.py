@@ -1,4 +1,4 @@
-"""What single options take: names and aliases, sizes, folders, and what is refused."""
+"""The values of single options: names and aliases, sizes, folders, and what is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_SECONDS = 1e9
 
 
 def dtype_name(dtype: object) -> str:
-    """Return a type by the name that torch has for it."""
+    """Return torch's name for a type."""
     name = str(dtype).removeprefix("torch.").lower() if dtype is not None else "auto"
     name = _DTYPE_ALIASES.get(name, name)
     if name not in DTYPES:
@@ -36,12 +36,12 @@ def dtype_name(dtype: object) -> str:
 
 
 def quantization_name(value: Any) -> Any:
-    """Return a method by its name here; a config as it is."""
+    """Return the name of a quantization method; a config is returned unchanged."""
     return _QUANTIZATION_ALIASES.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 
 def check_quantization(value: Any) -> None:
-    """Refuse what is neither a method nor a config."""
+    """Refuse a value that is neither a method nor a config."""
     is_config = "quant_method" in value if isinstance(value, Mapping) else hasattr(value, "quant_method")
     if value is not None and value not in QUANTIZATIONS and not is_config:
         raise OptionError(
@@ -50,12 +50,12 @@ def check_quantization(value: Any) -> None:
 
 
 def device_name(device: object) -> str | None:
-    """Return a device, such as a ``torch.device``, by its name."""
+    """Return the name of a device, such as a ``torch.device``."""
     return None if device is None else str(device)
 
 
 def check_device(device: str | None) -> None:
-    """Refuse what is not the name of a device."""
+    """Refuse a value that is not the name of a device."""
     if device is not None and not _DEVICE.fullmatch(device):
         raise OptionError(text("error", "invalid_device", device=repr(device)), text("hint", "devices"))
 
@@ -69,7 +69,7 @@ def check_device_map(device_map: Any) -> None:
 
 
 def limits(value: Any) -> Any:
-    """Return limits of memory in bytes: of each device, or by device as accelerate names it."""
+    """Return memory limits in bytes: one for every device, or by device as accelerate names it."""
     if not isinstance(value, Mapping):
         return None if value is None else _bytes_of(value, value)
     found: dict[int | str, int] = {}
@@ -96,13 +96,13 @@ def _bytes_of(limit: Any, whole: Any) -> int:
 
 
 def path(value: Any) -> Any:
-    """Return a path as text, without ``~``."""
+    """Return a path as text, with ``~`` expanded."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def token(value: Any) -> Any:
-    """Return a token without the white space around it that copying brings; it is hidden everywhere from now on."""
+    """Return a token without the white space around it that copying adds; from now on it is hidden in all output."""
     if isinstance(value, str):
         value = value.strip()
         if not value.isascii() or not value.isprintable() or " " in value:
@@ -126,13 +126,13 @@ def check_subfolder(subfolder: str) -> None:
 
 
 def check_variant(variant: str | None) -> None:
-    """Refuse what cannot be part of a file's name."""
+    """Refuse a variant that cannot be part of a file name."""
     if variant is not None and not re.fullmatch(r"[\w-]+", variant):
         raise OptionError(text("error", "invalid_variant", variant=repr(variant)), text("hint", "variant"))
 
 
 def one_of(name: str, values: Sequence[Any]) -> Callable[[Any], None]:
-    """Return a check of the option `name` that refuses all but these values."""
+    """Return a check for the option `name` that refuses all other values."""
 
     def check(value: Any) -> None:
         if value not in values:
@@ -145,7 +145,7 @@ def one_of(name: str, values: Sequence[Any]) -> Callable[[Any], None]:
 
 
 def check_readers(readers: int | None) -> None:
-    """Refuse a number of readers that there cannot be."""
+    """Refuse an invalid number of readers."""
     if readers is not None and not 1 <= readers <= MOST_READERS:
         raise OptionError(
             text("error", "invalid_readers", readers=repr(readers)), text("hint", "readers", most=MOST_READERS)
@@ -153,6 +153,6 @@ def check_readers(readers: int | None) -> None:
 
 
 def check_seconds(seconds: float) -> None:
-    """Refuse what is not a time to wait."""
+    """Refuse a value that is not a duration."""
     if not 0 < seconds < _MOST_SECONDS:
         raise OptionError(text("error", "invalid_stall_seconds", stall_seconds=repr(seconds)), text("hint", "seconds"))

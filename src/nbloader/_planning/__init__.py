@@ -1,1 +1,1 @@
-"""What a load will move and hold, from headers alone."""
+"""Plan, from headers alone, what a load reads and how much memory it needs."""

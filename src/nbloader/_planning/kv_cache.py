@@ -1,4 +1,4 @@
-"""What the KV cache of a model takes, by its config."""
+"""The memory that a model's KV cache needs, computed from its config."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 class KVCache(NamedTuple):
-    """How the cache of keys and values grows: `layer_bytes` for each token and layer, of one sequence.
+    """How the KV cache of one sequence grows: by `layer_bytes` for each token in each layer.
 
-    Layers whose attention slides keep `window` tokens at most.
+    Layers with sliding-window attention keep at most `window` tokens.
     """
 
     full_layers: int
@@ -22,13 +22,13 @@ class KVCache(NamedTuple):
     layer_bytes: int
 
     def bytes(self, context_length: int) -> int:
-        """Return what the cache takes at so many tokens."""
+        """Return the size of the cache for `context_length` tokens."""
         tokens = self.full_layers * context_length + self.sliding_layers * min(context_length, self.window)
         return tokens * self.layer_bytes
 
 
 def kv_cache_of(config: Mapping[str, Any], dtype: str | None) -> KVCache | None:
-    """Return how the cache grows, by the names that configs of transformers use; None where they tell too little."""
+    """Return how the cache grows, from the keys of a transformers config; None if the config says too little."""
     architectures = config.get("architectures")
     named = architectures if isinstance(architectures, list) else []
     if dtype is None or not any(str(name).endswith(_GENERATES) for name in named):

@@ -1,7 +1,7 @@
-"""Where weights go before anything is loaded: how many bytes on the CPU, on each device, on disk.
+"""Predict before a load how many bytes of weights go to the CPU, to each device and to disk.
 
-Device maps that transformers works out are worked out here by the headers: its rule is followed for layers, in the
-order of their names. Source: transformers' ``integrations/accelerate.py`` (get_balanced_memory, infer_auto_device_map).
+Automatic device maps of transformers are computed here from the headers. Its rule is applied to layers, in the order of
+their names. Source: transformers' ``integrations/accelerate.py`` (get_balanced_memory, infer_auto_device_map).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _DISK = "disk"
 
 _LAYER = re.compile(r"(.*?\.\d+)\.")
 _SHARE = 0.9
-"""What weights get of what is free: on a single device, on the host, and once more where they are quantized."""
+"""Share of the free memory for weights: on a single device and on the host; applied again for quantized weights."""
 
 
 def device_name(device: object) -> str:
-    """Return a device by torch's full name: a number, and a kind without one, are CUDA's."""
+    """Return torch's full name of a device: ``0`` and ``"cuda"`` become ``"cuda:0"``."""
     name = str(device)
     return f"cuda:{name}" if name.isdigit() else "cuda:0" if name == "cuda" else name
 
 
 class Placed(NamedTuple):
-    """Bytes of weights by the place where they go; `devices` is None where that is not known before the load."""
+    """Bytes of weights on the CPU, on each device and on disk; `devices` is None if not known before the load."""
 
     cpu: int
     devices: Mapping[str, int] | None
@@ -38,14 +38,14 @@ class Placed(NamedTuple):
 
 
 def place_bytes(sizes: Mapping[str, int], options: LoadOptions, free: Free | None) -> Placed:
-    """Return where weights go.
+    """Return how many bytes of weights go to each place.
 
     Parameters
     ----------
     sizes
-        What each tensor takes in the model, by its name, in the order of placing.
+        Bytes of each tensor in the model, by its name, in the order of placing.
     free
-        What is free; None where nobody looked.
+        Free memory; None if it was not measured.
     """
     placed = _places(sizes, options, free)
     if placed is None:
@@ -69,7 +69,7 @@ def _places(sizes: Mapping[str, int], options: LoadOptions, free: Free | None) -
     if placement != "sequential":
         _balance(limits, units, has_little_on_first=placement == "balanced_low_0")
     placed = _fill(units.values(), limits)
-    # What is quantized has to be on devices, or all of it on the CPU: other maps are refused.
+    # Quantized weights must all be on devices or all on the CPU: transformers refuses other maps.
     is_divided = placed.get(_DISK) or (placed.get(CPU) and len(placed) > 1)
     return None if options.quantization is not None and is_divided else placed
 
@@ -79,13 +79,13 @@ def _by_map(sizes: Mapping[str, int], device_map: Mapping[str, object]) -> dict[
     for key, size in sizes.items():
         parents = [module for module in device_map if module == "" or f"{key}.".startswith(f"{module}.")]
         if not parents:
-            return None  # modules have other names than tensors have in the file
+            return None  # the model's module names differ from the tensor names in the file
         placed[device_name(device_map[max(parents, key=len)])] += size
     return dict(placed)
 
 
 def _limits(options: LoadOptions, free: Free) -> dict[str, int] | None:
-    """Return how much each place may take, in the order in which they are filled; None where that is not known."""
+    """Return how many bytes each place may hold, in the order of filling; None if that is not known."""
     given = options.max_memory
     assert not isinstance(given, str)  # checked options have sizes in bytes
     limits: dict[str, int] = {}
@@ -109,7 +109,7 @@ def _limits(options: LoadOptions, free: Free) -> dict[str, int] | None:
 
 
 def _units(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the sizes of what is not divided, in the order of placing: layers, and what is in none."""
+    """Return the sizes of the units that stay together, in placing order: layers, and modules outside of layers."""
     units: Counter[str] = Counter()
     for key, size in sizes.items():
         layer = _LAYER.match(key)
@@ -118,7 +118,7 @@ def _units(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _balance(limits: dict[str, int], units: Mapping[str, int], has_little_on_first: bool) -> None:
-    """Lower the limits of all devices but the last, so that each gets about as much."""
+    """Lower the limits of all devices but the last, so that each device gets a similar amount."""
     devices = [name for name in limits if name != CPU]
     is_spared = has_little_on_first and len(devices) > 1
     total = sum(units.values())
@@ -131,7 +131,7 @@ def _balance(limits: dict[str, int], units: Mapping[str, int], has_little_on_fir
 
 
 def _fill(units: Iterable[int], limits: Mapping[str, int]) -> dict[str, int]:
-    """Fill the places one after the other; the first device and the CPU keep room for the largest layer to come."""
+    """Fill one place after the other; the first device and the CPU keep space for the largest remaining layer."""
     left, places = list(units), iter(limits.items())
     placed: dict[str, int] = {}
     place, limit = next(places, (_DISK, 0))

@@ -1,4 +1,4 @@
-"""LoadPlan: what a load will move and hold, from the headers, the options and what is free."""
+"""LoadPlan: what a load will read and hold, from the headers, the options and the free memory."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from nbloader._text.catalogue import text
 from nbloader._text.units import sentences, size_text
 
 _SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization": "8bit"}, {"quantization": "4bit"})
-"""What is tried, in this order, where a load will not fit."""
+"""Options to try, in this order, if a load does not fit."""
 _FUSED = re.compile(r"\.experts\.\d+\.")
-"""Tensors that placing joins into one, a copy: since transformers 5 the experts of a layer are one parameter."""
-_DOWN = re.compile(r"\.(w2|down_proj)\.weight$")  # joined by itself, after the larger one
-_TIGHT = 0.9  # share of what is free
+"""Tensors that placing copies into one: since transformers 5, the experts of a layer are one parameter."""
+_DOWN = re.compile(r"\.(w2|down_proj)\.weight$")  # joined separately, after the larger tensor
+_TIGHT = 0.9  # share of the free memory; a load that needs more is a tight fit
 
 
 class Room(NamedTuple):
-    """What a load takes of the host or of a device, and what is free there, in bytes; None where that is not known."""
+    """Bytes that a load needs on the host or on a device, and bytes that are free there (None if not known)."""
 
     name: str
     needed: int
@@ -43,7 +43,7 @@ class Room(NamedTuple):
 
     @property
     def verdict(self) -> str | None:
-        """``"fits"``, ``"tight"`` or ``"wont_fit"``; None where it is not known what is free."""
+        """``"fits"``, ``"tight"`` or ``"wont_fit"``; None if the free memory is not known."""
         if self.available is None:
             return None
         if self.needed > self.available:
@@ -53,7 +53,7 @@ class Room(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What a load will move and hold. Sizes in bytes; the tuples have one entry a shard.
+    """What a load will read and hold. Sizes are in bytes; tuples have one entry per shard.
 
     Parameters
     ----------
@@ -62,46 +62,46 @@ class LoadPlan:
     tensors, parameters
         How many of each the headers describe.
     bytes_by_dtype
-        What the tensors take in the files, by type.
+        Bytes of the tensors in the files, by type.
     bytes_to_download
-        What is not on this machine yet, tokenizer and config included.
+        Bytes that are not on this machine yet, including tokenizer and config.
     bytes_to_read
         Sizes of the weight files.
     bytes_to_place
-        What their tensors take in the model, after the cast to `dtype`.
+        Bytes of the shards' tensors in the model, after the cast to `dtype`.
     dtype
-        The type that floating-point weights get, by torch's name; None where they keep their own.
+        The type that floating-point weights get, by torch's name; None if they keep their own.
     copies
-        Whether placing makes copies (a cast, another device); if not, the model is the mapped files themselves.
+        Whether placing copies the weights (for a cast or another device). If not, the model uses the mapped files.
     adapter_bytes
-        Sizes of the weight files of adapters: the chosen one, and one that lies beside the model; 0 without any.
+        Size of the adapters' weight files: the chosen adapter and one in the model's folder; 0 without adapters.
     host_memory
-        What the load adds to this process at most, by part: ``"weights"`` stay, ``"files"`` are mapped while they are
-        placed, and are the first to go where memory gets short, ``"quantization"`` is what making one weight smaller
-        takes, ``"dequantization"`` what making one larger does, ``"joining"`` what joining a layer's experts does,
-        ``"adapter"`` what an adapter adds, ``"merge"`` what merging it takes.
+        The most memory that the load adds to this process, by part. ``"weights"`` stay. ``"files"`` are mapped while
+        they are placed; the system frees them first if memory gets short. ``"quantization"`` and ``"dequantization"``
+        are what converting one weight needs. ``"joining"`` is what joining a layer's experts needs. ``"adapter"`` is
+        what an adapter adds, and ``"merge"`` what merging it needs.
     device_memory
-        What the load adds to each device at most, by the device's name and by part, as on the host; empty where all
-        is on the host, None where a device map decides it only when the libraries are there.
+        The most memory that the load adds to each device, by the device's name and by part, as on the host. Empty if
+        all weights are on the host; None if a device map decides this only during the load.
     bytes_to_offload
-        What a device map leaves on disk for want of memory.
+        Bytes that a device map leaves on disk because memory is too small.
     available
-        What was free on the host when the plan was made (a container's limit and ``max_memory`` counted); None where
-        nobody looked.
+        Free memory on the host when the plan was made, limited by the container and by ``max_memory``; None if it was
+        not measured.
     device_available
-        What was free on each device, by its name; None where that is not known.
+        Free memory on each device, by its name; None if it is not known.
     kv_cache
-        What generating takes beside the weights; None where the config does not tell.
+        The memory that generating needs in addition to the weights; None if the config does not say.
     quantization
-        How the weights are quantized: by the option's name for it, or by transformers' for a checkpoint that is so
-        already and stays so; ``"custom"`` for a config whose sizes are not known before the load (they are counted as
-        if it were none); None where they are not.
+        How the weights are quantized: the option's name, or transformers' name if the checkpoint is and stays
+        quantized. ``"custom"`` for a config whose sizes are not known before the load; the plan then uses the sizes
+        without quantization. None if the weights are not quantized.
     dequantized
-        The method by which the checkpoint is quantized and that the load turns into `dtype`, as transformers does on a
-        machine without the hardware for it; None where it does not.
+        The checkpoint's quantization method, if the load converts it to `dtype`. transformers does so on a machine
+        without the hardware for it. None if the load does not convert it.
     seconds
-        The least and the most that the load should take, by earlier loads of its kind on this machine; None where
-        there are none.
+        The shortest and the longest time that the load should take, from earlier loads of its kind on this machine;
+        None if there are none.
     """
 
     format: str
@@ -126,22 +126,22 @@ class LoadPlan:
 
     @property
     def placed_as(self) -> str:
-        """The types of the weights in the model, in words; empty where they keep their own."""
+        """The types of the weights in the model, as text; empty if they keep their own."""
         return " + ".join(filter(None, (self.quantization, self.dtype)))
 
     @property
     def peak_memory(self) -> int:
-        """Bytes that the load adds to this process at most."""
+        """The most bytes that the load adds to this process."""
         return sum(self.host_memory.values())
 
     @property
     def needed_memory(self) -> int:
-        """Bytes of it that the host cannot take back: all but mapped files."""
+        """Bytes of the peak memory that the system cannot reclaim: all but mapped files."""
         return self.peak_memory - self.host_memory.get("files", 0)
 
     @property
     def verdict(self) -> str | None:
-        """``"fits"``, ``"tight"`` or ``"wont_fit"`` where it fits worst; None where that is not known."""
+        """The worst of ``"fits"``, ``"tight"`` and ``"wont_fit"`` over host and devices; None if not known."""
         if self.device_memory is None or self.quantization == CUSTOM:
             return None
         found = {room.verdict for room in self.rooms}
@@ -149,7 +149,7 @@ class LoadPlan:
 
     @property
     def rooms(self) -> tuple[Room, ...]:
-        """The host, by the name ``"cpu"``, and each device that the load takes memory of."""
+        """The host, named ``"cpu"``, and each device on which the load needs memory."""
         devices = self.device_memory or {}
         return (
             Room(CPU, self.needed_memory, self.available),
@@ -164,9 +164,9 @@ def make_plan(
     free: Free | None = None,
     adapter: Adapter | None = None,
 ) -> LoadPlan:
-    """Return what loading `checkpoint` with `options`, and attaching `adapter` to it, will move and hold.
+    """Return the plan for loading `checkpoint` with `options` and attaching `adapter` to it.
 
-    `free` is what is free now; None where nobody looked.
+    `free` is the free memory; None if it was not measured.
     """
     check_quantization(str(checkpoint.folder), checkpoint.config, options.quantization)
     check_depth(str(checkpoint.folder), checkpoint.config, checkpoint.tensors)
@@ -210,7 +210,7 @@ def make_plan(
 
 
 def _sums(checkpoint: Checkpoint, sizes: Mapping[str, int], cast_to: str | None) -> tuple[list[int], Counter[str], int]:
-    """Return the bytes to place of each shard, the stored bytes of each type, and the stored bytes that are copied."""
+    """Return the bytes to place for each shard, the stored bytes of each type, and the stored bytes to copy."""
     to_place = [0] * len(checkpoint.shards)
     by_dtype: Counter[str] = Counter()
     copied = 0
@@ -225,12 +225,13 @@ def _sums(checkpoint: Checkpoint, sizes: Mapping[str, int], cast_to: str | None)
 def check_fit(
     name: str, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, adapter: Adapter | None = None
 ) -> None:
-    """Refuse a load whose weights take more memory of the host or of a device than is free, unless options force it.
+    """Refuse a load that needs more memory than is free on the host or a device, unless ``force`` is set.
 
     Raises
     ------
     WontFitError
-        Saying what it takes, what is free, and which choices would fit.
+        If the load does not fit. The message says how much memory it needs, how much is free, and which options would
+        fit.
     """
     if plan.verdict != "wont_fit" or options.force:
         return
@@ -259,7 +260,7 @@ def check_fit(
 def smaller(
     checkpoint: Checkpoint, options: LoadOptions, free: Free, adapter: Adapter | None, place: str = CPU
 ) -> list[tuple[Mapping[str, Any], int]]:
-    """Return choices with which a load takes less, and would fit, with what it takes of the host or a device then."""
+    """Return options with which a load would fit, each with the bytes that it then needs at `place`."""
     found: list[tuple[Mapping[str, Any], int]] = []
     for changes in _SMALLER:
         with suppress(OptionError, DependencyError):
@@ -270,7 +271,7 @@ def smaller(
 
 
 def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapping[str, Any] | None:
-    """Return the choices that leave on the host or on disk what does not fit; None where that cannot be."""
+    """Return options that offload to the host or to disk what does not fit; None if that is not possible."""
     limit = int(_TIGHT * free.host)
     largest = max(placed_sizes(checkpoint, options).values(), default=0)
     if isinstance(options.placement, Mapping) or options.quantization is not None or 2 * largest > limit:
@@ -281,7 +282,7 @@ def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapp
 
 
 def _joining_bytes(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: str | None) -> int:
-    """Return what joining a layer's experts takes: two more of what is joined, where they are cast before."""
+    """Return the bytes that joining a layer's experts needs: twice the joined tensors if these are cast first."""
     layers: Counter[str] = Counter()
     for key, tensor in checkpoint.tensors.items():
         found = _FUSED.search(key)
@@ -297,7 +298,7 @@ def _host_memory(
     dtype: str | None,
     method: str | None,
 ) -> dict[str, int]:
-    """Return the parts where all stays on the CPU."""
+    """Return the parts of the host memory for a load that uses no device."""
     to_place = sum(sizes.values())
     if not copied:
         return {"weights": checkpoint.bytes}
@@ -313,7 +314,7 @@ def _host_memory(
 def _adapter_memory(
     adapter: Adapter | None, size: int, sizes: Mapping[str, int], options: LoadOptions
 ) -> dict[str, int]:
-    """Return what attaching and merging take: merging makes four of the largest weight, for a while."""
+    """Return the bytes for attaching and merging: merging temporarily needs four times the largest weight."""
     parts = {"adapter": size} if size else {}
     if adapter is not None and options.merge_adapter:
         taken = [sizes[f"{module}.weight"] for module in adapter.modules if f"{module}.weight" in sizes]

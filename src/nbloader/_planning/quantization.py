@@ -1,8 +1,8 @@
-"""Quantization while loading: the methods, why one cannot be had, and which weights it makes how small.
+"""Quantization while loading: the methods, why one is not available, and the sizes of the quantized weights.
 
-Which tensors a method takes is told here by their names and shapes in the headers, so that it can be planned before
-any library is imported. The rule was held against transformers' own choice for the architectures of the tests; a head
-that a model type names unusually can be taken for a weight or the other way round, which shifts a plan by that tensor.
+Tensor names and shapes in the headers decide which tensors a method quantizes, so a load can be planned before any
+library is imported. The rule was compared with transformers' own choice for the architectures in the tests. If a model
+type gives its head an unusual name, the rule can be wrong about that tensor. The plan is then off by its size.
 
 Sources: transformers' integrations of bitsandbytes and torchao (modules that are ``Linear``; not embeddings, the output
 embedding, expert tensors and routers), bitsandbytes' blocks of 64 with a float32 maximum each, torchao's scale and zero
@@ -24,9 +24,9 @@ from nbloader._text.catalogue import text
 
 
 class Method(NamedTuple):
-    """A way to quantize: the package that does it, transformers' class for it, and what it needs beside the weight.
+    """A way to quantize: the package for it, transformers' config class, and the extra memory that it needs.
 
-    `staging` is that in bytes for each element of the weight, measured on the CPU.
+    `staging` is the extra memory in bytes per element of the weight, measured on the CPU.
     """
 
     package: str
@@ -42,22 +42,22 @@ METHODS: Mapping[str, Method] = {
     "int4": Method("torchao", "TorchAoConfig", 8, needs_cuda=True),
 }
 CUSTOM = "custom"
-"""Stands for a configuration whose sizes are not known here."""
+"""The name of a quantization config whose sizes are not known here."""
 
-_DEVICE_STAGING = 4  # bytes for each element
+_DEVICE_STAGING = 4  # bytes per element
 _BLOCK = 64  # elements that share a maximum, in bitsandbytes' 4-bit
-_CODE = 64  # bytes of the 16 values that its 4-bit numbers stand for
+_CODE = 64  # bytes of the table with the 16 values of its 4-bit numbers
 _FLOATS = {code for code, _ in FLOATS.values()}
 _NOT_LINEAR = re.compile(
     r"embed|\bwte\b|\bwpe\b|\bshared\.weight$|relative_attention_bias|conv|^lm_head\.|\.lm_head\."
     r"|\bembed_out\.|output_projection\.|\.experts\.\d+\.|\.gate\.weight$|\.router\.weight$"
 )
-_TRANSPOSED = ("gpt2", "openai-gpt")  # whose Conv1D keeps weights as (in, out); torchao leaves them alone
-_KEPT = {"t5": re.compile(r"\.wo\.weight$"), "udop": re.compile(r"\.wo\.weight$")}  # by bitsandbytes
+_TRANSPOSED = ("gpt2", "openai-gpt")  # Conv1D stores weights as (in, out); torchao does not quantize them
+_KEPT = {"t5": re.compile(r"\.wo\.weight$"), "udop": re.compile(r"\.wo\.weight$")}  # bitsandbytes skips these
 
 
 def method_of(quantization: Any) -> str | None:
-    """Return the method's name of the option's value: None, one of METHODS, or CUSTOM."""
+    """Return the method's name for a value of the option: None, one of METHODS, or CUSTOM."""
     if quantization is None or isinstance(quantization, str):
         return quantization
     settings = quantization if isinstance(quantization, Mapping) else vars(quantization)
@@ -69,7 +69,7 @@ def method_of(quantization: Any) -> str | None:
 
 
 def why_not(name: str, config: Mapping[str, Any]) -> str:
-    """Return why a method cannot be had here, for a checkpoint with this config; empty where it can."""
+    """Return why a method is not available for a checkpoint with this config; empty if it is."""
     method = METHODS[name]
     stored = find_stored(config)
     if stored is not None and KINDS[stored.method].config_class != METHODS[name].config_class:
@@ -80,14 +80,14 @@ def why_not(name: str, config: Mapping[str, Any]) -> str:
 
 
 def check_quantization(where: str, config: Mapping[str, Any], quantization: Any) -> None:
-    """Refuse a quantization that cannot be had.
+    """Refuse a quantization that is not available.
 
     Raises
     ------
     OptionError
-        Where the checkpoint is quantized already, or the machine cannot.
+        If the checkpoint is quantized already, or the machine does not support the method.
     DependencyError
-        Where a package is missing.
+        If a package is missing.
     """
     if quantization is None:
         return
@@ -116,7 +116,7 @@ def check_quantization(where: str, config: Mapping[str, Any], quantization: Any)
 
 
 def is_quantized(key: str, tensor: Tensor, config: Mapping[str, Any], name: str) -> bool:
-    """Return whether a method takes a tensor of the checkpoint."""
+    """Return whether a method quantizes a tensor of the checkpoint."""
     kind = str(config.get("model_type"))
     if len(tensor.shape) != 2 or not key.endswith(".weight") or tensor.dtype not in _FLOATS:
         return False
@@ -129,7 +129,7 @@ def is_quantized(key: str, tensor: Tensor, config: Mapping[str, Any], name: str)
 
 
 def quantized_bytes(tensor: Tensor, config: Mapping[str, Any], name: str) -> int:
-    """Return what a tensor takes that a method has taken, its scales included."""
+    """Return the bytes of a tensor after a method has quantized it, including its scales."""
     rows = tensor.shape[1] if config.get("model_type") in _TRANSPOSED else tensor.shape[0]
     if name == "4bit":
         return (tensor.elements + 1) // 2 + 4 * -(-tensor.elements // _BLOCK) + _CODE
@@ -139,12 +139,12 @@ def quantized_bytes(tensor: Tensor, config: Mapping[str, Any], name: str) -> int
 
 
 def staging_bytes(checkpoint: Checkpoint, name: str) -> int:
-    """Return what a method needs at most beside what it has made: for the largest weight that it takes."""
+    """Return the most extra bytes that a method needs, which is for the largest weight that it quantizes."""
     return METHODS[name].staging * _largest(checkpoint, name)
 
 
 def _largest(checkpoint: Checkpoint, name: str) -> int:
-    """Return the elements of the largest weight that a method takes."""
+    """Return the number of elements of the largest weight that a method quantizes."""
     taken = (
         tensor.elements
         for key, tensor in checkpoint.tensors.items()
@@ -154,9 +154,10 @@ def _largest(checkpoint: Checkpoint, name: str) -> int:
 
 
 def device_staging_bytes(checkpoint: Checkpoint, name: str | None) -> int:
-    """Return what a method needs of a device beside what it has made: the largest weight, in half precision, twice.
+    """Return the extra bytes that a method needs on a device: twice the largest weight in half precision.
 
-    By the sources of transformers and bitsandbytes, which quantize there one weight after the other; not measured.
+    This follows the sources of transformers and bitsandbytes, which quantize one weight at a time there. It was not
+    measured.
     """
     if name is None or name == CUSTOM:
         return 0

@@ -1,4 +1,4 @@
-"""What tensors take in memory: by the type that they are loaded as."""
+"""The sizes of tensors in memory, by the type that they are loaded as."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _DTYPE = re.compile(r"u?int\d+|short|int|long|bool|c(half|float|double)|complex\
 
 
 def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
-    """Return the type that floating-point weights will get; None where no header tells what they have.
+    """Return the type that floating-point weights will get; None if neither config nor headers give one.
 
-    Without a choice it is what transformers takes: the config's type, what the index says, the first floating type in
-    the first shard. Those of a config's parts do not count.
+    If the user chose no type, it is the one that transformers uses: the config's, else the index's, else the first
+    floating type in the first shard. Types that a config gives for its parts do not count.
 
     Raises
     ------
     CheckpointError
-        For a type that torch does not have, or cannot make models of.
+        If the config names a type that torch does not have, or that a model cannot use.
     """
     config, index = checkpoint.config, checkpoint.index or {}
     named = next((value for value in (config.get("dtype"), config.get("torch_dtype")) if value is not None), None)
@@ -39,7 +39,7 @@ def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
         named = index.get("dtype")
     if named is not None:
         dtype = _DTYPE_NAMES.get(named, named) if isinstance(named, str) else ""
-        # Another type that torch has is no harm where one is chosen.
+        # If the user chose a type, any type of torch in the config is harmless.
         if dtype not in FLOATS and not (is_chosen and _DTYPE.fullmatch(dtype)):
             raise CheckpointError(
                 text("error", "invalid_config_dtype", folder=checkpoint.folder, dtype=repr(named)),
@@ -56,7 +56,7 @@ def target_dtype(checkpoint: Checkpoint, options: LoadOptions) -> str | None:
 
 
 def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]:
-    """Return what each tensor takes in the model, in bytes, by its name: cast, quantized, dequantized, or as it is."""
+    """Return the bytes of each tensor in the model, by its name: cast, quantized, dequantized or unchanged."""
     config, dtype = checkpoint.config, target_dtype(checkpoint, options)
     stored = find_stored(config, options.quantization)
     method = None if stored is not None else method_of(options.quantization)
@@ -67,7 +67,7 @@ def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]
             return stored_size(key, tensor, checkpoint.tensors, stored, width)
         if method is not None and method in METHODS and is_quantized(key, tensor, config, method):
             return quantized_bytes(tensor, config, method)
-        # A weight that is no float is cast like one: nothing says that it is quantized.
+        # An integer weight is cast like a float: nothing marks it as quantized.
         is_cast = changes_type(tensor, dtype) or (key.endswith(".weight") and tensor.dtype not in _FLOAT_CODES)
         return tensor.elements * width if is_cast and width else tensor.bytes
 
@@ -75,5 +75,5 @@ def placed_sizes(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, int]
 
 
 def changes_type(tensor: Tensor, dtype: str | None) -> bool:
-    """Return whether loading makes a tensor of another type than the file has."""
+    """Return whether loading changes a tensor's type."""
     return dtype is not None and tensor.dtype in _FLOAT_CODES and tensor.dtype != FLOATS[dtype][0]

@@ -1,8 +1,8 @@
-"""What becomes of the quantization that a checkpoint is stored with: kept, turned into a float type, or not heeded.
+"""What a load does with a checkpoint's stored quantization: keep it, convert it to a float type, or ignore it.
 
-Told from the config and the headers, before any library is imported. Sources: transformers' ``quantizers/`` (which
-methods there are, what each asks for, when it dequantizes) and ``integrations/`` (what it makes of which tensors); the
-sizes were held against what loads on the CPU made.
+The config and the headers decide this, before any library is imported. Sources: transformers' ``quantizers/`` (the
+methods, their requirements, and when they dequantize) and ``integrations/`` (the resulting tensors). The sizes were
+compared with those of real loads on the CPU.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nbloader._text.catalogue import text
 
 
 class Kind(NamedTuple):
-    """A method of transformers: its config class there, the packages and the devices that it asks for.
+    """A quantization method of transformers: its config class, and the packages and the device that it needs.
 
-    A package is (the module, what ``pip install`` takes); `device` is ``"cuda"``, ``"gpu"`` where another maker's GPU
-    will do, too, or empty.
+    A package is (module, name for ``pip install``). `device` is ``"cuda"``, ``"gpu"`` if another vendor's GPU works,
+    too, or empty.
     """
 
     config_class: str
@@ -63,12 +63,12 @@ KINDS: Mapping[str, Kind] = {
     "torchao": Kind("TorchAoConfig", (("torchao", "torchao"),)),
     "vptq": Kind("VptqConfig", (("vptq", "vptq"),), device="cuda"),
 }
-"""Every method that transformers has; one that is not here is not heeded, and the weights load as they are."""
+"""Every method that transformers has; it ignores others, and their weights load as they are."""
 
-_NO_FLOATS = "nvfp4"  # which transformers quantizes to, and does not load
+_NO_FLOATS = "nvfp4"  # transformers can quantize to this method, but cannot load it
 _FP8 = ("fp8", "mxfp8")
-_OTHER_GPUS_NOT = re.compile(r"[\d.]+(\+cpu|\+cu\d+)?")  # versions of torch that are built for CUDA at most
-_PARTS = ("decoder", "generator", "text_config")  # of which transformers takes the config of the text model
+_OTHER_GPUS_NOT = re.compile(r"[\d.]+(\+cpu|\+cu\d+)?")  # torch builds that do not support GPUs of other vendors
+_PARTS = ("decoder", "generator", "text_config")  # parts that transformers may use as the text model's config
 _DROPPED: Mapping[str, re.Pattern[str]] = {
     "fp8": re.compile(r"\.(weight_scale_inv|activation_scale|qscale_weight|scale)$"),
     "mxfp4": re.compile(r"_scales$"),
@@ -77,7 +77,7 @@ _DROPPED: Mapping[str, re.Pattern[str]] = {
     "bitsandbytes_8bit": re.compile(r"\.weight_format$"),
     "gemma": re.compile(r"\.[kv]_cache_scale$"),
 }
-"""Tensors that end with the load: scales that are multiplied in, records of how something was packed."""
+"""Tensors that the loaded model does not keep: scales that are multiplied in, and records of the packing."""
 
 _OWN: Mapping[str, re.Pattern[str]] = {
     "bitsandbytes_4bit": re.compile(r"\.weight\."),
@@ -93,17 +93,17 @@ _OWN_WEIGHTS: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "metal": ((5, 21), (99, 0)),
     "fp8": ((5, 21), (5, 24)),
 }
-"""Releases of transformers, from the first on and before the second, in which weights stored as floats do, too."""
+"""Releases of transformers (first, end) in which weights stored as floats keep their own type, too; end is excluded."""
 
 _FLOAT_CODES = {code for code, _ in FLOATS.values()}
 _STAGING: Mapping[str, tuple[float, float]] = {"fp8": (8, 4), "mxfp4": (14.25, 16.25), "metal": (10.56, 10.56)}
-"""Bytes that dequantizing one element takes beside its result: one of two bytes, one of four."""
+"""Extra bytes that dequantizing one element needs: for a result of two bytes, and for one of four."""
 
 
 class Stored(NamedTuple):
-    """A quantization that is heeded: `method` by transformers' key, and its settings in the config.
+    """A stored quantization that transformers supports: `method` is its key there, `settings` are from the config.
 
-    `is_dequantized` tells whether the load turns it into a float type.
+    `is_dequantized` is True if the load converts the weights to a float type.
     """
 
     method: str
@@ -117,12 +117,12 @@ class Stored(NamedTuple):
 
 
 def find_stored(config: Mapping[str, Any], quantization: Any = None) -> Stored | None:
-    """Return the quantization of a checkpoint, as a load with the option `quantization` takes it; None without one.
+    """Return the stored quantization as a load with the option `quantization` uses it; None without one.
 
     Raises
     ------
     CheckpointError
-        Where the config says that there is one, and not which.
+        If the config has a quantization, but does not say which one.
     """
     settings = _settings(config)
     if settings is None:
@@ -137,7 +137,7 @@ def find_stored(config: Mapping[str, Any], quantization: Any = None) -> Stored |
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what a config, or that of its text model, says of a quantization."""
+    """Return the quantization settings of a config, or of its text model's config; None without any."""
     own = config.get("quantization_config")
     parts = [config[name] for name in _PARTS if isinstance(config.get(name), Mapping)]
     if not own and len(parts) == 1:
@@ -158,14 +158,14 @@ def _method(settings: Mapping[str, Any]) -> str | None:
 
 
 def unheeded(config: Mapping[str, Any]) -> str:
-    """Return the method that a config names and transformers does not heed; empty where there is none."""
+    """Return the quantization method that a config names but transformers ignores; empty if there is none."""
     settings = _settings(config)
     method = None if settings is None else _method(settings)
     return method if method is not None and method not in KINDS else ""
 
 
 def _is_dequantized(method: str, settings: Mapping[str, Any], asked: bool) -> bool:
-    """Return whether the load dequantizes a method's tensors: that depends on the machine, not on the device."""
+    """Return whether the load dequantizes a method's tensors. It depends on the machine, not on the chosen device."""
     if method == "bitnet":
         is_offline = settings.get("quantization_mode", "offline") == "offline"
         return settings.get("linear_class") == "autobitlinear" and is_offline
@@ -177,7 +177,7 @@ def _is_dequantized(method: str, settings: Mapping[str, Any], asked: bool) -> bo
 
 
 def _has_capability(*least: int) -> bool:
-    """Return whether the first CUDA device has such a compute capability, and this torch can use it."""
+    """Return whether torch can use CUDA and the first device has at least this compute capability."""
     if not has_cuda() or "+cpu" in version("torch"):
         return False
     capability = nvml.capability()
@@ -190,9 +190,9 @@ def check_stored(where: str, config: Mapping[str, Any], quantization: Any, place
     Raises
     ------
     DependencyError
-        Where a package is missing.
+        If a package is missing.
     CheckpointError, OptionError
-        Where the machine cannot, or the placement does not.
+        If transformers, this machine or the chosen placement does not support the quantization.
     """
     stored = find_stored(config, quantization)
     if stored is None:
@@ -216,12 +216,12 @@ def check_stored(where: str, config: Mapping[str, Any], quantization: Any, place
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it is in
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def has_cuda() -> bool:
-    """Return whether there is a CUDA device, as far as that is known without torch."""
+    """Return whether there is a CUDA device, as far as this is known without torch."""
     return any(name.startswith("cuda") for name in free_devices())
 
 
@@ -231,13 +231,13 @@ def _transformers() -> tuple[int, int]:
 
 
 def stored_size(key: str, tensor: Tensor, tensors: Mapping[str, Tensor], stored: Stored, width: int) -> int:
-    """Return what a tensor of a quantized checkpoint takes in the model; `width` is that of a float there, in bytes."""
+    """Return the bytes of a quantized checkpoint's tensor in the model; a float in the model has `width` bytes."""
     method = "fp8" if stored.method in _FP8 else stored.method
     dropped, own = _DROPPED.get(method), _OWN.get(method)
     is_float = tensor.dtype in _FLOAT_CODES
     as_float = tensor.elements * width
     if key.endswith(".nested_absmax"):
-        return tensor.bytes + 4  # with an offset, of bitsandbytes' double quantization
+        return tensor.bytes + 4  # plus an offset, for bitsandbytes' double quantization
     first, end = _OWN_WEIGHTS.get(method, ((99, 0), (99, 0)))
     is_own = is_float and key.endswith(".weight") and first <= _transformers() < end
     is_kept = not stored.is_dequantized and method in _STAGING
@@ -248,28 +248,28 @@ def stored_size(key: str, tensor: Tensor, tensors: Mapping[str, Tensor], stored:
     if not stored.is_dequantized:
         return as_float if is_float and not (own is not None and own.search(key)) else tensor.bytes
     if method == "fp8":
-        return as_float * (2 if tensor.dtype == "I8" else 1)  # two numbers of 4 bits in each
+        return as_float * (2 if tensor.dtype == "I8" else 1)  # each byte holds two 4-bit numbers
     if method == "mxfp4":
         if not key.endswith("_blocks"):
             return as_float
         return 2 * tensor.elements * (width if _transformers() >= (5, 23) else 2)
     if method == "bitnet" and tensor.dtype == "U8":
         return 4 * as_float
-    scales = tensors.get(f"{key.rpartition('.')[0]}.scales")  # of metal, whose other weights stay as they are
+    scales = tensors.get(f"{key.rpartition('.')[0]}.scales")  # for metal; its other weights stay as they are
     if scales is None:
         return as_float if is_float else tensor.bytes
     return tensor.elements * 32 // int(stored.settings.get("bits", 4)) * (scales.bytes // max(1, scales.elements))
 
 
 def dequantized_dtype(tensors: Mapping[str, Tensor], stored: Stored, dtype: str | None) -> str | None:
-    """Return the type that dequantized weights get where `dtype` is asked for: metal's keep that of their scales."""
+    """Return the type of dequantized weights: `dtype`, or for metal the type of their scales."""
     scales = (tensor.dtype for key, tensor in tensors.items() if key.endswith(".scales"))
     names = {code: name for name, (code, _) in FLOATS.items()}
     return names.get(next(scales, ""), dtype) if stored.method == "metal" else dtype
 
 
 def staging_size(checkpoint: Checkpoint, stored: Stored, width: int) -> int:
-    """Return what dequantizing takes at most beside what it makes: of the largest weight."""
+    """Return the most extra bytes that dequantizing needs, which is for the largest weight."""
     method = "fp8" if stored.method in _FP8 else stored.method
     if not stored.is_dequantized or method not in _STAGING:
         return 0

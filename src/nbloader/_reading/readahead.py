@@ -132,7 +132,7 @@ class Readahead:
         Raises
         ------
         OSError
-            Where a file could not be read.
+            If a file could not be read.
         """
         parts = self._by_file[file]
         first = bisect_left(parts, begin, key=lambda pair: pair[0].end - 1)
@@ -149,7 +149,7 @@ class Readahead:
         Raises
         ------
         OSError
-            Where a file could not be read.
+            If a file could not be read.
         """
         for number in range(len(self._read)):
             self._use(number)

@@ -313,7 +313,7 @@ def unload(model: Any = None) -> Freed:
     Raises
     ------
     LoadError
-        Where no such model is loaded.
+        If no such model is loaded.
     """
     found = [resident for resident in loaded() if model is None or resident.matches(model)]
     if model is not None and not found:

@@ -1,1 +1,1 @@
-"""What comes from outside is checked, and what leaves is cleaned."""
+"""Checks of input from outside, and redaction of output."""

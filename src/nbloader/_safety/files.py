@@ -1,4 +1,4 @@
-"""Opening files of which nothing is known yet."""
+"""Open files from untrusted places."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nbloader._text.catalogue import text
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Return a file to read, which is one: a FIFO or a device would keep who opens it waiting.
+    """Open a regular file for reading; opening a FIFO or a device could block.
 
     Raises
     ------
     OSError
-        Where it cannot be opened, or is none.
+        If it cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:

@@ -1,6 +1,6 @@
-"""What leaves for people to see: without secrets, and without characters that do something where they are shown.
+"""Redact what is shown: remove secrets, and escape characters with an effect where they are shown.
 
-Names, architectures and errors come from checkpoints, Hubs and libraries, which may hold or repeat anything.
+Names, architectures and errors come from checkpoints, Hubs and libraries, and may contain anything.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from nbloader._errors import LoadError
 from nbloader._text.catalogue import Text, text
 
-_SHORTEST = 4  # characters of a secret: hiding fewer would hide words
+_SHORTEST = 4  # characters; redacting a shorter secret would redact ordinary words
 _MOST_SECRETS = 64
 
-# Control characters but tab and line feed, and those that turn the direction of what follows.
+# Control characters except tab and line feed, and characters that change the direction of the text after them.
 _ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NUMBERS = (int, float, bool)
 _secrets: dict[str, None] = {}
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 def keep_secret(token: object) -> None:
-    """Have a token shown nowhere from now on."""
+    """Redact a token in all output from now on."""
     if isinstance(token, str) and len(token) >= _SHORTEST:
         _secrets[token] = None
         while len(_secrets) > _MOST_SECRETS:
@@ -35,13 +35,13 @@ def keep_secret(token: object) -> None:
 
 
 def clean(value: Value) -> Value:
-    """Return a value as it may be shown: the same one, where nothing in it has to change."""
+    """Return a value that is safe to show; the same object if nothing has to change."""
     made: Any = _clean(value)
     return made  # type: ignore[no-any-return]
 
 
 def _clean(value: Any) -> Any:
-    if value is None or type(value) in _NUMBERS:  # of which a view of many shards has thousands
+    if value is None or type(value) in _NUMBERS:  # the view of many shards has thousands of them
         return value
     if isinstance(value, str):
         return _clean_text(value)
@@ -79,7 +79,7 @@ def _must_change(said: str) -> bool:
 
 
 def clean_error(error: LoadError) -> LoadError:
-    """Return an error as it may be shown, without a traceback and without those that led to it."""
+    """Return a copy of an error that is safe to show, without a traceback, cause or context."""
     made = error.fresh()
     made.args = clean(made.args)
     for name, value in vars(made).items():
@@ -90,7 +90,7 @@ def clean_error(error: LoadError) -> LoadError:
 
 @contextmanager
 def leaving(name: str) -> Iterator[None]:
-    """Let errors leave as they may be shown; `name` is what it is about."""
+    """Redact the errors that leave this context; `name` is what the errors are about."""
     try:
         yield
     except LoadError as error:

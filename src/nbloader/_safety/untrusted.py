@@ -1,8 +1,8 @@
-"""Reading what a stranger wrote, JSON, pickles and names: nothing is run, and memory is bounded before it is used.
+"""Read untrusted JSON, pickles and names: nothing is executed, and memory is bounded before it is used.
 
-What a text or a pickle can make Python hold at most is bounded by its length and by its tokens; what would be more than
-`MOST_MEMORY` is refused before it is read. Costs are those measured with tracemalloc on CPython 3.11, of the worst that
-each token can ask for.
+The length and the tokens of a text or a pickle bound the memory that Python needs for it. What could need more than
+`MOST_MEMORY` is refused before it is read. The costs below are the worst case of each token, measured with
+tracemalloc on CPython 3.11.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from collections.abc import Callable, Collection
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeGuard
 
 MOST_MEMORY = 100_000_000
-"""Bytes that reading one header may take."""
+"""The most bytes of memory that reading one header may take."""
 
-_TOKEN = 100  # bytes that one of ``, : [ {`` can make of JSON
-_OPCODE = 75  # bytes that one operation of a pickle can make
+_TOKEN = 100  # bytes of memory that each of ``, : [ {`` in JSON can cost
+_OPCODE = 75  # bytes of memory that one opcode of a pickle can cost
 _FOR_DIRECTORY = MOST_MEMORY // 4
 _FOR_PICKLE = MOST_MEMORY - _FOR_DIRECTORY
 _MOST_AT_ONCE = _FOR_DIRECTORY * 46 // 556
-"""Bytes of a zip's directory that are read at most: 46 can make 556."""
-_MOST_TAIL = 66_000  # bytes behind the directory: a record, and a comment of 64 KiB
+"""The most bytes of a zip's directory that are read: 46 bytes can cost 556 bytes of memory."""
+_MOST_TAIL = 66_000  # bytes after the directory: a record, and a comment of 64 KiB
 
-_MOST_NAME = 1000  # characters of a file's name
-_MAX_DIMENSIONS = 64  # as torch has it
+_MOST_NAME = 1000  # characters of a file name
+_MAX_DIMENSIONS = 64  # the limit of torch
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
-"""Bits that an element takes, by safetensors' code of its type."""
+"""Bits per element, by the type's code in safetensors."""
 
 _STORAGES = {
     "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
@@ -43,23 +43,23 @@ _STORAGES = {
 
 
 class TooLargeError(ValueError):
-    """Reading it would take more memory than any header should."""
+    """Reading the header would take more memory than any header should."""
 
 
 def parse_json(file: BinaryIO, length: int) -> Any:
-    """Return what the next `length` bytes of a file say as JSON.
+    """Return the next `length` bytes of a file, parsed as JSON.
 
     Raises
     ------
     TooLargeError
-        Where reading it could take more than `MOST_MEMORY`.
+        If reading it could take more than `MOST_MEMORY`.
     ValueError, RecursionError
-        Where it is no JSON.
+        If it is not valid JSON.
     """
     if 3 * length > MOST_MEMORY:
         raise TooLargeError
     data = file.read(length)
-    # Beside the bytes the text, and the texts in it: one byte a character, or four where one of them asks for that.
+    # Counts the bytes, the decoded text and the strings in it: a character takes 1 byte, or 4 if the text is not ASCII.
     texts = (3 if data.isascii() else 9) * len(data)
     tokens = sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
     if texts + _TOKEN * tokens > MOST_MEMORY:
@@ -68,12 +68,12 @@ def parse_json(file: BinaryIO, length: int) -> Any:
 
 
 class BoundedFile:
-    """A file that is asked for little at once: zipfile reads a whole directory, however long it says that it is.
+    """A file that refuses large reads: zipfile reads a whole directory, whatever length it claims.
 
     Raises
     ------
     TooLargeError
-        Where it is asked for more.
+        If a read asks for more than the limit.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -92,12 +92,12 @@ class BoundedFile:
 
 
 def is_size(value: object) -> TypeGuard[int]:
-    """Return whether this is a number of bytes or of elements."""
+    """Return whether a value is a valid number of bytes or elements."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def is_inside(name: object) -> TypeGuard[str]:
-    """Return whether this is the name of a file in a folder or below it, on every system."""
+    """Return whether a value is the name of a file inside a folder, on every system."""
     if not isinstance(name, str) or len(name) > _MOST_NAME or "\0" in name:
         return False
     parts = re.split(r"[/\\]", name)
@@ -106,13 +106,13 @@ def is_inside(name: object) -> TypeGuard[str]:
 
 
 def is_shape(shape: Collection[object]) -> bool:
-    """Return whether these can be a tensor's extents."""
-    # Bounded before anything is multiplied: Python would do sums of a million digits with everything else waiting.
+    """Return whether a value is a valid shape of a tensor."""
+    # Checked before anything is multiplied: the product of huge numbers would block all other threads.
     return len(shape) <= _MAX_DIMENSIONS and all(is_size(extent) and extent < 2**63 for extent in shape)
 
 
 class _Inert:
-    """Stands for anything a pickle names. It can be made, called and filled, and never does anything."""
+    """A placeholder for any object that a pickle names. It can be created, called and filled, and does nothing."""
 
     __slots__ = ()
 
@@ -134,7 +134,7 @@ class _StorageStub(NamedTuple):
 
 
 class TensorStub(_Inert):
-    """A tensor of a pickle, without its elements: `dtype` is safetensors' code, `storage` the name of its file."""
+    """A tensor of a pickle, without its data: `dtype` is the code in safetensors, `storage` the name of its file."""
 
     __slots__ = ("bytes", "dtype", "shape", "storage")
 
@@ -150,26 +150,26 @@ def _parameter(data: Any = None, *rest: Any) -> Any:
 
 
 def read_pickle(file: BinaryIO, length: int) -> Any:
-    """Return what the pickle of ``torch.save`` in a file of `length` bytes says, with a stub in each tensor's place.
+    """Return the content of a pickle by ``torch.save`` in a file of `length` bytes, with a stub for each tensor.
 
-    Nothing that it names is imported or run.
+    Nothing that the pickle names is imported or run.
 
     Raises
     ------
     TooLargeError
-        Where reading it could take more than a header should.
+        If reading it could take more memory than a header should.
     Exception
-        Of any kind, where it is broken.
+        Of any kind, if the pickle is broken.
     """
     left = (_FOR_PICKLE - 5 * length) // _OPCODE
     return _HeaderUnpickler(file, left).load()
 
 
 class _HeaderUnpickler(pickle._Unpickler):
-    """Reads names, shapes and types from the pickle of ``torch.save``, in so many operations at most.
+    """An unpickler for the names, shapes and types in a pickle by ``torch.save``, with a limit on operations.
 
-    The unpickler in Python, not the one in C: a few bytes make that one's memo take gigabytes, and only this one's
-    operations can be counted.
+    It is the unpickler in Python, not the one in C, for two reasons. A few bytes make the memo of the C version take
+    gigabytes, and only the operations of the Python version can be counted.
     """
 
     stack: list[Any]
@@ -199,7 +199,7 @@ class _HeaderUnpickler(pickle._Unpickler):
         return _Inert()
 
     def _fill(self, items: list[Any]) -> None:
-        """Add keys and values to what lies on the stack. Keys are texts: hashing what is nested deeply crashes."""
+        """Add keys and values to the object on the stack; only string keys, as hashing a deeply nested key crashes."""
         target = self.stack[-1]
         if isinstance(target, dict):
             target.update((key, value) for key, value in zip(items[::2], items[1::2], strict=False) if type(key) is str)
@@ -227,7 +227,7 @@ class _HeaderUnpickler(pickle._Unpickler):
         self.pop_mark()
 
     def _build(self) -> None:
-        self.stack.pop()  # attributes, such as torch's _metadata
+        self.stack.pop()  # drops attributes, such as torch's _metadata
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError("a state dict has no such operation")
@@ -251,7 +251,7 @@ _OPERATIONS: dict[bytes, Callable[[Any], None]] = {
     pickle.FROZENSET: _HeaderUnpickler._make_filled_set,
     pickle.ADDITEMS: _HeaderUnpickler._add_items,
     pickle.BUILD: _HeaderUnpickler._build,
-    # It makes room for as much as it is told, before it is known whether there is as much.
+    # It allocates the size that the pickle claims, before it reads any data.
     pickle.BYTEARRAY8: _HeaderUnpickler._refuse,
 }
 _HeaderUnpickler.dispatch = {

@@ -1,1 +1,1 @@
-"""What the operating system knows: threads, memory, storage, and the user's state folder."""
+"""Operating system facts: threads, memory, storage, and the user's state folder."""

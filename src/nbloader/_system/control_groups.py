@@ -1,4 +1,4 @@
-"""The control groups of this process, by which a container or a scheduler limits it (Linux)."""
+"""The control groups of this process, with which a container or a scheduler limits it (Linux)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path("/sys/fs/cgroup")
 def control_groups(controller: str, own: Path = OWN, root: Path = ROOT) -> Iterator[tuple[Path, bool]]:
     """Yield the folder of each control group of this process, the innermost first, and whether it is of version 2.
 
-    Of version 1 it is those of one controller, such as ``"memory"``.
+    For version 1, only the groups of one controller, such as ``"memory"``.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/admin-guide/cgroup-v1/.
     """

@@ -1,4 +1,4 @@
-"""What the host, this process and each accelerator hold, now."""
+"""The memory of the host, this process and each accelerator, at this moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nbloader._system.modules import imported
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One CUDA or MPS device: `used` and `total` bytes, by whomever they are used."""
+    """A CUDA or MPS device; `used` and `total` are bytes, and `used` counts all processes."""
 
     name: str
     total: int
@@ -30,41 +30,40 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, at one moment. `process` is this process's RSS, mapped checkpoint pages included.
+    """Memory in bytes, at one moment. `process` is this process's RSS, mapped checkpoint pages included.
 
-    `total` and `available` are the host's or, where that is less, what this process's control group may have (a
-    container's limit).
+    `total` and `available` are those of the host or, if lower, of this process's control group (a container's limit).
     """
 
     total: int
     available: int
     process: int
     accelerators: tuple[Accelerator, ...] = ()
-    # What the process has held at most since it began; None where the system does not tell.
+    # The peak since the process began; None if the system does not tell.
     process_peak: int | None = None
 
 
 class Free(NamedTuple):
-    """Bytes that are free: on the host, and on each device beside the CPU by torch's name; None where not known."""
+    """Free bytes on the host, and on each device other than the CPU by torch's name; None if not known."""
 
     host: int
     devices: Mapping[str, int | None]
 
 
 def find_free() -> Free:
-    """Return what is free now. Never imports torch, and never wakes a device."""
+    """Return the memory that is free now. Never imports torch, and never initializes a device."""
     return Free(sample_memory().available, free_devices())
 
 
 def free_devices() -> dict[str, int | None]:
-    """Return the bytes that are free on each device beside the CPU; None where that is not known."""
+    """Return the free bytes on each device other than the CPU; None if not known."""
     if sys.platform == "darwin":
-        # An Apple GPU has the host's memory.
+        # An Apple GPU shares the host's memory.
         return {"mps": psutil.virtual_memory().available} if platform.machine() == "arm64" else {}
     free = dict(enumerate(nvml.free_bytes()))
     torch = imported("torch")
-    with suppress(Exception):  # where there is no torch
-        # It knows better which devices there are: those of other makers, and none where it was built without any.
+    with suppress(Exception):  # torch may be missing
+        # torch knows the devices better: those of other vendors too, and none if it was built without GPU support.
         free = {index: free.get(index) for index in range(torch.cuda.device_count())}
         if torch.cuda.is_initialized():
             for index, left in free.items():
@@ -74,7 +73,7 @@ def free_devices() -> dict[str, int | None]:
 
 
 def sample_memory() -> Memory:
-    """Return what is held now. Never imports torch, and never wakes an accelerator that nobody uses."""
+    """Return the memory in use now. Never imports torch, and never initializes an unused accelerator."""
     host = psutil.virtual_memory()
     total, available = host.total, host.available
     for limit, room in cgroup_limits(host.total):
@@ -84,7 +83,7 @@ def sample_memory() -> Memory:
 
 
 def _process_peak() -> int | None:
-    """Return the kernel's own account of the peak: looks now and then miss what comes and goes in between."""
+    """Return the peak that the kernel recorded: sampling would miss short peaks."""
     with suppress(OSError, ValueError, StopIteration):
         with open("/proc/self/status") as status:
             line = next(line for line in status if line.startswith("VmHWM:"))
@@ -93,14 +92,14 @@ def _process_peak() -> int | None:
 
 
 def cgroup_limits(host: int, own: Path = OWN, root: Path = ROOT) -> Iterator[tuple[int, int]]:
-    """Yield (limit, bytes left of it) of each control group of this process that limits memory below the host's.
+    """Yield (limit, remaining bytes) of each control group of this process with a memory limit below the host's memory.
 
-    Page cache that can be given up counts as left. Source: cgroup v2,
+    Reclaimable page cache counts as remaining. Source: cgroup v2,
     https://docs.kernel.org/admin-guide/cgroup-v2.html, and v1, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
     """
     for group, is_second in control_groups("memory", own, root):
         names = _V2 if is_second else _V1
-        with suppress(OSError, ValueError):  # a group without a limit says "max", or has no such file
+        with suppress(OSError, ValueError):  # without a limit, the file says "max" or does not exist
             limit = int((group / names[0]).read_text())
             if limit < host:
                 used = int((group / names[1]).read_text())
@@ -119,7 +118,7 @@ def _file_pages(path: Path) -> int:
 def _accelerators() -> list[Accelerator]:
     torch = imported("torch")
     found = []
-    with suppress(Exception):  # where there is no torch, and a broken device may say anything
+    with suppress(Exception):  # torch may be missing, and a broken device may raise anything
         if torch.cuda.is_initialized():
             found = [_cuda_device(torch.cuda, index) for index in _used_devices(torch.cuda)]
     with suppress(Exception):
@@ -130,7 +129,7 @@ def _accelerators() -> list[Accelerator]:
 
 
 def _used_devices(cuda: Any) -> list[int]:
-    # Asking a device for its memory makes a context there, of hundreds of MB: only where there is one already.
+    # Querying a device's memory creates a context there, of hundreds of MB: query only devices that have one.
     return [i for i in range(cuda.device_count()) if i == cuda.current_device() or cuda.memory_reserved(i)]
 
 
@@ -140,13 +139,13 @@ def _cuda_device(cuda: Any, index: int) -> Accelerator:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes that a control group (a container) allows this process; None where it may have the host's."""
+    """Return the bytes that a control group (a container) allows this process; None if there is no limit."""
     host = psutil.virtual_memory().total
     return min((limit for limit, _ in cgroup_limits(host)), default=None)
 
 
 def memory_pressure() -> float | None:
-    """Return the share of the last minute in which some process waited for memory; None where it is not told.
+    """Return the share of the last minute in which some process waited for memory; None if the system does not say.
 
     Source: https://docs.kernel.org/accounting/psi.html.
     """
@@ -157,7 +156,7 @@ def memory_pressure() -> float | None:
 
 
 def release_memory() -> None:
-    """Give back what a load that ended early left: cycles to the collector, free pages to the system."""
+    """Free what a load that ended early left behind: reference cycles, and unused memory of the allocators."""
     gc.collect()
     torch = imported("torch")
     with suppress(Exception):
@@ -167,9 +166,9 @@ def release_memory() -> None:
 
 
 def trim_heap() -> None:
-    """Give freed memory back to the system, where the allocator would keep it."""
+    """Give freed memory that the allocator keeps back to the system."""
     if sys.platform == "linux":
-        # glibc keeps freed chunks of up to 32 MB in the arenas of threads that are gone.
+        # glibc keeps freed chunks of up to 32 MB in the arenas of threads that have ended.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

@@ -1,4 +1,4 @@
-"""MemoryFile: a file's bytes in memory of this process, under a path that any library can open."""
+"""MemoryFile: a copy of a file in this process's memory, with a path that any library can open."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 class MemoryFile:
-    """A copy of a file, in memory: what it has taken is read under `path`, and mapping that takes no second copy.
+    """A copy of a file in memory, which can be opened under `path`; mapping it takes no second copy.
 
-    The memory is given back once the file is closed and nothing maps it any longer. Linux only (memfd_create); macOS
-    and Windows have no such file, and no way to tell that storage drops its cache either.
+    The memory is freed when the file is closed and no longer mapped. Linux only (memfd_create): macOS and Windows have
+    no such files, and cannot tell whether storage drops its cache either.
 
     Parameters
     ----------
@@ -24,50 +24,50 @@ class MemoryFile:
     Raises
     ------
     OSError
-        Where there is not enough memory.
+        If there is not enough memory.
     """
 
     def __init__(self, size: int) -> None:
         assert sys.platform == "linux"
         self._file = open(os.memfd_create("nbloader"), "r+b", buffering=0)  # noqa: SIM115
         fd = self._file.fileno()
-        # Direct reads come in whole pages, the last one too.
+        # Direct reads transfer whole pages, also at the end of the file.
         os.truncate(fd, _page_end(size))
         self._map = mmap.mmap(fd, 0)
         os.truncate(fd, size)
-        with suppress(OSError, AttributeError):  # a kernel may have no huge pages for files in memory
+        with suppress(OSError, AttributeError):  # the kernel may not support huge pages for memfd
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._view = memoryview(self._map)
 
     @property
     def path(self) -> str:
-        """The path under which this process can open it, until it is closed."""
+        """The path under which this process can open it, until `close` is called."""
         return f"/proc/self/fd/{self._file.fileno()}"
 
     def take(self, fd: int, begin: int, end: int) -> int:
-        """Read a range of the file that is copied, from `fd`; returns the bytes read, 0 behind its end."""
+        """Read a range of the original file from `fd` into this copy; return the bytes read, 0 beyond its end."""
         into = self._view[begin : _page_end(end)]
         try:
             count = os.preadv(fd, [into], begin)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _make_buffered(fd)  # storage that does not read past the page cache after all
+            _make_buffered(fd)  # the storage opened with O_DIRECT but refuses direct reads
             count = os.preadv(fd, [into], begin)
-        # Mapped here as well as in the model, RSS would count it twice.
+        # A page that is mapped here and in the model would count twice in RSS.
         start = begin - begin % mmap.PAGESIZE
         self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
         return min(count, end - begin)
 
     def close(self) -> None:
-        """Give it up: what has been opened or mapped by then stays."""
+        """Close the file; what has been opened or mapped before stays valid."""
         self._view.release()
         self._map.close()
         self._file.close()
 
 
 def open_direct(path: Path) -> int:
-    """Open a file for reading past the page cache, which would take a copy and its memory, where that can be."""
+    """Open a file for direct reads, which bypass the page cache and its second copy, if its storage supports them."""
     assert sys.platform == "linux"
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECT)

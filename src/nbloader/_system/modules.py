@@ -1,4 +1,4 @@
-"""Modules that are imported already, and usable."""
+"""Modules that have been imported completely."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def imported(name: str) -> Any:
-    """Return a module that has been imported to its end; None where it has not, or another thread is importing it.
+    """Return a module that has been imported completely; None if it has not, or if its import is still running.
 
-    To call into half of torch can block both threads for ever: its code waits for the import, and holds what the
-    importing thread needs.
+    Calling into a half-imported torch can block both threads forever. Its code waits for the import lock, and holds a
+    lock that the importing thread needs.
     """
     module = sys.modules.get(name)
-    # As importlib itself tells: it sets this while the module's code runs.
+    # importlib sets this flag while the module's code runs.
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module

@@ -1,6 +1,6 @@
-"""The one door to NVML, NVIDIA's management library: what is free on CUDA devices, without waking one.
+"""All use of NVML, NVIDIA's management library: free memory of CUDA devices, without initializing them.
 
-Asking through torch would import it and make a context on each device, of hundreds of MB.
+torch would have to be imported, and would create a context of hundreds of MB on each device.
 
 Sources: https://docs.nvidia.com/deploy/nvml-api and, for what a process sees of the devices,
 https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html.
@@ -14,9 +14,9 @@ from typing import Any
 
 
 def free_bytes() -> list[int | None]:
-    """Return the bytes that are free on each CUDA device of this process, in CUDA's order; None where not known.
+    """Return the free bytes of each CUDA device of this process, in CUDA's order; None if not known.
 
-    Empty where there is no driver, and where the devices that this process may see cannot be told.
+    Empty if there is no driver, or if the devices that this process may use cannot be determined.
     """
     nvml = _nvml()
     if nvml is None:
@@ -29,12 +29,12 @@ def free_bytes() -> list[int | None]:
     except nvml.NVMLError:
         return []
     if len(totals) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-        return [None] * len(free)  # CUDA counts the fastest first then, NVML by the slot
+        return [None] * len(free)  # CUDA then lists the fastest device first, NVML orders by slot
     return free
 
 
 def capability() -> tuple[int, int] | None:
-    """Return the compute capability of the first device that CUDA sees; None where there is none."""
+    """Return the compute capability of CUDA's first device; None if there is none."""
     nvml = _nvml()
     if nvml is None:
         return None
@@ -52,7 +52,7 @@ def _visible(nvml: Any, every: list[Any]) -> list[Any]:
 
 
 def _chosen(nvml: Any, every: list[Any], chosen: str) -> list[Any]:
-    """Return the devices that CUDA_VISIBLE_DEVICES names: numbers and ids, up to the first that names none."""
+    """Return the devices in CUDA_VISIBLE_DEVICES, by number or id, up to the first invalid entry, as CUDA does."""
     devices = []
     for name in (part.strip() for part in chosen.split(",")):
         if name.startswith("MIG-"):
@@ -73,18 +73,18 @@ def _free(nvml: Any, device: Any) -> int | None:
     try:
         is_divided = nvml.nvmlDeviceGetMigMode(device)[0] == nvml.NVML_DEVICE_MIG_ENABLE
     except nvml.NVMLError:
-        is_divided = False  # not a device that can be
-    # Of a divided device CUDA uses a part, and this is what is free on all of it.
+        is_divided = False  # the device does not support MIG
+    # CUDA uses one part of a MIG device, but NVML reports the free memory of the whole device.
     return None if is_divided else int(nvml.nvmlDeviceGetMemoryInfo(device).free)
 
 
 @lru_cache(maxsize=1)
 def _nvml() -> Any:
-    """Return the library, at work; None where there is none, which stays so as long as this process lives."""
+    """Return the initialized library; None if there is none. The answer is kept for the life of the process."""
     try:
         import pynvml
     except ImportError:
-        return None  # the dependency is for Linux and Windows
+        return None  # it is installed on Linux and Windows only
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -1,6 +1,6 @@
-"""What nbloader has written itself: where it lies, and the one reader of it, which trusts it no more than a stranger's.
+"""Files that nbloader writes itself: where they are, and their reader, which trusts them no more than other files.
 
-Another version, another program or a full disk may have left anything there. What cannot be read is left out.
+Another version, another program or a full disk may have left anything there. Unreadable records are skipped.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from nbloader._safety.files import open_regular
 from nbloader._text.catalogue import text
 
 VERSION = 1
-"""Of what is written; what another version wrote is left out."""
+"""The version of the format; records of other versions are skipped."""
 
 Kind: TypeAlias = "type | tuple[type, ...]"
-"""What a part of a record may be: of one type, or of one of several."""
+"""The type, or the types, that a field of a record may have."""
 
 _MOST_BYTES = 8_000_000  # of one file
-_MOST = 1e18  # that a number may be: bytes, seconds, a process
+_MOST = 1e18  # for any number: bytes, seconds, a process id
 _MOST_TEXT = 10_000  # characters
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _warned: set[Path] = set()
 
 
 def state_folder() -> Path | None:
-    """Return the user's folder for what nbloader knows of this machine; None where the user has none."""
+    """Return the user's folder for nbloader's state; None if the user has no home folder."""
     try:
         folder = platformdirs.user_state_path("nbloader", appauthor=False)
     except (RuntimeError, OSError):  # no HOME, and no entry in the password file
@@ -48,9 +48,9 @@ def state_folder() -> Path | None:
 
 
 def read_records(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
-    """Return the records in a file, a JSON object in each line, that have what `kinds` says; others are left out.
+    """Return the records in a file of JSON lines that have the fields in `kinds`; others are skipped.
 
-    A number may be given as a float where an int is asked for, and must be finite. What is left out is logged once.
+    For int and float, any finite number is accepted. Skipped records are logged once for each file.
     """
     records, dropped = [], 0
     try:
@@ -98,21 +98,21 @@ def _is_of(kind: type, value: Any) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Return whether this is a number that sums can be done with."""
+    """Return whether a value is a finite number within the limit."""
     is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_one and abs(value) <= _MOST and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a file so that whoever reads it finds all of the old or all of the new.
+    """Write a file atomically, so that readers see either the old content or the new.
 
     Raises
     ------
     OSError
-        Where it cannot be written; nothing is left of it then.
+        If it cannot be written; the draft is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")  # one writes a file at a time
+    draft = path.with_name(f"{path.name}.draft")  # the caller lets one process write at a time
     try:
         draft.write_text(content, encoding="utf-8")
         if path.is_dir() and not path.is_symlink():
@@ -125,7 +125,7 @@ def write_whole(path: Path, content: str) -> None:
 
 
 def one_process() -> dict[str, Any]:
-    """Return what tells this process from every other, on any machine."""
+    """Return what identifies this process among all processes on all machines."""
     return {"pid": os.getpid(), "began": _began(os.getpid()) or 0.0, "machine": machine()}
 
 
@@ -133,7 +133,7 @@ PROCESS_KINDS: Mapping[str, Kind] = {"pid": int, "began": float, "machine": str}
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
-    """Return whether a process is there still; None where it is, or was, on another machine or in another container."""
+    """Return whether a process still runs; None if it belongs to another machine or container."""
     if process["machine"] != machine():
         return None
     began = _began(int(process["pid"]))
@@ -141,14 +141,14 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
 
 
 def _began(number: int) -> float | None:
-    """Return when a process began, in seconds of a clock that nobody sets where there is one; None without it."""
+    """Return when a process began, on Linux in seconds since boot; None if there is no such process."""
     try:
         found = psutil.Process(number)
         if found.status() == psutil.STATUS_ZOMBIE:
             return None
         if sys.platform != "linux":
             return float(found.create_time())
-        # What psutil tells moves with the clock of the machine: this is since its boot.
+        # psutil's value changes when the clock of the machine is set. This one counts from boot.
         fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (psutil.Error, OSError, ValueError, OverflowError):
@@ -157,7 +157,7 @@ def _began(number: int) -> float | None:
 
 @functools.cache
 def machine() -> str:
-    """Return what tells where a process's number is one process: a boot of a machine, and there a container."""
+    """Return what identifies the scope of a process id: one boot of a machine and, in it, one container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # Linux
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,8 +1,7 @@
-"""What of a file is in the page cache, and bringing what is mapped into memory.
+"""Find which parts of a file are in the page cache, and fault mapped ranges into memory.
 
-Linux tells (cachestat, or mincore through a mapping). macOS has a mincore that tells only of this process's own pages,
-and Windows tells nothing: there everything counts as missing and is read, which is right and, for what was resident,
-quick.
+Linux can tell (cachestat, or mincore through a mapping). The mincore of macOS knows only this process's own pages, and
+Windows cannot tell. There, everything counts as missing and is read, which is correct, and fast for cached parts.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from typing import NamedTuple
 
 from nbloader._text.catalogue import text
 
-_PORTION = 1 << 20  # bytes read at once
-_CHUNK = 8 << 20  # bytes asked about at once
-_SMALLEST = 128 << 10  # bytes; below it, looking costs more than reading
+_PORTION = 1 << 20  # bytes of one read
+_CHUNK = 8 << 20  # bytes; a query of at most this size keeps the GIL
+_SMALLEST = 128 << 10  # bytes; for a smaller range, a query costs more than reading
 
-_PAGES_LOOKED_AT = 2048  # of all ranges together, at least one of each, for whether they were touched
-_PRESENT = 1 << 7  # in the last byte of a page's entry
+_PAGES_LOOKED_AT = 2048  # over all ranges, but at least one page of each
+_PRESENT = 1 << 7  # bit in the last byte of a page's entry
 
-_SYS_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and later
+_SYS_CACHESTAT = 451  # the same on every architecture, since Linux 6.5
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-# Keeps the interpreter while it asks: winning it back after every short question takes longer than the question.
+# PyDLL keeps the GIL during a call: taking it back after every short query takes longer than the query.
 _libc_kept = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -43,7 +42,7 @@ class _CacheStat(ctypes.Structure):
 
 
 def resident_bytes(fd: int, offset: int, length: int) -> int | None:
-    """Return how many bytes of a file's range are in the page cache, to the page; None where it cannot be known.
+    """Return how many bytes of a file's range are in the page cache, in whole pages; None if not known.
 
     Source: cachestat(2), https://docs.kernel.org/filesystems/proc.html; mincore(2).
     """
@@ -58,7 +57,7 @@ def resident_bytes(fd: int, offset: int, length: int) -> int | None:
 
 
 def _mincore(fd: int, offset: int, length: int) -> int | None:
-    # For files that this user neither owns nor may write, mincore answers "all resident" whatever is true.
+    # For files that this user neither owns nor may write, mincore always answers "all resident".
     if _libc is None or (os.fstat(fd).st_uid != os.geteuid() and os.geteuid() != 0):
         return None
     pages = -(-length // mmap.PAGESIZE)
@@ -75,7 +74,7 @@ def _mincore(fd: int, offset: int, length: int) -> int | None:
 
 
 class Missing(NamedTuple):
-    """A range of a file that is not wholly resident: `absent` of its `length` bytes are missing."""
+    """A range of a file that is not completely in the page cache: `absent` of its `length` bytes are missing."""
 
     offset: int
     length: int
@@ -83,12 +82,12 @@ class Missing(NamedTuple):
 
 
 def find_missing(path: Path) -> list[Missing]:
-    """Return what of a file is not in the page cache; all of it where the system cannot say.
+    """Return the ranges of a file that are not in the page cache; the whole file if the system cannot say.
 
     Raises
     ------
     OSError
-        Where the file cannot be read.
+        If the file cannot be read.
     """
     with open(path, "rb", buffering=0) as file:
         return _missing_ranges(file.fileno())
@@ -110,17 +109,17 @@ def _add_missing(fd: int, offset: int, length: int, ranges: list[Missing]) -> No
     if found == 0 or length <= _SMALLEST:
         ranges.append(Missing(offset, length, length - found))
         return
-    # A system short of memory drops a page here and there: look for them, rather than read all again.
+    # A system short of memory drops single pages: find them instead of reading the whole range again.
     half = length // 2 // mmap.PAGESIZE * mmap.PAGESIZE
     _add_missing(fd, offset, half, ranges)
     _add_missing(fd, offset + half, length - half, ranges)
 
 
 def drops_cache(path: Path) -> bool:
-    """Return whether the page cache does not keep what is read of this file until it is opened again.
+    """Return whether what is read of this file is no longer in the page cache after it is opened again.
 
-    So it is on storage that drops its cache at every open (FUSE without keep_cache) or goes around it (FUSE with
-    direct_io, a distributed file system with a cache of its own). False where the system cannot say.
+    That is so if storage drops its cache at every open (FUSE without keep_cache). It is also so if storage bypasses it
+    (FUSE with direct_io, or a distributed file system with a cache of its own). False if the system cannot say.
     """
     size = min(os.path.getsize(path), _SMALLEST)
     with open(path, "rb", buffering=0) as file:
@@ -130,12 +129,12 @@ def drops_cache(path: Path) -> bool:
 
 
 def read_through(path: str | os.PathLike[str], begin: int, end: int) -> None:
-    """Read a range of a file, so that it is in the page cache; what cannot be read raises, and kills nobody.
+    """Read a range of a file into the page cache; unlike with a mapping, an error raises and does not kill.
 
     Raises
     ------
     OSError
-        Where the storage fails.
+        If the storage fails.
     """
     portion = bytearray(min(_PORTION, end - begin))
     with open(path, "rb", buffering=0) as file:
@@ -145,13 +144,13 @@ def read_through(path: str | os.PathLike[str], begin: int, end: int) -> None:
                 count = file.readinto(memoryview(portion)[: end - begin])
             except OSError as error:
                 raise OSError(error.errno, error.strerror, os.fspath(path)) from None
-            if not count:  # it has become shorter
+            if not count:  # the file was truncated
                 raise OSError(errno.EIO, text("reason", "shortened"), os.fspath(path))
             begin += count
 
 
 def kernel_readahead(path: Path) -> int:
-    """Return how many bytes the kernel reads ahead on the storage of this file; 0 where the system does not say."""
+    """Return how many bytes the kernel reads ahead on the storage of this file; 0 if the system does not say."""
     if sys.platform != "linux":
         return 0
     device = os.stat(path).st_dev
@@ -163,19 +162,20 @@ def kernel_readahead(path: Path) -> int:
 
 
 def map_pages(address: int, length: int) -> bool:
-    """Map a range of this process's memory at once, which reading it would do page by page.
+    """Map a range of this process's memory in one call, instead of page by page at each access.
 
-    Returns whether it can be read: of a mapped file that was cut short since it cannot, and who does is killed.
+    Returns whether the range can be read. If the mapped file was truncated, an access would kill the process.
     """
     start = address - address % mmap.PAGESIZE
     return _populate(start, address + length - start) != errno.EFAULT
 
 
 def untouched_bytes(ranges: Sequence[tuple[int, int]]) -> int:
-    """Return how many bytes of these ranges of memory, (address, length), this process has not touched yet.
+    """Return how many bytes of these memory ranges, (address, length), this process has not touched yet.
 
-    A mapped file is part of the process's RSS only where it was touched, be it in memory or not. A few pages of each
-    range are looked at; 0 where the system does not tell (https://docs.kernel.org/admin-guide/mm/pagemap.html).
+    Only touched pages of a mapped file count in the process's RSS, whether they are in memory or not. The result is an
+    estimate from a few pages of each range. It is 0 if the system does not tell
+    (https://docs.kernel.org/admin-guide/mm/pagemap.html).
     """
     total = 0
     looks = max(1, _PAGES_LOOKED_AT // max(1, len(ranges)))
@@ -191,12 +191,12 @@ def untouched_bytes(ranges: Sequence[tuple[int, int]]) -> int:
 def make_resident(address: int, length: int, check_cancelled: Callable[[], None]) -> None:
     """Fault a mapped range of this process's memory in, window by window, without changing it.
 
-    Where the system cannot be asked to (MADV_POPULATE_READ, Linux 5.14 and later), one byte of each page is read.
+    If the kernel has no MADV_POPULATE_READ (Linux 5.14 and later), one byte of each page is read.
 
     Raises
     ------
     OSError
-        Where the file was cut short, so that reading it would kill this process.
+        If the file was truncated, so that an access would kill this process.
     """
     window = 64 << 20
     start = address - address % mmap.PAGESIZE
@@ -212,7 +212,7 @@ def make_resident(address: int, length: int, check_cancelled: Callable[[], None]
 
 
 def _populate(address: int, length: int) -> int:
-    """Fault a range in; return 0, or the number of the error (madvise(2))."""
+    """Fault a range in; return 0, or the errno of madvise(2)."""
     madv_populate_read = 22
     if _libc is None:
         return errno.ENOSYS

@@ -1,4 +1,4 @@
-"""How fast storage is: a short read of it, past the page cache."""
+"""Measure how fast storage is, with a short read that bypasses the page cache."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from nbloader._system.storage import find_storage
 from nbloader._system.threads import make_thread
 
 PROBE_BYTES = 512_000_000
-"""A probe reads so many bytes at most, …"""
+"""The most bytes that a probe reads."""
 PROBE_SECONDS = 2.0
-"""… and takes so many seconds at most."""
+"""The most seconds that a probe takes."""
 LEAST_BYTES = 16 << 20
-"""Fewer bytes tell more of latency than of throughput: from them there is no rate."""
-_PROBE_READERS = (16, 4, 64)  # tried one after the other, for a third of both each
+"""The fewest bytes that give a rate: with fewer, latency dominates."""
+_PROBE_READERS = (16, 4, 64)  # each gets a third of the bytes and of the time
 _BLOCK = 1 << 20
-_PATIENCE = 1.0  # seconds for reads that have begun
+_PATIENCE = 1.0  # seconds to wait for reads that have begun
 _SEARCH_SECONDS = 0.3
 
 
 class Probe(NamedTuple):
-    """What a short read told: `bytes` in `seconds`, at the number of readers that brought the most."""
+    """The result of a short read: `bytes` in `seconds`, with the number of readers that was fastest."""
 
     bytes: int
     seconds: float
@@ -40,24 +40,24 @@ class Probe(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
+        """The rate in bytes a second."""
         return self.bytes / self.seconds
 
 
 def probe(paths: Sequence[Path], seconds: float = PROBE_SECONDS, most: int = PROBE_BYTES) -> Probe | None:
-    """Return how fast files can be read, in parallel and past the page cache; None where that cannot be found out.
+    """Return how fast files can be read, in parallel and without the page cache; None if that cannot be measured.
 
-    Nothing is written, and what the page cache holds is neither used nor changed. Linux only, and storage that can be
-    read directly (O_DIRECT).
+    It writes nothing, and neither uses nor changes the page cache. It needs Linux, and storage that supports direct
+    reads (O_DIRECT).
 
     Parameters
     ----------
     paths
-        The files; other parts of them are read by each of the numbers of readers that are tried.
+        The files to read. Each number of readers reads other parts of them.
     seconds
-        It takes at most so long, about.
+        The most seconds that it takes, approximately.
     most
-        It reads at most so many bytes.
+        The most bytes that it reads.
     """
     blocks = [(path, offset) for path in paths for offset in range(0, path.stat().st_size - _BLOCK + 1, _BLOCK)]
     blocks = blocks[: most // _BLOCK]
@@ -89,7 +89,7 @@ def _read_directly(blocks: Sequence[tuple[Path, int]], readers: int, seconds: fl
                 counts.append(os.preadv(files[block[0]], [buffer], block[1]))
 
     try:
-        with suppress(OSError):  # storage that is always read through the page cache
+        with suppress(OSError):  # the storage does not support direct reads
             for path, _ in blocks:
                 if path not in files:
                     files[path] = os.open(path, os.O_RDONLY | os.O_DIRECT)
@@ -100,7 +100,7 @@ def _read_directly(blocks: Sequence[tuple[Path, int]], readers: int, seconds: fl
                 thread.join(max(0.0, began + seconds + _PATIENCE - time.monotonic()))
             passed = time.monotonic() - began
             if any(thread.is_alive() for thread in threads):
-                files = {}  # a read that hangs still needs its file
+                files = {}  # a read that hangs still uses its file descriptor
             elif counts:
                 return Probe(sum(counts), passed, readers)
     finally:
@@ -110,10 +110,10 @@ def _read_directly(blocks: Sequence[tuple[Path, int]], readers: int, seconds: fl
 
 
 def find_places(path: Path, least: int) -> Iterator[tuple[Path, Path]]:
-    """Yield (folder, file to probe) for other storage of this machine to which `least` bytes could be moved.
+    """Yield (folder, file to probe) for other storage of this machine with room for `least` bytes.
 
-    The folder is one that this user may write, on a local disk with room for them; the file is a large one that lies
-    on the same disk already.
+    The folder is on a local disk, and this user may write there. The file is a large one that is on the same disk
+    already.
     """
     own = {path.resolve().stat().st_dev}
     mounts = [Path(mount.mountpoint) for mount in psutil.disk_partitions(all=False)]
@@ -129,7 +129,7 @@ def find_places(path: Path, least: int) -> Iterator[tuple[Path, Path]]:
 
 
 def _large_file(folder: Path, device: int) -> Path | None:
-    """Return a file on the disk of `folder` that is large enough to probe; None where none is found soon."""
+    """Return a file on the disk of `folder` that is large enough to probe; None if none is found quickly."""
     deadline = time.monotonic() + _SEARCH_SECONDS
     libraries = Path(sys.prefix)
     tops = deque([libraries, folder] if libraries.stat().st_dev == device else [folder])

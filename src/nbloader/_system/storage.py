@@ -1,4 +1,4 @@
-"""What storage a path is on, what limits it, how much of it was read, and how fast it can be read."""
+"""The storage of a path: its kind, its limits, how much of it was read, and how fast it can be read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NETWORK = re.compile(
 )
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 _COLD_READS = 8 << 20  # bytes that a thread read from storage, or …
-_COLD_FAULTS = 64  # … pages that it waited for, from which on its files were not in memory
+_COLD_FAULTS = 64  # … pages that it waited for; with less, its files were in memory
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,24 @@ class Storage:
     Parameters
     ----------
     path
-        What was asked about, with links followed.
+        The path, with links resolved.
     mount
-        Where its file system is mounted.
+        The mount point of its file system.
     filesystem
-        The file system's type, by the system's name for it, such as ``"ext4"`` or ``"nfs4"``.
+        The type of the file system, as the system names it, such as ``"ext4"`` or ``"nfs4"``.
     device
-        What is mounted there.
+        The device that is mounted there.
     kind
-        ``"local"``, ``"network"``, ``"fuse"`` (a program's own file system, most often a network's), ``"memory"`` or
-        ``"unknown"``.
+        ``"local"``, ``"network"``, ``"fuse"``, ``"memory"`` or ``"unknown"``. A FUSE file system runs in user space,
+        and is usually a network file system.
     is_rotational
-        Whether it is a disk that turns; None where the system does not say.
+        Whether it is a rotating disk; None if the system does not say.
     read_ahead
-        Bytes that the kernel reads ahead; 0 where it does not say.
+        Bytes that the kernel reads ahead; 0 if it does not say.
     linked_from
-        The folder by which it was reached, where that is a link; None where it is not.
+        The folder that the path was given in, if it goes through a link; None if it does not.
     limit
-        Bytes a second that this process's control group may read of it; None where there is no limit, or none that
-        can be seen.
+        Bytes a second that this process's control group may read from it; None if no limit is known.
     free
         Bytes that are free there.
     """
@@ -67,17 +66,17 @@ class Storage:
 
 
 class DiskCount(NamedTuple):
-    """Bytes read since some time in the past: of a disk by everybody, and of all storage by this process."""
+    """Bytes read since a fixed time: `disk` from one disk by all processes, `own` from all storage by this process."""
 
     disk: int
     own: int
 
 
 class ThreadWork(NamedTuple):
-    """What a thread has done since it began.
+    """The work of a thread since it began.
 
-    `computed` are seconds on a processor, `queued` seconds in which it could have been on one; `read` counts bytes
-    that it read from storage, `faults` pages that it waited for.
+    `computed` is its CPU time in seconds, and `queued` the seconds that it waited for a free CPU. `read` counts bytes
+    that it read from storage, and `faults` pages that it waited for.
     """
 
     computed: float
@@ -87,12 +86,12 @@ class ThreadWork(NamedTuple):
 
 
 def find_storage(path: Path) -> Storage:
-    """Return what storage a path is on.
+    """Return the storage of a path.
 
     Raises
     ------
     OSError
-        Where there is no such path.
+        If there is no such path.
     """
     real = path.resolve(strict=True)
     found = max(_mounts(real), key=lambda mount: len(mount.mountpoint), default=None)
@@ -128,7 +127,7 @@ def _kind_of(filesystem: str, options: str) -> str:
 
 
 def _disk(device: int) -> Path | None:
-    """Return the system's folder of the disk that holds a partition, on Linux; None where there is none."""
+    """Return the sysfs folder of the disk that holds a partition, on Linux; None if there is none."""
     folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     for found in (folder, folder.resolve().parent):
         if (found / "queue").is_dir():
@@ -146,7 +145,7 @@ def _is_rotational(path: Path) -> bool | None:
 
 
 def read_limits(device: int, own: Path = OWN, root: Path = ROOT) -> Iterator[int]:
-    """Yield the bytes a second that each control group of this process may read of a device, where it is limited.
+    """Yield the read limits of a device, in bytes a second, from the control groups of this process.
 
     Source: cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html (``io.max``), and v1,
     https://docs.kernel.org/admin-guide/cgroup-v1/blkio-controller.html.
@@ -172,7 +171,7 @@ def _limits_in(path: Path, number: str) -> Iterator[int]:
 
 
 def count_reads(path: Path) -> DiskCount | None:
-    """Return what was read so far of the disk of `path`, and by this process; None where the system does not say."""
+    """Return the bytes read so far from the disk of `path`, and by this process; None if the system does not say."""
     with suppress(OSError, AttributeError, KeyError):
         disk = _disk(os.stat(path).st_dev) if sys.platform == "linux" else None
         if disk is not None:
@@ -182,7 +181,7 @@ def count_reads(path: Path) -> DiskCount | None:
 
 
 def thread_work() -> ThreadWork | None:
-    """Return what the calling thread has done so far; None where the system does not say.
+    """Return the work of the calling thread so far; None if the system does not say.
 
     Source: https://docs.kernel.org/scheduler/sched-stats.html and https://docs.kernel.org/filesystems/proc.html.
     """
@@ -196,10 +195,10 @@ def thread_work() -> ThreadWork | None:
 
 
 def waited_for_files(before: ThreadWork | None, after: ThreadWork | None, seconds: float) -> float | None:
-    """Return how many of the seconds between two looks a thread waited for files that were not in memory.
+    """Return how many seconds a thread waited for files that were not in memory, between two measurements.
 
-    None where that is not known. It is what it neither computed nor could have, had a processor been free; where it
-    read next to nothing from storage, it waited for something else.
+    None if not known. The wait is the time in which the thread neither computed nor waited for a CPU. It is 0 if the
+    thread read almost nothing from storage: then it waited for something else.
     """
     if before is None or after is None:
         return None

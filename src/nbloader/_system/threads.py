@@ -1,4 +1,4 @@
-"""Threads of the background, and what they call without keeping it alive."""
+"""Background threads, and weak references to what they call."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from nbloader._errors import LoadError
 from nbloader._text.catalogue import text
 
 _PREFIX = "nbloader-"
-_LOOK = 0.05  # seconds between two looks of who may have missed being woken
-_TICK = 0.005  # seconds between two looks at whether threads have ended
+_LOOK = 0.05  # seconds between two checks by a thread that may have missed its wake-up
+_TICK = 0.005  # seconds between two checks whether threads have ended
 
 _begun: deque[int] = deque(maxlen=256)
-"""What the system calls the threads that began last."""
+"""The native ids of the latest threads."""
 
 
 class Flag:
-    """An event that interrupts leave usable.
+    """An event that stays usable after an interrupt.
 
-    An interrupt inside of ``threading.Event`` can keep its lock for ever, and with it every thread that sets it. Here
-    one assignment sets, a lock of its own only wakes up who waits, and who misses that looks again soon.
+    An interrupt inside ``threading.Event`` can leave its lock taken, and then every thread that sets it blocks forever.
+    Here, one assignment sets the flag. The lock only wakes waiting threads, and a thread that misses it checks again
+    soon.
     """
 
     def __init__(self) -> None:
@@ -42,18 +43,18 @@ class Flag:
         return self._is_set
 
     def set(self) -> None:
-        """Set it, for good."""
+        """Set it permanently."""
         self._is_set = True
-        with suppress(RuntimeError):  # it has been
+        with suppress(RuntimeError):  # it was set already
             self._wakes.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, so many seconds at most; tell whether it is."""
+        """Wait at most `timeout` seconds until it is set; return whether it is."""
         until = math.inf if timeout is None else time.monotonic() + timeout
         while not self._is_set and (left := until - time.monotonic()) > 0:
             if self._wakes.acquire(timeout=min(left, _LOOK)):
                 with suppress(RuntimeError):
-                    self._wakes.release()  # for the next one
+                    self._wakes.release()  # wakes the next waiting thread
         return self._is_set
 
 
@@ -62,16 +63,16 @@ class _Thread(threading.Thread):
         try:
             super().start()
         except RuntimeError as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # one inside of threading itself, which hides it
+            if isinstance(error.__context__, KeyboardInterrupt):  # threading hides an interrupt inside itself
                 raise error.__context__ from None
             raise LoadError(text("error", "cannot_start_thread", error=str(error)), text("hint", "no_thread")) from None
 
 
 def make_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
-    """Return a thread that calls `target`, not started, and that Python does not wait for when it ends.
+    """Return a daemon thread that calls `target`, not yet started.
 
-    A copy of the context pins what the thread prints to the cell that made it. Where the system has no thread left,
-    starting it raises a LoadError.
+    It runs in a copy of the context, which keeps its output in the cell that made it. If the system cannot start
+    another thread, ``start`` raises a LoadError.
     """
     context = contextvars.copy_context()
     return _Thread(target=_run, args=(context, target, *args), name=name, daemon=True)
@@ -83,10 +84,10 @@ def _run(context: contextvars.Context, target: Callable[..., None], *args: Any) 
 
 
 def wait_for_threads(seconds: float) -> None:
-    """Wait until the threads made here have ended, so many seconds at most.
+    """Wait at most `seconds` until the threads made here have ended.
 
-    On Linux until the system has none of them left: what a library does when its thread ends, after Python is through
-    with it, takes the process down where Python has gone by then.
+    On Linux, until the system has removed them. A library may run code when its thread ends, after Python is done with
+    the thread. That crashes the process if Python has already exited.
     """
     deadline = time.monotonic() + seconds
     while _are_there() and time.monotonic() < deadline:
@@ -100,7 +101,7 @@ def _are_there() -> bool:
 
 
 def weak_method(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls a method as long as its object is there, and does not keep it; else returns None."""
+    """Return a function that calls a method but does not keep its object alive; None once the object is gone."""
     reference = weakref.WeakMethod(method)
 
     def call(*arguments: Any) -> Any:

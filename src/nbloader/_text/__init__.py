@@ -1,1 +1,1 @@
-"""Texts in the user's language, and sizes and times in words."""
+"""Texts in the user's language, and sizes and durations as text."""

@@ -1,4 +1,4 @@
-"""Sizes, times and lists in words, and lines in columns."""
+"""Sizes, durations and lists as text, and aligned lines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nbloader._text.catalogue import Text, text
 
 
 def seconds_text(seconds: float) -> Text:
-    """Return a duration in words, as short as it can be said: 12 ms, 3.4 s, 2 min 5 s.
+    """Return a duration as short text: 12 ms, 3.4 s, 2 min 5 s.
 
-    Halves are rounded up, as the page does: the same time reads the same everywhere.
+    Halves are rounded up, as in the front end, so a duration reads the same everywhere.
     """
     if seconds < 0.9995:
         return text("unit", "milliseconds", count=str(_rounded(1000 * seconds)))
@@ -26,19 +26,19 @@ def _rounded(value: float) -> int:
 
 
 def columns(group: str, lines: Mapping[str, str]) -> list[str]:
-    """Return lines behind their labels, which are texts of `group`, one below the other."""
+    """Return lines with aligned labels, which are texts of `group`."""
     labels = {key: text(group, key) for key in lines}
     width = max(map(_width, labels.values()))
     return [f"  {label}{' ' * (width - _width(label))}  {lines[key]}" for key, label in labels.items()]
 
 
 def _width(said: str) -> int:
-    """Return how many columns of a terminal a text takes: Korean takes two a syllable."""
+    """Return how many terminal columns a text takes; a Korean syllable takes two."""
     return sum(1 + (east_asian_width(letter) in "WF") for letter in said)
 
 
 def sentences(*said: str) -> str:
-    """Return one sentence after the other, as a text where there is one among them."""
+    """Return the sentences joined, as a `Text` if one of them is one."""
     first, *others = [sentence for sentence in said if sentence] or [""]
     for sentence in others:
         first = text("unit", "sentences", first=first, then=sentence)
@@ -46,24 +46,24 @@ def sentences(*said: str) -> str:
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:
-    """Return the first of some names."""
+    """Return the first names of a sequence as text."""
     return ", ".join([*names[:most], "…"] if len(names) > most else names)
 
 
 def span_text(low: str, high: str) -> Text:
-    """Return how long a load should take, by earlier ones, from two durations in words."""
+    """Return the expected duration of a load as text, from its two bounds."""
     return text("plan", "one_second" if low == high else "seconds", low=low, high=high)
 
 
 def types_text(bytes_by_dtype: Mapping[str, int]) -> str:
-    """Return what the tensors of a checkpoint take, by type."""
+    """Return the sizes of a checkpoint's tensors as text, by type."""
     return ", ".join(f"{dtype} {size_text(size)}" for dtype, size in bytes_by_dtype.items())
 
 
 def size_text(size: float) -> str:
-    """Return bytes in words, in decimal units and three figures: 1.07 GB, 250 MB."""
+    """Return a size as text, in decimal units with three digits: 1.07 GB, 250 MB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         value = size / factor
-        if value >= 0.9995:  # what would be rounded to 1000 of the smaller unit is 1.00 of this one
+        if value >= 0.9995:  # would round to 1000 of the smaller unit
             return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
     return f"{size:.0f} B"

@@ -1,1 +1,1 @@
-"""What a person sees, and what they click."""
+"""What the user sees and clicks."""

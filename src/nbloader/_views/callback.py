@@ -1,4 +1,4 @@
-"""progress_callback: a load told as a sequence of small dicts, for front ends of the user's own."""
+"""progress_callback: the progress of a load as a sequence of small dicts, for custom front ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ProgressCallback = Callable[[Mapping[str, Any]], None]
 """Called with ``{"status": str, "message": str, "progress": number}``; progress goes from 0 to 100 and never falls.
 
-Where a load failed, ``"code"`` is that of the `LoadError`.
+If the load failed, ``"code"`` is that of the `LoadError`.
 """
 
 _TOKENIZED, _LOADING = 20, 25
@@ -34,9 +34,9 @@ _ON_END = {
 
 
 def follow(job: LoadJob, callback: ProgressCallback) -> None:
-    """Call `callback` for each step of `job`, on the thread that takes it and one call at a time.
+    """Call `callback` for each step of `job`, on the thread that takes the step, and one call at a time.
 
-    A callback that raises is logged and not called again.
+    If the callback raises, the exception is logged and the callback is not called again.
     """
     teller = _Teller(job, callback)
     job.subscribe(teller)
@@ -53,7 +53,7 @@ class _Teller:
         self._lock = threading.RLock()
 
     def catch_up(self) -> None:
-        """Tell where a load is that was joined when it was under way, or has ended since."""
+        """Report the current state of a load that has already started or ended."""
         with self._lock:
             state = self._state()
             if state.stage is not None:
@@ -68,11 +68,11 @@ class _Teller:
 
     def _state(self) -> LoadState:
         job = self._job()
-        assert job is not None  # who calls is the job
+        assert job is not None  # only the job calls this
         return job.state
 
     def __call__(self, event: events.Event) -> None:
-        with self._lock:  # reading and placing tell from threads of their own
+        with self._lock:  # several threads emit events
             self._take(event)
 
     def _take(self, event: events.Event) -> None:
@@ -84,7 +84,7 @@ class _Teller:
             self._tell(*_ON_END.get(event.stage, (None, 0)))
         elif isinstance(event, events.Downloaded):
             state = self._state()
-            # The tokenizer is made meanwhile.
+            # The tokenizer is loaded during the download.
             begin, end = (_TOKENIZED, _LOADING) if self._progress >= _TOKENIZED else (0, 10)
             share = _share(state.bytes_downloaded, state.bytes_to_download)
             self._tell("downloading", begin + (end - begin) * share)
@@ -108,7 +108,7 @@ class _Teller:
         if status is not None:
             self._progress = max(self._progress, progress)
             job = self._job()
-            assert job is not None  # who calls is the job
+            assert job is not None  # only the job calls this
             device = job.options.placement or "cpu"
             self._send(status, text("message", status, device=device if isinstance(device, str) else "…"))
 

@@ -1,4 +1,4 @@
-"""Controller: the loads of one widget, and what a click in its panel does."""
+"""Controller: runs the loads of one widget, and handles the clicks in its panel."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from nbloader._views.view import view_of, view_of_diagnosis
 from nbloader._views.workbench import Workbench
 
 _logger = logging.getLogger("nbloader")
-_MOST_REFUSED = 100  # messages that are logged
+_MOST_REFUSED = 100  # messages; later ones are not logged
 
 
 class Controller:
-    """Starts the loads of a widget, follows them, and does what is clicked.
+    """Starts and follows the loads of a widget, and handles the clicks in its panel.
 
-    `options` are those of the next load, `job` is the last one.
+    `options` are those of the next load, and `job` is the latest one.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Controller:
     options
         The first load's options.
     begin
-        Starts a job, or returns one that does the same; takes `can_ask` and `replace` by name.
+        Starts a job, or returns a running one that does the same; takes `can_ask` and `replace` by keyword.
     page
         Shows the load.
     """
@@ -62,15 +62,15 @@ class Controller:
 
     @property
     def state(self) -> LoadState:
-        """What is known of the load now."""
+        """The current state of the load."""
         return LoadState(name=clean(str(self.model))) if self.job is None else self.job.state
 
     def view(self) -> dict[str, Any]:
-        """Return the state as traits."""
+        """Return the state of the load as traits."""
         return view_of(self.state, 0 if self.job is None else self.job.number)
 
     def load(self, *, reload: bool, replace: bool, changes: Mapping[str, Any]) -> None:
-        """Start a load, unless one that makes the same is under way.
+        """Start a load, unless one with the same result is running.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class Controller:
         self.job = job
         self._page.send({"_diagnosis": None})
         job.subscribe(weak_method(self._take))
-        if job.done():  # before it could be heard of
+        if job.done():  # its last event may have come before the subscription
             self._refresh()
         self._publisher = Publisher(job, self._page.send)
         self._publisher.start()
@@ -101,7 +101,7 @@ class Controller:
             self._workbench.change(self.options)
 
     def _take(self, event: events.Event) -> None:
-        """Follow a load: options that were an answer stay chosen, and a load that ended is a run."""
+        """Handle an event: keep options that answered a question, and add a load that ended to the runs."""
         if isinstance(event, events.Unloaded) and self.job is not None:
             self._page.send(self.view())
         if isinstance(event, events.Answered):
@@ -112,26 +112,26 @@ class Controller:
             make_thread(weak_method(self._diagnose), "nbloader-diagnosis", self.job).start()
 
     def _diagnose(self, job: LoadJob) -> None:
-        """Show why the load took as long as it did, unless another has taken its place by then."""
+        """Show why the load took as long as it did, unless another load has replaced it."""
         speak(self._page.language)
-        with suppress(Exception):  # a front end can fail in any way, and a model be unloaded at once
+        with suppress(Exception):  # a front end can raise anything, and the model may be unloaded at any time
             if self.job is job:
                 self._page.send(view_of_diagnosis(None))
             made: dict[str, Any] = {"_diagnosis": None}
-            with suppress(Exception):  # storage may be gone by now, or the model
+            with suppress(Exception):  # the storage or the model may be gone
                 made = view_of_diagnosis(diagnose(job))
             if self.job is job:
-                self._page.send({**self.view(), **made})  # whoever sees why is to see that it has ended
+                self._page.send({**self.view(), **made})  # a page with a diagnosis shows the end too
 
     def send_end(self) -> None:
-        """Have the page show how the load ended, if it has: called by the cell that waited for it."""
+        """Show how the load ended, if it has; called by the cell that waited for it."""
         if self.job is not None and self.job.done():
             self._page.send_end(self.job.number, self.view)
 
     # The workbench: a form of the options, what they will cost, and the loads so far.
 
     def open_workbench(self) -> None:
-        """Show the workbench, unless a load was asked for."""
+        """Show the workbench, unless a load was started."""
         if self.job is None and self._workbench is None:
             page = self._page
             self._workbench = Workbench(self.model, lambda form: page.send({"_form": form}))
@@ -139,22 +139,22 @@ class Controller:
             self._workbench.change(self.options)
 
     def _refresh(self) -> None:
-        """Have the workbench show what a load has changed: what is cached and in memory, and the runs."""
+        """Update the workbench after a load: what is cached, what is in memory, and the runs."""
         if self._workbench is not None:
             self._workbench.forget()
             self._page.send({"_runs": self._workbench.runs()})
             self._workbench.change(self.options)
 
     def clear_history(self) -> None:
-        """Forget the loads of this machine so far."""
+        """Delete the history of loads on this machine."""
         history.clear()
         if self._workbench is not None:
             self._page.send({"_runs": self._workbench.runs()})
 
-    # Messages of the page.
+    # Messages from the page.
 
     def receive(self, content: Any, buffers: Any, *, is_panel: bool) -> None:
-        """Do what a message of the page asks for; `is_panel` is whether the widget shows no workbench."""
+        """Handle a message from the page; `is_panel` says whether the widget has no workbench."""
         try:
             message = read_message(content, buffers)
         except RefusedError as error:
@@ -178,7 +178,7 @@ class Controller:
             self.clear_history()
 
     def refuse(self, reason: str) -> None:
-        """Log that the page sent something that no click sends."""
+        """Log that the page sent a message that no click sends."""
         self._refused += 1
         if self._refused > _MOST_REFUSED:
             return
@@ -198,7 +198,7 @@ class Controller:
             self._page.speak(nearest(language))
 
     def _change(self, texts: Mapping[str, str]) -> bool:
-        """Choose what the form has, and tell whether that is possible."""
+        """Apply the options in the form; return whether they are valid."""
         if self._workbench is None:
             return False
         try:
@@ -210,9 +210,9 @@ class Controller:
         return True
 
     def _answer(self, message: Message) -> None:
-        """Continue with the choice that was clicked: of a question, or of an error that a load ended with.
+        """Continue with the choice that was clicked, for a question or for the error of a failed load.
 
-        A click on a question that is no longer asked does nothing, whatever is asked by then.
+        A click on a question that is no longer open does nothing, even if another question is open by then.
         """
         job, state = self.job, self.state
         asked = state.question if message.question else state.error
@@ -226,9 +226,9 @@ class Controller:
             self.load(reload=False, replace=False, changes=changes)
 
     def _cancel(self, number: int | None) -> None:
-        """Cancel this load or one that it waits for, by its number.
+        """Cancel this load, or one that it waits for, by its number.
 
-        A click may arrive late, when this widget loads something else: that was not meant.
+        The number guards against a late click, made before this widget started another load.
         """
         if self.job is not None and number == self.job.number:
             self.job.cancel()
@@ -237,5 +237,5 @@ class Controller:
 
     def _unload(self) -> None:
         if self.job is not None:
-            with suppress(LoadError):  # it is gone already
+            with suppress(LoadError):  # the model is already unloaded
                 self.job.unload()

@@ -1,4 +1,4 @@
-"""The form of options: its fields, what they may be now, and the call that reproduces them."""
+"""The form of options: its fields, their valid choices, and the call that reproduces them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nbloader._views import wire
 
 
 class Field(NamedTuple):
-    """A field of the form: what it is called, how it is filled in, and what it offers."""
+    """A field of the form: its name, its kind, and its choices."""
 
     name: str
     kind: wire.FieldKind
@@ -48,11 +48,11 @@ def _kind(choices: tuple[str, ...], types: tuple[type, ...]) -> wire.FieldKind:
 _GROUPS = _fields()
 _FIELDS = {name: field for fields in _GROUPS.values() for name, field in fields.items()}
 _CODE = "code"
-"""Stands in the form for a value that only code can give; it stays as it is."""
+"""Placeholder in the form for a value that only code can set; the value is kept."""
 
 
 def fields_of(options: LoadOptions, is_on_hub: bool, config: Mapping[str, Any]) -> list[wire.FieldGroup]:
-    """Return the form's groups of fields, with their values as text and, of what cannot be chosen, why not."""
+    """Return the form's groups of fields, with values as text and, for what cannot be chosen, the reason."""
     return [
         {"name": group, "fields": [_field(field, options, is_on_hub, config) for field in fields.values()]}
         for group, fields in _GROUPS.items()
@@ -76,7 +76,7 @@ def _field(field: Field, options: LoadOptions, is_on_hub: bool, config: Mapping[
 
 
 def _why_not(field: Field, options: LoadOptions, is_on_hub: bool) -> str:
-    """Return why a field does not apply; empty where it does."""
+    """Return why a field does not apply; empty if it does."""
     is_spread = options.placement not in (None, "cpu") and options.device is None
     if field.name == "offload_folder" and not is_spread:
         return text("why_not", "offload")
@@ -102,7 +102,7 @@ def _why_no_choice(name: str, choice: str, config: Mapping[str, Any]) -> str:
 
 
 def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
-    """Return `options` with what a form says on top; an empty text is the default.
+    """Return `options` with the texts of a form applied; an empty text is the default.
 
     Raises
     ------

@@ -1,7 +1,6 @@
-"""What a front end may say to the kernel: the kinds of messages, and their parts.
+"""The messages that a front end may send to the kernel: their kinds and their parts.
 
-Whoever can run JavaScript in the page can send them, so that none is trusted: what a message may do at most is what a
-click in the panel does.
+Any JavaScript in the page can send them, so no message is trusted. A message can do no more than a click in the panel.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from nbloader._text.catalogue import text
 
 _MOST_CHOICES = 64
 _MOST_TEXT = 4096  # characters of one text
-_MOST_LANGUAGE = 64  # characters of a language's name
+_MOST_LANGUAGE = 64  # characters of a language tag
 
 _KINDS: Mapping[str, Mapping[str, type]] = {
     "drawn": {"language": str},
@@ -29,9 +28,9 @@ _MAY_LACK = {"drawn": "language"}
 
 
 class Message(NamedTuple):
-    """What was said; of the parts what its kind has.
+    """A message from the page, with the parts that its kind has.
 
-    `number` is a load's, `question` that of what it asks, 0 for the error that it ended with.
+    `number` is that of a load. `question` is that of a question; 0 means the error that the load ended with.
     """
 
     kind: str
@@ -43,16 +42,16 @@ class Message(NamedTuple):
 
 
 class RefusedError(Exception):
-    """Nobody who clicks in the panel says this."""
+    """The message is not one that a click in the panel sends."""
 
 
 def read_message(content: Any, buffers: Any = None) -> Message:
-    """Return what a message says.
+    """Return the content of a message.
 
     Raises
     ------
     RefusedError
-        Where it is none of the kinds above, has other parts, or parts of another type or size.
+        If it has an unknown kind, other parts than its kind has, or a part of the wrong type or size.
     """
     if buffers:
         raise RefusedError(text("reason", "buffers", count=len(buffers)))
@@ -77,7 +76,7 @@ def read_message(content: Any, buffers: Any = None) -> Message:
 
 
 def _shown(value: Any) -> str:
-    """Return a few characters of something that may be megabytes."""
+    """Return the first characters of a value that may be megabytes long."""
     if isinstance(value, str):
         return repr(value[:40])
     if isinstance(value, list):

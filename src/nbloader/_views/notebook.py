@@ -1,4 +1,4 @@
-"""Where this process runs: in a notebook that somebody sees, or not."""
+"""Where this process runs: in a notebook with a page, in one without, or elsewhere."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def can_show() -> bool:
-    """Return whether somebody may see a panel: whoever runs a kernel, or marimo; in a terminal nobody can."""
+    """Return whether this process can show a panel: in a Jupyter kernel or in marimo, but not in a terminal."""
     return kernel_shell() is not None or "marimo" in sys.modules
 
 
 def is_watched() -> bool:
-    """Return whether whoever runs this cell has a page to show it in.
+    """Return whether the cell that runs now has a page to show output in.
 
-    What runs a notebook without one (nbclient, papermill, nbval) says that nobody is there to be asked.
+    Programs that run a notebook without a page (nbclient, papermill, nbval) set ``allow_stdin`` to false.
     """
     shell = kernel_shell()
     if shell is None:
@@ -24,12 +24,12 @@ def is_watched() -> bool:
 
 
 def is_voila() -> bool:
-    """Return whether this kernel runs a page of Voila's, which shows a cell's output while it runs the cells."""
+    """Return whether this kernel runs for Voila, which shows a cell's output while the cells run."""
     return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 
 def kernel_shell() -> Any:
-    """Return the shell of a Jupyter kernel; None where this is none."""
+    """Return the shell of a Jupyter kernel; None outside a kernel."""
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -37,7 +37,7 @@ def kernel_shell() -> Any:
 
 
 def executing() -> object:
-    """Return what tells one cell's execution from another's; None outside IPython."""
+    """Return a value that identifies the execution of a cell; None outside IPython."""
     from IPython import get_ipython
 
     shell = get_ipython()

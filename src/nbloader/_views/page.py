@@ -1,4 +1,4 @@
-"""Page: what the front end shows of a widget, in which language, and what a notebook keeps of it."""
+"""Page: what the front end shows of a widget, in its language, and what a saved notebook keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nbloader._views.notebook import can_show
 from nbloader._views.saved import Outputs, panel_html
 
 _DRAWN_SECONDS = 3.0
-_KEEP_SECONDS = 10.0  # after which a notebook keeps how far a load has come, so that it is known if the kernel dies
+_KEEP_SECONDS = 10.0  # between two saved states of a running load, which remain if the kernel dies
 
 
 class Page:
@@ -25,11 +25,11 @@ class Page:
     Parameters
     ----------
     find_widget
-        Returns the widget; None once it is gone. The page does not keep it: a load that runs keeps its page.
+        Returns the widget; None once it is gone. The page holds no reference to it, as a running load holds its page.
     make_bundle
-        Makes what a notebook keeps, by MIME type.
+        Returns what a notebook keeps, by MIME type.
     language
-        The language of all texts.
+        The language of the texts.
     """
 
     def __init__(
@@ -45,35 +45,35 @@ class Page:
         self._resent: int | None = None
 
     def begin(self, view: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the traits that a widget begins with."""
+        """Return the initial traits of a widget."""
         self._traits = dict(view)
         return {"_anchor": self.anchor, **in_locale({**self._texts(), **view}, self.language)}
 
     def send(self, view: Mapping[str, Any]) -> None:
-        """Send the front end these traits, from whatever thread."""
+        """Send these traits to the front end, from any thread."""
         widget = self._find_widget()
         if widget is None or getattr(widget.comm, "_closed", False):
-            return  # a page that is still there would look for a model that is not
-        # ipywidgets forgets what another thread sets while it sends what it held back.
+            return  # a page that still exists would request a closed widget
+        # While ipywidgets sends the changes that it held back, it loses those from other threads.
         with self._sending, widget.hold_sync():
             made = clean(view)
-            # All at once: another thread may make a bundle of them, and lanes belong to their names.
+            # Replaced at once: another thread may make a bundle, and the lanes must match their names.
             self._traits = {**self._traits, **made}
             for name, value in made.items():
                 setattr(widget, name, in_locale(value, self.language))
         self.keep()
 
     def speak(self, language: str) -> None:
-        """Show everything in a language, earlier texts too."""
+        """Show everything in a language, including earlier texts."""
         with self._sending:
             if language != self.language:
                 self.language = language
                 self.send({**self._traits, **self._texts()})
 
     def send_end(self, number: int, make_view: Callable[[], Mapping[str, Any]]) -> None:
-        """Send once how the load of this number ended, from the thread that waited for it, where no page has drawn it.
+        """Send the end of this load once more, from the thread that waited for it, if no page has drawn it.
 
-        What runs a notebook without a page (nbclient, papermill) keeps only what is sent by the cell that is running.
+        Programs that run a notebook without a page (nbclient, papermill) keep only what the running cell sends.
         """
         widget = self._find_widget()
         if widget is None or self.is_drawn.is_set() or self._resent == number:
@@ -85,7 +85,7 @@ class Page:
             self.keep(always=True)
 
     def keep(self, *, always: bool = False) -> None:
-        """Have the notebook keep how things are: at each change of them, and now and then while nothing changes."""
+        """Save the current state in the notebook when it changes, and every few seconds while the load runs."""
         state, diagnosis = self._traits["_state"], self._traits.get("_diagnosis") or {}
         is_over = state["status"] in FINAL or state["gone"] is not None
         turn = tuple(state[name] for name in ("number", "status", "stage", "gone"))
@@ -93,14 +93,14 @@ class Page:
         self.outputs.keep(known, is_over=is_over, always=always)
 
     def bundle(self, shown: str, *, is_about_to_load: bool) -> dict[str, str]:
-        """Return the panel as HTML, and as the text `shown`, by MIME type."""
+        """Return the panel as HTML and `shown` as plain text, by MIME type."""
         view = in_locale(dict(self._traits), self.language)
         if is_about_to_load:
             view["_state"] = {**view["_state"], "status": "queued"}
         return {"text/html": panel_html(view, self.language, self.anchor), "text/plain": shown}
 
     def can_ask(self) -> bool:
-        """Return whether somebody sees the panel; waits a moment for a front end that has yet to draw it."""
+        """Return whether a page shows the panel; waits a moment for a front end that has not drawn it yet."""
         return self.is_drawn.wait(_DRAWN_SECONDS if can_show() else 0)
 
     def _texts(self) -> dict[str, Any]:

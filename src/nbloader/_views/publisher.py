@@ -1,4 +1,4 @@
-"""Carries a load's state to a view: at most 10 updates a second, and always the last one."""
+"""Sends a load's state to a view: at most 10 updates a second, and always the last state."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 INTERVAL = 0.1
-"""Seconds between two updates at least."""
-_HEARTBEAT = 0.5  # seconds after which a view is told the time although nothing happened
+"""The minimum number of seconds between two updates."""
+_HEARTBEAT = 0.5  # seconds after which a view is updated even without an event
 Send = Callable[[Mapping[str, Any]], None]
-"""Takes a view's whole state by trait name; what has not changed need not be sent on."""
+"""Takes a view's whole state by trait name; unchanged traits need not be sent."""
 
 
 class Publisher:
-    """Follows a job on a thread of its own, and sends what a view shows.
+    """Follows a job on a thread of its own, and sends its state to a view.
 
-    Whatever `send` raises is logged once and ends nothing: a closed notebook must not end a load.
+    An exception of `send` is logged once and ignored: a closed notebook must not end a load.
     """
 
     def __init__(self, job: LoadJob, send: Send) -> None:
         self._job = job
         self._send = send
-        # Of C, which an interrupt cannot leave locked, as it can an Event.
+        # A SimpleQueue is written in C: an interrupt cannot leave it locked, as it can an Event.
         self._changed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failed = False
         self._lock = threading.Lock()
@@ -42,18 +42,18 @@ class Publisher:
         self._unsubscribe = job.subscribe(self._notice)
 
     def start(self) -> None:
-        """Send the present state, and go on in the background until the load has ended."""
+        """Send the current state, and continue in the background until the load has ended."""
         self._publish()
         self._thread = make_thread(self._run, "nbloader-publish")
         self._thread.start()
 
     def join(self, timeout: float) -> None:
-        """Wait until the last state has been sent, `timeout` seconds at most."""
+        """Wait at most `timeout` seconds until the last state has been sent."""
         if self._thread is not None:
             self._thread.join(timeout)
 
     def stop(self) -> None:
-        """Send nothing more, now that another load takes the view."""
+        """Send nothing more, because another load takes over the view."""
         with self._lock:
             self._stopped = True
         self._changed.put(None)
@@ -73,7 +73,7 @@ class Publisher:
             ended = self._job.done()
             self._publish()
         self._unsubscribe()
-        self._unsubscribe = lambda: None  # it refers to this publisher: a cycle that would keep the job
+        self._unsubscribe = lambda: None  # breaks a reference cycle that would keep the job alive
 
     def _publish(self) -> None:
         try:

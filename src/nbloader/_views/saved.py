@@ -1,7 +1,7 @@
-"""What a saved notebook keeps of a panel: HTML that needs no kernel, no widget and no script.
+"""The panel in a saved notebook: HTML that needs no kernel, no widget and no script.
 
-Whoever opens the notebook may strip whatever else it has: JupyterLab takes ``<style>``, ``<svg>`` and ``<script>`` from
-a notebook that is not trusted, GitHub every style too. So it is tables and text first, and colours are on top.
+The reader's program may remove anything else. JupyterLab removes ``<style>``, ``<svg>`` and ``<script>`` from an
+untrusted notebook, and GitHub every style too. So the panel is made of tables and text, and works without colours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nbloader._text.catalogue import Text
 from nbloader._text.units import seconds_text, size_text
 
 _MARKS = {"idle": "○", "queued": "◌", "running": "●", "ready": "✓", "failed": "✕", "cancelled": "⊘", "gone": "○"}
-_MOST_LANES, _MOST_LINES = 64, 50  # a notebook is a file that people send each other
+_MOST_LANES, _MOST_LINES = 64, 50  # keeps the notebook file small
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _CHART = {"style": "width: 240px"}
 _Tag = ElementTree.Element
@@ -29,12 +29,12 @@ _Tag = ElementTree.Element
 
 @cache
 def _colors() -> Mapping[str, Mapping[str, str]]:
-    """Return the colours of phases and of parts, which the panel has too."""
+    """Return the colours of phases and parts, which the live panel uses too."""
     return json.loads(files("nbloader").joinpath("tokens.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 class Display(Protocol):
-    """What a notebook displays with."""
+    """A notebook's display publisher."""
 
     def publish(
         self,
@@ -44,25 +44,25 @@ class Display(Protocol):
         transient: Mapping[str, Any] | None = None,
         update: bool = False,
     ) -> None:
-        """Send the running cell an output, or another content of one that it has."""
+        """Send an output to the running cell, or update an output with the same display id."""
 
 
 class Outputs:
-    """The outputs of a notebook that show one panel, and what it keeps of each.
+    """The notebook outputs that show one panel, and the static copy in each of them.
 
-    They have either the widget's own view, which a notebook without its kernel cannot show, or what can be kept. A page
-    that adopts the panel lays it over what is kept, so that the view goes at once. Elsewhere it goes when the load has
-    ended, and comes again with another load.
+    Each output holds either the widget's live view, which a notebook without its kernel cannot show, or the static
+    copy. A page that adopts the panel lays it over the static copy, so the view is removed at once. Otherwise, it is
+    removed when the load has ended, and comes back with the next load.
 
     Parameters
     ----------
     make_bundle
-        Makes what is to be kept, by MIME type.
+        Returns the static copy, by MIME type.
     """
 
     def __init__(self, make_bundle: Callable[[], Mapping[str, Any]]) -> None:
         self._make_bundle = make_bundle
-        # One name for all of them: a front end changes every output that has it.
+        # All outputs share one display id, so one update changes all of them.
         self._transient = {"display_id": secrets.token_hex(8)}
         self._publisher: Display | None = None
         self._view: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
@@ -71,32 +71,32 @@ class Outputs:
         self._lock = threading.Lock()
 
     def add(self, publisher: Display, view: Mapping[str, Any], metadata: Mapping[str, Any], *, stays: bool) -> None:
-        """Show the widget's view in the running cell; where no page adopts it, it goes with the load or `stays`."""
+        """Show the live view in the running cell; unless a page adopts it, it is removed after the load, or `stays`."""
         with self._lock:
             self._publisher, self._view, self._stays, self._has_view = publisher, (view, metadata), stays, True
             publisher.publish({**view, **self._make_bundle()}, metadata, transient=self._transient)
 
     def adopt(self) -> None:
-        """Take the views out: a page has said that it shows the panel without them."""
+        """Remove the live views, because a page shows the panel without them."""
         self._is_adopted = True
         self._publish(is_over=False)
 
     def keep(self, known: object, *, is_over: bool, always: bool = False) -> None:
-        """Have the outputs keep what there is to say now, where `known` is not what they keep already."""
+        """Update the outputs, unless they already hold the state `known`."""
         if known != self._kept or always:
             self._kept = known
             self._publish(is_over)
 
     def _publish(self, is_over: bool) -> None:
-        with self._lock, suppress(Exception):  # a front end can fail in any way
+        with self._lock, suppress(Exception):  # a front end can raise anything
             goes = self._is_adopted or (is_over and not self._stays)
             if self._publisher is None or (self._has_view and not goes):
                 return
             view, metadata = ({}, {}) if goes or is_over else self._view
             self._has_view = bool(view)
             bundle = {**view, **self._make_bundle()}
-            # In a context of its own it is said by whichever cell is running: what runs a notebook without a page
-            # listens to no other.
+            # An empty context makes the running cell the sender. Programs that run a notebook without a page receive
+            # only what that cell sends.
             publish = self._publisher.publish
             contextvars.Context().run(publish, bundle, metadata, transient=self._transient, update=True)
 
@@ -109,9 +109,9 @@ def panel_html(view: Mapping[str, Any], language: str, anchor: str) -> str:
     view
         What the front end draws, by trait name (`nbloader._views.publisher`).
     language
-        The language of what is said beside that.
+        The language of the other texts.
     anchor
-        The class by which a page that still has its widget finds the place for the live panel.
+        The class by which the page of a live widget finds the place for its panel.
     """
     state = view["_state"]
     says = _Says(language)
@@ -127,7 +127,7 @@ def panel_html(view: Mapping[str, Any], language: str, anchor: str) -> str:
 
 
 class _Says:
-    """Says texts of the catalogue in one language."""
+    """Returns texts of the catalogue in one language."""
 
     def __init__(self, language: str) -> None:
         self._language = language
@@ -141,7 +141,7 @@ class _Says:
 
 def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
     status = "gone" if state["gone"] is not None else state["status"]
-    # It comes first where it waits for no other.
+    # A queued load with no load before it is about to start.
     word = "idle" if status == "queued" and not state["ahead"] else status
     parts: list[str | _Tag] = [
         _tag("strong", {}, f"{_MARKS[word]} {says('status', word)}"),
@@ -213,7 +213,7 @@ def _memory(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
 
 
 def _lanes(view: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
-    """Yield a row a shard: its size, how long it was downloaded, read and placed, and when."""
+    """Yield one row for each shard: its size, how long it was downloaded, read and placed, and when."""
     shards, lanes, whole = view["_shards"], view["_lanes"], view["_state"]["elapsed"]
     names = shards["names"]
     if not names or not whole:

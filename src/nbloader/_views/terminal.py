@@ -1,4 +1,4 @@
-"""A load in a terminal: a tqdm bar of its bytes."""
+"""A load in a terminal: a tqdm bar that counts its bytes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from nbloader._progress.state import ErrorInfo, LoadState
 
 _STEP = 0.1  # seconds
-_LOG_SECONDS = 10.0  # between two bars where nobody sees one replace the other: in a file, in the log of a job
+_LOG_SECONDS = 10.0  # seconds between two bars where a bar cannot replace the last one: in a file or a log
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    """A bar that an interrupt leaves usable: tqdm's own lock would stay taken, for every bar of the process."""
+    """A bar that stays usable after an interrupt: tqdm's own lock could stay taken, and block every bar."""
 
-    monitor_interval = 0  # no thread that looks at bars, and waits for that lock
-    last_print_t = start_t = 0.0  # which closing asks for, where an interrupt came while the bar was made
-    _instances: ClassVar[WeakSet[Any]] = WeakSet()  # which the lock guards
+    monitor_interval = 0  # no monitor thread, which waits for that lock
+    last_print_t = start_t = 0.0  # ``close`` reads them, even if an interrupt stopped ``__init__``
+    _instances: ClassVar[WeakSet[Any]] = WeakSet()  # guarded by the lock
     _lock: ClassVar[Any]
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
@@ -42,7 +42,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
 
 def _begin_anew() -> None:
-    """Begin with a lock that no thread of another process has."""
+    """Set a new lock, which no thread of a parent process can hold."""
     _Bar.set_lock(threading.RLock())
 
 
@@ -52,9 +52,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
-    """Draw a bar until the load has ended; an interrupt meanwhile cancels the load and is raised on.
+    """Draw a bar until the load has ended; an interrupt cancels the load and is raised again.
 
-    Where the output is no terminal there is one for each stage, and one now and then. Below it come the log's warnings.
+    If the output is not a terminal, a bar is printed for each stage, and every few seconds. The log's warnings follow.
     """
     steady = _Steady(file or sys.stderr)
     is_seen = steady.isatty()
@@ -90,7 +90,7 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
 
 
 def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
-    """Write what the log of a load warns of."""
+    """Print the warnings in the log of a load."""
     spoken = job.options.locale or locale()
     for line in job.state.log:
         if line.needs_attention:
@@ -99,7 +99,7 @@ def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
 
 
 class _Steady(io.TextIOBase):
-    """A stream that ends no load: one that is not there, is closed or cannot show a letter."""
+    """A stream whose failures do not end a load: it may be missing, closed or unable to encode a character."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -126,7 +126,7 @@ class _Steady(io.TextIOBase):
         return int(self._stream.fileno())
 
     def close(self) -> None:
-        """Nothing: the stream is somebody else's."""
+        """Do nothing: another owner closes the stream."""
 
     @property
     def encoding(self) -> Any:  # type: ignore[override]
@@ -134,7 +134,7 @@ class _Steady(io.TextIOBase):
 
 
 def _wait(job: LoadJob) -> None:
-    with suppress(Exception):  # how the load ends is told by its result, not by the bar
+    with suppress(Exception):  # the load's result reports how it ended, not the bar
         job.result(_STEP)
 
 
@@ -153,7 +153,7 @@ def _draw(bar: _Bar, state: LoadState, spoken: str) -> None:
 
 
 def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
-    """Return what a plan says, a line a figure; the KV cache is that of one sequence of `context_length` tokens."""
+    """Return a plan as text, one line for each figure; the KV cache is for one sequence of `context_length` tokens."""
     lines = {
         "weights": text(
             "plan",
@@ -203,7 +203,7 @@ def _verdict(room: Room) -> str:
 
 
 def result_line(state: LoadState) -> str:
-    """Return what is said of a load that ended: one line, and the hint where there is one."""
+    """Return a load's outcome as text: one line, and the hint if there is one."""
     if state.status == "ready" and state.summary is not None:
         return text(
             "terminal",
@@ -220,6 +220,6 @@ def result_line(state: LoadState) -> str:
 
 
 def error_lines(error: ErrorInfo) -> str:
-    """Return the lines of an error: what happened and, below it, what to do."""
+    """Return an error as text: what happened and, below it, what to do."""
     what = text("terminal", "error", kind=error.kind, code=error.code, message=error.message)
     return "\n".join(filter(None, (what, error.hint)))

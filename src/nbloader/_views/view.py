@@ -1,4 +1,4 @@
-"""What the page draws of a load, as plain values."""
+"""The state of a load as plain values, for the front end."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def view_of(state: LoadState, number: int = 0) -> dict[str, Any]:
-    """Return the traits that follow from a load's state; `number` is the load's, by which a click means it."""
+    """Return the traits for a load's state; `number` identifies the load in messages from the page."""
     shards = {shard.name for shard in state.shards}
-    # What was on disk needs no lane: the bar says how much that was.
+    # A file that is already on disk needs no lane: the bar shows its bytes.
     others = [file for file in state.downloads if file.name not in shards and file.bytes_cached < file.bytes]
     view = {"_state": _state(state, number), "_shards": _names(state, others), "_lanes": _lanes(state, others)}
     return {name: _sendable(part) for name, part in view.items()}
@@ -119,7 +119,7 @@ def _names(state: LoadState, others: Sequence[Download]) -> wire.ShardNames:
 
 def _lanes(state: LoadState, others: Sequence[Download]) -> wire.Lanes:
     files = {file.name: file for file in state.downloads}
-    # A shard that is not downloaded is on disk; a file that is not a shard is neither read nor placed.
+    # A shard that is not downloaded was on disk before. A file that is not a shard is neither read nor placed.
     downloads = [
         *(files.get(shard.name, Download(shard.name, shard.bytes, shard.bytes, shard.bytes)) for shard in state.shards),
         *others,
@@ -142,7 +142,7 @@ def _lanes(state: LoadState, others: Sequence[Download]) -> wire.Lanes:
 
 
 def view_of_diagnosis(made: Diagnosis | None) -> dict[str, Any]:
-    """Return the trait of a diagnosis; None is one that is being made."""
+    """Return the trait for a diagnosis; None means that it is being made."""
     view: wire.Diagnosis = {"measuring": made is None, "verdict": "", "parts": [], "facts": [], "remedies": []}
     if made is not None:
         view["verdict"] = made.verdict
@@ -200,7 +200,7 @@ def _failure(error: ErrorInfo) -> wire.Failure:
 
 
 def view_of_error(error: LoadError) -> wire.FormError:
-    """Return what the form shows of an error."""
+    """Return what the form shows for an error."""
     return {
         "kind": type(error).__name__,
         "code": error.code,
@@ -211,7 +211,7 @@ def view_of_error(error: LoadError) -> wire.FormError:
 
 
 def page_of(code: str) -> str:
-    """Return the address of the page that explains an error's code; empty where no docs are hosted."""
+    """Return the URL of the page that explains an error code; empty if no docs are hosted."""
     documentation = _documentation()
     return f"{documentation.rstrip('/')}/errors.html#{code}" if documentation and code else ""
 
@@ -237,7 +237,7 @@ def _label(changes: Mapping[str, Any]) -> str:
 
 
 def _sendable(value: Any) -> Any:
-    """Return `value` with every text one that can be sent: names from files may hold what UTF-8 cannot."""
+    """Return `value` with every text made encodable: file names may contain what UTF-8 cannot encode."""
     if isinstance(value, str):
         clean = value.encode("utf-8", "replace").decode()
         return value if clean == value else clean

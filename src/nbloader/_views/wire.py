@@ -1,4 +1,4 @@
-"""What the front end is sent: the types of the widget's traits. `scripts/generate.py` writes js/src/wire.ts from them.
+"""The types of the widget's traits. `scripts/generate.py` generates js/src/wire.ts from them.
 
 Sizes are in bytes, times in seconds since the load began.
 """
@@ -10,14 +10,14 @@ from typing import Any, Literal, TypedDict
 from nbloader._progress.state import Status
 
 Done = tuple[int, int]
-"""What is done, and how much there is."""
+"""How much is done, and the total."""
 
 Choice = tuple[str, int | None]
-"""What a button says, and the bytes that the weights take with that choice."""
+"""The label of a button, and the bytes that the weights take with that choice."""
 
 
 class Stage(TypedDict):
-    """A stage of the load; `detail` says what came of it."""
+    """A stage of the load; `detail` describes its result."""
 
     name: str
     started: float | None
@@ -43,7 +43,7 @@ class Memory(TypedDict):
 
 
 class Gone(TypedDict):
-    """What unloading gave back: by place its name, what was in use before and after; `holders` keep the model."""
+    """What unloading freed: each place with its use before and after; `holders` are what still refers to the model."""
 
     places: list[tuple[str, int, int]]
     holders: list[str]
@@ -51,7 +51,7 @@ class Gone(TypedDict):
 
 
 class Stall(TypedDict):
-    """What a load without progress waits for, in words; `bytes` moved lately, too few to be progress."""
+    """What a load without progress waits for, as text; `bytes` moved recently, too few to count as progress."""
 
     since: float
     text: str
@@ -82,7 +82,7 @@ class LogLine(TypedDict):
 
 
 class Asked(TypedDict):
-    """A question, or an error with choices; the place of a choice is its answer."""
+    """A question, or an error with choices; an answer is the index of a choice."""
 
     kind: str
     code: str
@@ -92,20 +92,20 @@ class Asked(TypedDict):
 
 
 class Question(Asked):
-    """What a load waits for a person to choose."""
+    """A question that the load waits for the user to answer."""
 
     number: int
 
 
 class Failure(Asked):
-    """Why a load failed; `page` explains the code, and is empty where no docs are hosted."""
+    """Why a load failed; `page` explains the code, and is empty if no docs are hosted."""
 
     page: str
     hint: str
 
 
 class State(TypedDict):
-    """The load now. `number` is the one by which a click means it; `ahead` are (number, name) of loads before it."""
+    """The current load. `number` identifies it in messages; `ahead` lists (number, name) of the loads before it."""
 
     number: int
     status: Status
@@ -139,7 +139,7 @@ class State(TypedDict):
 
 
 class ShardNames(TypedDict):
-    """What does not change of the lanes: the first `shards` are shards, the rest other files that are downloaded."""
+    """The constant part of the lanes: the first `shards` files are shards, the others are other downloaded files."""
 
     names: list[str]
     bytes: list[int]
@@ -147,9 +147,9 @@ class ShardNames(TypedDict):
 
 
 class Lanes(TypedDict):
-    """What changes of the lanes, by column, in the order of `ShardNames`.
+    """The changing part of the lanes, by column, in the order of `ShardNames`.
 
-    `cached` are the bytes that were on disk before. A file that is not a shard is neither read nor placed.
+    `cached` are the bytes that were on disk before the load. A file that is not a shard is neither read nor placed.
     """
 
     resident: list[int]
@@ -170,14 +170,14 @@ FieldKind = Literal["choice", "text", "number", "flag"]
 
 
 class FieldChoice(TypedDict):
-    """What a field offers; `why` it cannot be chosen, empty where it can."""
+    """A choice of a field; `why` is the reason that it cannot be chosen, empty if it can."""
 
     value: str
     why: str
 
 
 class Field(TypedDict):
-    """A field of the form; `why` it does not apply, empty where it does."""
+    """A field of the form; `why` is the reason that it does not apply, empty if it does."""
 
     name: str
     kind: FieldKind
@@ -187,14 +187,14 @@ class Field(TypedDict):
 
 
 class FieldGroup(TypedDict):
-    """Fields that stand together."""
+    """A group of fields."""
 
     name: str
     fields: list[Field]
 
 
 class DeviceRoom(TypedDict):
-    """What a device has to hold, by part, against what is free."""
+    """The memory that a device needs, by part, and the memory that is free."""
 
     name: str
     needed: int
@@ -204,7 +204,7 @@ class DeviceRoom(TypedDict):
 
 
 class Plan(TypedDict):
-    """What a load will cost. `devices` is null where only the load decides where weights go; `seconds` is a range."""
+    """The cost of a load. `devices` is null if only the load decides where weights go; `seconds` is a range."""
 
     format: str
     shards: int
@@ -248,7 +248,7 @@ class Form(TypedDict):
 
 
 class Run(TypedDict):
-    """One load of the past; stages as (name, start, end)."""
+    """A past load; stages as (name, start, end)."""
 
     time: str
     options: dict[str, Any]
@@ -262,14 +262,14 @@ class Run(TypedDict):
 
 
 class Runs(TypedDict):
-    """The loads of this model so far, the newest first, and what to know before comparing them."""
+    """The past loads of this model, the newest first, and what to know before comparing them."""
 
     runs: list[Run]
     note: str
 
 
 class Diagnosis(TypedDict):
-    """Where the time went: parts as (key, name, seconds), facts as (name, fact), remedies as (text, code)."""
+    """Where the time of a load went: parts as (key, name, seconds), facts as (name, fact), remedies as (text, code)."""
 
     measuring: bool
     verdict: str

@@ -1,4 +1,4 @@
-"""The workbench behind a form: plans what the options chosen now would cost, in the background."""
+"""The workbench behind the form: plans the cost of the chosen options, in the background."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nbloader._views.form import fields_of
 from nbloader._views.view import view_of_error
 
 CONTEXT_LENGTH = 4096
-"""Tokens for which the KV cache is told."""
+"""The number of tokens for which the size of the KV cache is shown."""
 
 _MOST_ROWS = 20
 _ADAPTER_OPTIONS = ("adapter", "token", "cache_dir", "local_files_only")
@@ -31,9 +31,9 @@ _SOURCE_OPTIONS = tuple(name for name, row in ROWS.items() if row.finds_files or
 
 
 class Workbench:
-    """Keeps a form's view true: its fields, its plan, and the runs so far.
+    """Keeps the view of a form up to date: its fields, its plan, and the past runs.
 
-    Headers are read once for each source; what else is chosen changes the plan without reading anything.
+    Headers are read once for each source. Changing other options changes the plan without reading anything.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Workbench:
         self._view: dict[str, Any] = {"plan": None}
 
     def change(self, options: LoadOptions) -> None:
-        """Show these options and plan for them; returns at once."""
+        """Show these options and plan their load; returns at once."""
         turn = self._next_turn()
         known = self._known
         is_on_hub, config = (known[1].is_on_hub, known[1].checkpoint.config) if known is not None else (False, {})
@@ -68,15 +68,15 @@ class Workbench:
         make_thread(self._plan, "nbloader-plan", turn, options).start()
 
     def refuse(self, error: LoadError) -> None:
-        """Show why what was chosen cannot be; the options stay what they were."""
+        """Show why the chosen options are invalid; the options do not change."""
         self._show(self._next_turn(), error=view_of_error(error), planning=False)
 
     def forget(self) -> None:
-        """Look again the next time: a load has changed what is cached and what is in memory."""
+        """Read the headers again next time, because a load has changed what is cached and what is in memory."""
         self._known = self._adapter = None
 
     def runs(self) -> wire.Runs:
-        """Return the runs of this model, the newest first, and what must be said before they are compared."""
+        """Return the runs of this model, the newest first, and what to know before comparing them."""
         found = history.runs(os.fspath(self._model))[-_MOST_ROWS:][::-1]
         words = {run["cache"] for run in found}
         return {"runs": [_run(record) for record in found], "note": text("runs", "mixed") if len(words) > 1 else ""}
@@ -143,7 +143,7 @@ def _run(record: Mapping[str, Any]) -> wire.Run:
 
 
 def view_of_plan(plan: LoadPlan) -> wire.Plan:
-    """Return what the form shows of a plan."""
+    """Return what the form shows for a plan."""
     host, *devices = plan.rooms
     held = plan.device_memory or {}
     rooms: list[wire.DeviceRoom] = [

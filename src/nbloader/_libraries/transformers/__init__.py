@@ -1,8 +1,8 @@
-"""The one door to transformers. Importing it imports neither transformers nor torch: its functions do, when called."""
+"""The interface to transformers. transformers and torch are imported only when its functions are called."""
 
 from __future__ import annotations
 
 import os
 
-# Tokenizers warns at every fork after its threads have run; it reads this when it first works, so before any import.
+# tokenizers warns at each fork after it used threads. It reads this variable on first use, so set it before any import.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""Which class a model is of, and whether it can be built here."""
+"""Choose the class of a model, and check that the model can be built on this machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def check_architecture(
 ) -> None:
     """Refuse a checkpoint whose architecture the auto classes of this process do not know.
 
-    A model class that is named knows its own config.
+    If `auto_class` is a model class, nothing is checked: it has its own config class.
 
     Raises
     ------
     RemoteCodeError
-        Where the checkpoint brings the architecture's code itself, and that is not allowed to run.
+        If the architecture needs the checkpoint's own code, and that code is not allowed to run.
     CheckpointError
-        Where the model type is missing or unknown.
+        If the model type is missing or unknown, or if its code is in another repository.
     """
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -47,9 +47,9 @@ def check_architecture(
         raise RemoteCodeError(text("error", "model_type_needs_code", **known))
     try:
         transformers.AutoConfig.from_pretrained(str(folder))
-    except ImportError as error:  # such as that of timm, whose configs name no type
+    except ImportError as error:  # such as timm, whose configs do not name a model type
         raise load_error_of(error, folder) from None
-    except Exception:  # noqa: BLE001, S110 - told below
+    except Exception:  # noqa: BLE001, S110 - reported below
         pass
     else:
         return
@@ -64,14 +64,15 @@ def check_architecture(
 
 
 def check_kernels(folder: Path, config: Mapping[str, Any]) -> None:
-    """Hold back a checkpoint whose config chooses code of another repository to compute attention with.
+    """Refuse a checkpoint whose config names another repository for its attention kernel.
 
-    transformers would download and run it, with the package ``kernels``, without that anybody has asked for it.
+    Otherwise transformers downloads and runs that code with the package ``kernels``, although the user did not ask
+    for it.
 
     Raises
     ------
     CheckpointError
-        Where the config names such a repository.
+        If the config names such a repository.
     """
     named = [name for name in _attention_names(config) if "/" in name]
     if named:
@@ -82,7 +83,7 @@ def check_kernels(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _attention_names(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every attention that a config and its parts choose."""
+    """Yield every attention implementation that a config and its parts name."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _attention_names(value)
@@ -92,7 +93,7 @@ def _attention_names(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _code_names(config: Mapping[str, Any]) -> list[str]:
-    """Return the classes that a config names in code of the checkpoint's own: "modeling_x.Class"."""
+    """Return the classes that a config names in the checkpoint's own code, such as "modeling_x.Class"."""
     named = config.get("auto_map")
     values = named.values() if isinstance(named, Mapping) else ()
     return [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
@@ -101,9 +102,9 @@ def _code_names(config: Mapping[str, Any]) -> list[str]:
 def load_config(
     folder: Path, extra: Mapping[str, Any], auto_class: str | type | None, allows_code: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the checkpoint's config, and what of `extra` is not the config's.
+    """Return the checkpoint's config, and those items of `extra` that the config does not use.
 
-    It is of the class that a named model class has for it, else of the one that ``AutoConfig`` chooses.
+    If `auto_class` is a model class, the config has its config class. Otherwise ``AutoConfig`` chooses the class.
     """
     from transformers import AutoConfig
 
@@ -119,17 +120,19 @@ def load_config(
 
 
 def find_model_class(config: Any, auto_class: str | type | None, allows_code: bool) -> tuple[Any, Any]:
-    """Return the class that loads the model, and the config to give it.
+    """Return the class that loads the model, and the config to pass to it.
 
-    Where the checkpoint brings code that is allowed to run, it is the auto class that the config names for that code.
-    Without `auto_class` it is the class that the config names as its architecture, which is what the matching auto
-    class would choose. For a config that names none, or one that transformers does not have, it is an auto class that
-    fits the model type: the one for sequence to sequence, for causal LM, or the bare ``AutoModel``.
+    The first of these that applies is the class:
+
+    - `auto_class`, if it is given;
+    - the auto class that the config names for the checkpoint's own code, if that code is allowed to run;
+    - the class that the config names as its architecture, which the matching auto class would choose, too;
+    - an auto class that fits the model type: for sequence to sequence, for causal LM, or the bare ``AutoModel``.
 
     Raises
     ------
     OptionError
-        For an `auto_class` that transformers does not have.
+        If transformers does not have `auto_class`.
     """
     import transformers
 
@@ -144,14 +147,14 @@ def find_model_class(config: Any, auto_class: str | type | None, allows_code: bo
         found: Any = getattr(transformers, str(name), None) or _registered_class(str(name), config)
         if _is_model_class(found):
             text = config.sub_configs.get("text_config")
-            # A text-only class of a model with several parts wants its own part of the config.
+            # The text-only class of a multimodal model needs only the text part of the config.
             is_text_only = text is not None and found.config_class is text and not isinstance(config, text)
             return found, config.get_text_config() if is_text_only else config
     return _guessed_class(config), config
 
 
 def _registered_class(name: str, config: Any) -> Any:
-    """Return the class of this name that somebody registered with an auto class for such a config; None if none is."""
+    """Return the class of this name that is registered with an auto class for such a config; None if there is none."""
     import transformers
 
     autos = (getattr(transformers, auto) for auto in dir(transformers) if auto.startswith("AutoModel"))

@@ -1,4 +1,4 @@
-"""Having transformers import a checkpoint's own code from the copy that may run."""
+"""Patch transformers so that it imports a checkpoint's own code only from the approved copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _code_copies: dict[int, tuple[str, Path]] = {}
 
 @contextlib.contextmanager
 def code_of(folder: Path, copy: Path) -> Iterator[None]:
-    """Have what this thread loads take the code that `folder` brings from its copy."""
+    """Use `copy` for the code of the checkpoint in `folder`, for loads on this thread."""
     thread = threading.get_ident()
     _code_copies[thread] = os.path.realpath(folder), copy
     try:
@@ -30,12 +30,12 @@ def code_of(folder: Path, copy: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_code_that_was_read(folder: Path) -> Iterator[None]:
-    """Have transformers import no code on this thread but that of the copy which it may run.
+    """Patch transformers on this thread so that it imports code only from the approved copy.
 
     Raises
     ------
     DependencyError
-        Where there is some, and this transformers imports it in another way.
+        If there is a copy, but this version of transformers imports code in a way that cannot be patched.
     """
     import transformers
 

@@ -1,4 +1,4 @@
-"""What transformers raises, in words."""
+"""Convert exceptions of transformers into errors that explain what to do."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from nbloader._text.catalogue import text
 
 @contextlib.contextmanager
 def as_load_error(folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Turn what transformers raises into a LoadError that says what, where and what to do.
+    """Convert an exception of transformers into a LoadError that says what failed, where, and what to do.
 
-    `account` is transformers' own of the keys that it placed.
+    `account` is transformers' loading info, such as missing, unexpected and mismatched keys.
     """
     try:
         with only_code_that_was_read(folder):
             yield
     except (LoadError, LoadCancelled):
         raise
-    except Exception as error:  # noqa: BLE001 - the libraries raise what they like
+    except Exception as error:  # noqa: BLE001 - the libraries can raise any exception
         raise load_error_of(error, folder, account) from None
 
 
 def load_error_of(error: Exception, folder: Path, account: Mapping[str, Any] = MappingProxyType({})) -> LoadError:
-    """Return what an exception of the libraries means for the user."""
+    """Return the error that explains a library's exception to the user."""
     said, first = str(error).strip(), first_line(error) or type(error).__name__
     known = (
         import_failure(error) or _explain_kind(error, said, first, folder) or _explain_account(account, said, folder)
@@ -52,7 +52,7 @@ def load_error_of(error: Exception, folder: Path, account: Mapping[str, Any] = M
 
 
 def _explain_kind(error: Exception, said: str, first: str, folder: Path) -> LoadError | None:
-    """Return what an exception means by its type and its message; None where they do not tell."""
+    """Return the error that an exception's type and message point to; None if they are not known."""
     import torch
     from safetensors import SafetensorError
 
@@ -87,7 +87,7 @@ def _explain_kind(error: Exception, said: str, first: str, folder: Path) -> Load
 
 
 def _explain_account(account: Mapping[str, Any], said: str, folder: Path) -> LoadError | None:
-    """Return what an exception means by what transformers placed before it; None where that does not tell."""
+    """Return the error that transformers' loading info explains; None if it does not explain the exception."""
     empty = [key for key, stored, _ in account.get("mismatched_keys", ()) if tuple(stored) == (0,)]
     if empty:
         return CheckpointError(

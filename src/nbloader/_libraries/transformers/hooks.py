@@ -1,4 +1,4 @@
-"""What is used of transformers that is not documented for it, and what of that is there."""
+"""The undocumented functions of transformers that nbloader uses, and a check that they exist."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ _HOOKS: Mapping[str, tuple[str, ...]] = {
     "account": ("modeling_utils:log_state_dict_report",),
     "code": ("dynamic_module_utils:get_cached_module_file",),
 }
-"""What is used of transformers that is not documented for it, by what it serves."""
+"""Undocumented functions and tables of transformers that nbloader uses, by purpose."""
 
 
 def missing_hooks(*purposes: str) -> list[str]:
-    """Return what this transformers lacks of what is used for some purposes, or all; a load goes on without it."""
+    """Return the hooks for these purposes, or for all, that the installed transformers lacks.
+
+    A load works without them, unless it needs the checkpoint's own code.
+    """
     return [name for purpose in purposes or _HOOKS for name in _HOOKS[purpose] if not _has(name)]
 
 

@@ -1,4 +1,4 @@
-"""Loading a model by transformers, and what of the library is asked before."""
+"""Load a model with transformers, and ask the library what a load needs to know first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def import_libraries() -> str:
-    """Import torch and transformers, and return their versions in words."""
+    """Import torch and transformers, and return their names and versions as text."""
     import torch
     import transformers
     import transformers.models.auto.modeling_auto
@@ -31,9 +31,9 @@ def import_libraries() -> str:
 
 
 def ambient_device() -> str | None:
-    """Return the device that this thread makes tensors on without naming one, if it is another than the CPU.
+    """Return this thread's default device for new tensors; None if it is the CPU, or torch is not imported.
 
-    ``torch.set_default_device`` and ``with torch.device(...)`` hold for one thread.
+    ``torch.set_default_device`` and ``with torch.device(...)`` apply to one thread.
     """
     torch = imported("torch")
     if torch is None:
@@ -43,12 +43,12 @@ def ambient_device() -> str | None:
 
 
 def check_device(device: str | None) -> None:
-    """Refuse a device that this torch, or this machine, does not have.
+    """Refuse a device that the installed torch does not support, or that this machine does not have.
 
     Raises
     ------
     OptionError
-        Naming the device and why it cannot be used.
+        If the device cannot be used; the message says why.
     """
     import torch
 
@@ -70,13 +70,13 @@ def check_device(device: str | None) -> None:
 
 
 def model_arguments(options: LoadOptions, allows_code: bool) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is to be told of the options: what is not chosen is left to it."""
+    """Return the arguments of ``from_pretrained`` for the chosen options; the others keep its defaults."""
     placement = options.placement
     limits = options.max_memory
     if isinstance(limits, int):
         import torch
 
-        # Older torch counts only where there is a driver.
+        # Older torch can count devices only if there is a driver.
         count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
         limits = {**dict.fromkeys(range(count), limits), "cpu": limits}
     chosen = {
@@ -93,13 +93,13 @@ def model_arguments(options: LoadOptions, allows_code: bool) -> dict[str, Any]:
 
 
 def _quantization_config(options: LoadOptions) -> Any:
-    """Return the config that transformers takes for a quantization by name; another one as it is."""
+    """Return transformers' config for a quantization that is given by name; return any other value unchanged."""
     import torch
     import transformers
 
     name = options.quantization
     if name in ("8bit", "4bit"):
-        import bitsandbytes  # noqa: F401 - here, so that it is no part of what placing takes
+        import bitsandbytes  # noqa: F401 - imported here, so that the import does not count as placing
     if name == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     if name == "4bit":
@@ -122,15 +122,15 @@ def load_model(
     watcher: Watcher,
     shards: Sequence[str] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the model, placed, and transformers' account of it (missing, unexpected, mismatched keys).
+    """Return the loaded model and transformers' loading info: missing, unexpected and mismatched keys.
 
-    `arguments` are those of ``from_pretrained`` beside the ones that are ours; `shards` are the paths of those that no
-    index names.
+    `arguments` are passed to ``from_pretrained``, in addition to the folder and `config`. `shards` are the paths of
+    shards without an index.
 
     Raises
     ------
     LoadError
-        Whatever transformers could not do, in words.
+        If transformers fails; the message explains why.
     """
     warnings: list[str] = []
     strangers = OtherThreads(watcher.on_stranger)
@@ -149,7 +149,7 @@ def load_model(
     vars(model).pop("tie_weights", None)
     _check_whole(model, folder, strangers.seen)
     for warning in warnings:
-        # What the report says in a table, the caller gets as data.
+        # The caller gets the content of this report as data.
         if "LOAD REPORT" not in warning:
             watcher.on_warning(warning)
     return model, info
@@ -157,7 +157,7 @@ def load_model(
 
 @contextlib.contextmanager
 def _interruptible(check_cancelled: Callable[[], None]) -> Iterator[None]:
-    """Have a model that this thread builds look, at each of its modules, whether to go on."""
+    """Check for cancellation each time this thread creates a module of the model."""
     from torch.nn import Module
 
     begin: Any = vars(Module)["__init__"]
@@ -172,12 +172,12 @@ def _interruptible(check_cancelled: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shards_given(shards: Sequence[str] | None) -> Iterator[None]:
-    """Have transformers load these files instead of looking for an index; None to have it look.
+    """Patch transformers on this thread so that it loads these files without an index; do nothing for None.
 
     Raises
     ------
     CheckpointError
-        Where this transformers looks for them in another way.
+        If this version of transformers does not have the function to patch.
     """
     if shards is None:
         yield
@@ -195,9 +195,9 @@ def _shards_given(shards: Sequence[str] | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _accounting(info: dict[str, Any]) -> Iterator[None]:
-    """Put into `info` what transformers notes of the keys that were missing, unexpected or of another shape.
+    """Fill `info` with the missing, unexpected and mismatched keys that transformers found.
 
-    Not all model classes take ``output_loading_info``, which asks for it.
+    A patch is needed because not all model classes accept ``output_loading_info``.
     """
     from transformers import modeling_utils
     from transformers.integrations import peft
@@ -210,7 +210,7 @@ def _accounting(info: dict[str, Any]) -> Iterator[None]:
 
         return report_noting
 
-    # The second one is asked for an adapter that lies beside the model.
+    # transformers calls the second one for an adapter in the model's folder.
     reports = [(module, "log_state_dict_report") for module in (modeling_utils, peft)]
     found = [(module, name, noting(getattr(module, name))) for module, name in reports if hasattr(module, name)]
     with isolation.all_patched_on_this_thread(found):
@@ -218,7 +218,7 @@ def _accounting(info: dict[str, Any]) -> Iterator[None]:
 
 
 def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
-    """Refuse a model whose weights are not all there, unless a device map has put some of them off."""
+    """Refuse a model with weights that were not loaded, unless a device map offloaded some of them."""
     lost = [name for name, value in model.named_parameters() if value.is_meta]
     if not lost or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return
@@ -232,6 +232,6 @@ def _check_whole(model: Any, folder: Path, strangers: set[str]) -> None:
 
 
 def name_model(model: Any, repo_id: str, commit: str | None) -> None:
-    """Give a model that was loaded from the cache's folder the name that loading by repository gives it."""
+    """Name a model that was loaded from the cache folder as if it had been loaded by its repository id."""
     model.config.name_or_path = model.name_or_path = repo_id
     model.config._commit_hash = commit

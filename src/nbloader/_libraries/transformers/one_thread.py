@@ -1,4 +1,4 @@
-"""Keeping to one thread what transformers changes for the whole process while it builds a model."""
+"""Limit to one thread the changes that transformers makes to the whole process while it builds a model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from nbloader._libraries import isolation
 from nbloader._libraries.transformers.hooks import missing_hooks
 
-_LOOK = 0.005  # seconds between two looks at whether another thread has initialized its model
+_LOOK = 0.005  # seconds between two checks whether another thread has initialized its model
 
 
 @contextlib.contextmanager
 def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keep to this thread what transformers changes for the whole process while it builds a model.
+    """Limit to this thread the changes that transformers makes to the process while it builds a model.
 
-    Of its contexts those that are known are replaced, in their places; others are left as they are. `on_other` is
-    called on another thread that builds a model meanwhile, which changes all of that for everybody.
+    Known contexts of transformers are replaced one by one; unknown ones stay as they are. Another thread may build a
+    model meanwhile, which changes the whole process. `on_other` is then called on that thread.
     """
     from transformers import PreTrainedModel, modeling_utils
 
@@ -48,7 +48,7 @@ def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] =
     def guarded(model: Any, check: Callable[[], None] = lambda: None) -> None:
         import torch
 
-        # What transformers puts back for all when it is through would take the guards away.
+        # A thread that leaves transformers' guard restores the functions for all threads, and so removes our guards.
         while _runs_elsewhere(bare, guarded):
             check()
             time.sleep(_LOOK)
@@ -58,26 +58,26 @@ def isolated(on_other: Callable[[], None], check_cancelled: Callable[[], None] =
     def initialize_weights(model: Any) -> None:
         guarded(model, check_cancelled)
         if not any("tie_weights" in vars(kind) for kind in type(model).__mro__ if kind is not PreTrainedModel):
-            # Another thread may have replaced it for a while, and this model is tied next.
+            # Another thread may have made ``tie_weights`` a no-op for a while, and this model is tied next.
             vars(model)["tie_weights"] = functools.partial(original_tie_weights(), model)
 
     def local_torch_dtype(dtype: Any, *names: Any) -> Any:
         return isolation.default_dtype(dtype) if dtype.is_floating_point else local_dtype(dtype, *names)
 
     with (
-        # Parts of a model that has several are built from their configs, with the type as their own default.
+        # A model may build its parts from their configs, each with its own default type.
         isolation.patched_on_this_thread(modeling_utils, "local_torch_dtype", local_torch_dtype),
         isolation.patched_on_this_thread(PreTrainedModel, "get_init_context", get_init_context, get_their_context),
-        # Other threads', too: theirs would be put in place, and back, for all.
+        # Patch other threads, too: the original would patch torch for all threads, and then restore it.
         isolation.patched_on_this_thread(PreTrainedModel, "initialize_weights", initialize_weights, guarded),
     ):
         yield
 
 
 def _guards() -> Any:
-    """Return a context in which this thread's initializers leave loaded weights alone.
+    """Return a context in which initializers on this thread do not change loaded weights.
 
-    These are transformers' own functions, by its own tables; it puts them there for all threads.
+    The guards are transformers' own functions, from its own tables. transformers itself would patch all threads.
     """
     from transformers import initialization
 
@@ -96,13 +96,13 @@ def _guarded_modules() -> list[Any]:
 
 
 def _runs_elsewhere(function: Any, but_within: Any) -> bool:
-    """Return whether another thread is inside of a function, or in what transformers does just before and after it.
+    """Return whether another thread runs `function`, or transformers' guard around it.
 
-    One that is there within the function `but_within` does not count.
+    A thread that was called through `but_within` does not count.
     """
     from transformers import initialization
 
-    # By identity: code that a compiler has made may hold what cannot be hashed.
+    # Compare by identity: compiled code may contain objects that cannot be hashed.
     codes = {id(function.__code__), id(inspect.unwrap(initialization.guard_torch_init_functions).__code__)}
     others = (frame for thread, frame in sys._current_frames().items() if thread != threading.get_ident())
     stacks = ({id(frame.f_code) for frame in _stack(innermost)} for innermost in others)
@@ -120,7 +120,7 @@ _known: list[Any] = []
 
 
 def original_tie_weights() -> Any:
-    """Return the method of PreTrainedModel, as it was when it was first seen to be its own."""
+    """Return the original ``PreTrainedModel.tie_weights``, saved the first time that it was found unpatched."""
     from transformers import PreTrainedModel
 
     found = vars(PreTrainedModel)["tie_weights"]
@@ -130,7 +130,7 @@ def original_tie_weights() -> Any:
 
 
 def _kept_here(context: Any) -> Any:
-    """Return what does for this thread what a context of transformers does for all; an unknown one as it is."""
+    """Return the version for one thread of a context of transformers; return an unknown context unchanged."""
     from transformers import PreTrainedModel
 
     name = getattr(getattr(context, "func", None), "__name__", "")

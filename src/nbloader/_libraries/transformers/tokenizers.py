@@ -1,4 +1,4 @@
-"""Making the tokenizer or processor of a checkpoint."""
+"""Create the tokenizer or processor of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nbloader._text.catalogue import text
 
 
 def name_tokenizer(tokenizer: Any, repo_id: str) -> None:
-    """Give a tokenizer, or a processor's, the name that loading by repository gives it."""
+    """Name a tokenizer, or a processor's tokenizer, as if it had been loaded by its repository id."""
     named = getattr(tokenizer, "tokenizer", tokenizer)
     if hasattr(named, "name_or_path"):
         named.name_or_path = repo_id
@@ -31,12 +31,12 @@ _TOKENIZER_FILES = (
 
 
 def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code: bool) -> Any:
-    """Return the checkpoint's processor where it has one, else its tokenizer, else None.
+    """Return the checkpoint's processor if it has one, else its tokenizer, else None.
 
     Raises
     ------
     LoadError
-        Where there are files for one and none can be made of them.
+        If there are files for one, but none can be created from them.
     """
     kinds = _tokenizer_kinds(folder)
     if not kinds:
@@ -66,7 +66,7 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
         if (folder / name).is_file():
             with open_regular(folder / name) as file:
                 check_pointer(folder / name, file.read(64))
-    # Of a model of sentencepiece transformers tries to read tiktoken's format then, and fails with what that lacks.
+    # For a sentencepiece model, transformers then tries tiktoken's format, and its error is about tiktoken's packages.
     lacking = next(filter(None, (re.search(r"requires the (\w+) library", each) for each in said)), None)
     if lacking is not None and _has_sentencepiece(folder):
         first = lacking[0]
@@ -76,7 +76,7 @@ def load_tokenizer(folder: Path, on_warning: Callable[[str], None], allows_code:
 
 
 def _has_sentencepiece(folder: Path) -> bool:
-    """Return whether there is a model of sentencepiece: a protobuf message, where tiktoken's files are of text."""
+    """Return whether there is a sentencepiece model: a protobuf message, while tiktoken's files are text."""
     paths = [folder / name for name in _TOKENIZER_FILES if name.endswith(".model")]
     return any(path.is_file() and path.read_bytes()[:1] == b"\n" for path in paths)
 

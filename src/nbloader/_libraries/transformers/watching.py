@@ -1,4 +1,4 @@
-"""Following what transformers does on a thread, and having it wait for what is still being read."""
+"""Observe what transformers does on a thread, and make it wait for weights that are still being read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _WEIGHTS_BAR = "Loading weights"
 
 @dataclass(frozen=True)
 class PlacedItem:
-    """One step of transformers' placing: the tensors it took from the files, and their bytes in the model.
+    """One step of transformers' placing: the tensors that it took from the files, and their bytes in the model.
 
-    `bytes` is None where the step does not tell (a tensor that was made inside the step).
+    `bytes` is None if the step does not know it, such as for a tensor that was made inside the step.
     """
 
     sources: tuple[str, ...]
@@ -36,7 +36,7 @@ class PlacedItem:
 
 @dataclass(frozen=True)
 class Watcher:
-    """What one loading thread wants to know while transformers works for it.
+    """Callbacks for a load with transformers on one thread.
 
     Parameters
     ----------
@@ -45,18 +45,18 @@ class Watcher:
     on_placed
         Called after each step.
     on_warning
-        Called with the text of what transformers would have printed.
+        Called with the text that transformers would have printed.
     check_cancelled
         Called before each step; its exception ends the load.
     gate
-        What stands between transformers and the weight files; None where they can be used as they are.
+        Makes transformers wait for weights that are still being read; None if it can use the files directly.
     on_stranger
-        Called with the name of another thread that loads with transformers itself meanwhile, on that thread.
+        Called when another thread loads with transformers directly: on that thread, with its name.
     step
-        Gives the context of a step, from the names of the tensors that it takes and what brings those in the
-        background.
+        Called with the names of a step's tensors, and the futures that load them in the background. Returns the
+        context in which the step runs.
     spending
-        Gives the context of work that is known by one of `nbloader._progress.events.PARTS`.
+        Called with one of `nbloader._progress.events.PARTS`. Returns the context of the work that counts as this part.
     """
 
     on_open: Callable[[Sequence[str]], None]
@@ -72,14 +72,14 @@ class Watcher:
 
 
 class OtherThreads:
-    """Other threads that load with transformers themselves; each is told once."""
+    """Other threads that load with transformers directly; each name is reported once."""
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
         self._on_first = on_first
         self.seen: set[str] = set()
 
     def note(self) -> None:
-        """Note the thread that calls this."""
+        """Record the calling thread."""
         name = threading.current_thread().name
         if name not in self.seen:
             self.seen.add(name)
@@ -90,10 +90,10 @@ class Gate(Protocol):
     """Weight files that are still being read."""
 
     def wait_for(self, path: str, key: str) -> None:
-        """Return once the elements of a tensor can be used; called on any thread."""
+        """Wait until the elements of a tensor can be used; called on any thread."""
 
     def path_of(self, path: str) -> str:
-        """Return the path to open in a weight file's place."""
+        """Return the path to open instead of a weight file."""
 
 
 _watchers: dict[int, Watcher] = {}
@@ -101,9 +101,9 @@ _watchers: dict[int, Watcher] = {}
 
 @contextlib.contextmanager
 def watched(watcher: Watcher, on_other: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Follow what transformers does on this thread; other threads' bars and warnings stay as they are.
+    """Observe what transformers does on this thread; progress bars and warnings of other threads do not change.
 
-    `on_other` is called on another thread that places weights meanwhile.
+    If another thread places weights meanwhile, `on_other` is called on that thread.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -133,21 +133,21 @@ def watched(watcher: Watcher, on_other: Callable[[], None] = lambda: None) -> It
     finally:
         del _watchers[thread]
         replaced = set_hook(previous)
-        if replaced is not hook:  # somebody set a hook of their own meanwhile
+        if replaced is not hook:  # other code set its own hook meanwhile
             set_hook(replaced)
 
 
 def can_wait() -> bool:
-    """Return whether this transformers opens weight files through the functions that `waiting` stands in for."""
+    """Return whether this version of transformers opens weight files with the functions that `waiting` patches."""
     return not missing_hooks("waiting")
 
 
 @contextlib.contextmanager
 def waiting(watcher: Watcher) -> Iterator[None]:
-    """Have transformers wait for each tensor that this thread loads, until it has been read.
+    """Make transformers wait, on this thread, until each tensor that it loads has been read.
 
-    It opens every file before it places the first tensor, and gets handles here that wait when elements are asked
-    for. Other threads get what they always get.
+    transformers opens every file before it places the first tensor. Here it gets file handles that wait when elements
+    are accessed. Other threads are not affected.
     """
     gate = watcher.gate
     if not can_wait():
@@ -170,7 +170,7 @@ def waiting(watcher: Watcher) -> Iterator[None]:
             return load_state_dict(checkpoint_file, *args, **kwargs)
         path = checkpoint_file if gate is None else gate.path_of(name)
         with watcher.spending("unpickle"):
-            if is_packed(path):  # of which torch, and so transformers, would map the compressed bytes
+            if is_packed(path):  # otherwise torch would map the compressed bytes
                 tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
             else:
                 tensors = load_state_dict(path, *args, **kwargs)
@@ -186,7 +186,7 @@ def waiting(watcher: Watcher) -> Iterator[None]:
 
 
 class _WaitingTensor:
-    """A tensor, or a slice of safetensors, whose elements are waited for when they are asked for."""
+    """A tensor, or a slice of safetensors, that waits for its elements when they are accessed."""
 
     def __init__(self, tensor: Any, path: str, key: str, gate: Gate) -> None:
         self._tensor, self._path, self._key, self._gate = tensor, path, key, gate
@@ -203,7 +203,7 @@ class _WaitingTensor:
 
 
 class _WaitingFile:
-    """An open safetensors file, whose slices are waited for when their elements are asked for."""
+    """An open safetensors file whose slices wait for their elements when these are accessed."""
 
     def __init__(self, file: Any, path: str, gate: Gate) -> None:
         self._file, self._path, self._gate = file, path, gate
@@ -224,7 +224,7 @@ class _WaitingFile:
 
     def __getattr__(self, name: str) -> Any:
         if name not in _OF_HEADERS:
-            # Another way to the elements than those above: it has all of the file.
+            # Another method may read any elements, so wait for the whole file.
             self._gate.wait_for(self._path, "")
         return getattr(self._file, name)
 
@@ -233,9 +233,10 @@ _OF_HEADERS = {"keys", "metadata", "offset_keys"}
 
 
 class _SilentBar:
-    """What transformers needs of a tqdm, drawing nothing.
+    """The part of tqdm's interface that transformers uses; it draws nothing.
 
-    A disabled tqdm would do, but starts a monitor thread that keeps its class, and all that it refers to, for good.
+    A disabled tqdm would work, too. But it starts a monitor thread that keeps its class, and all that the class refers
+    to, in memory forever.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
@@ -264,7 +265,7 @@ def _watch_items(watcher: Watcher, items: Iterable[tuple[str, Any]]) -> Iterator
     for step in steps:
         watcher.check_cancelled()
         sources = _sources(step[1])
-        # Held until the step is over, when they are the model's: the step itself forgets them first.
+        # Keep the tensors until the step is over and the model holds them: the step drops its own references earlier.
         tensors = [tensor for group in getattr(step[1], "collected_tensors", {}).values() for tensor in group]
         with watcher.step(sources, [tensor for tensor in tensors if isinstance(tensor, Future)]):
             yield step

@@ -15,12 +15,12 @@ from nbloader._text.units import size_text
 
 
 def attach_adapter(model: Any, adapter: Adapter, shard: int, options: LoadOptions, reporter: Reporter) -> Any:
-    """Return the model with the adapter, whose bytes are told as those of one more shard, by the number `shard`.
+    """Attach the adapter and return the model; the adapter's bytes are reported as those of shard number `shard`.
 
     Raises
     ------
     CheckpointError
-        Where it has no place in the model.
+        If the adapter does not fit the model, or lacks tensors.
     """
     with reporter.stage("adapter") as note:
         read_missing([adapter.weights.path], reporter, shard)

@@ -13,7 +13,7 @@ from nbloader._progress.reporter import Reporter
 
 
 class Chosen(NamedTuple):
-    """The class that loads the model, the config to give it, and the arguments beside that."""
+    """The class that loads the model, and the config and the other arguments to pass to it."""
 
     model_class: Any
     config: Any

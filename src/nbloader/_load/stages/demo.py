@@ -1,4 +1,4 @@
-"""Stage "demo": write the demo checkpoint, the first time that it is loaded."""
+"""Stage "demo": write the demo checkpoint when it is loaded for the first time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nbloader._progress.reporter import Reporter
 
 
 def write_demo(model: str | os.PathLike[str], reporter: Reporter) -> None:
-    """Write the demo checkpoint, if it is what is loaded and has not been written yet."""
+    """Write the demo checkpoint if `model` is the demo and its checkpoint does not exist yet."""
     if is_demo(model) and not is_written():
         with reporter.spending("other"), reporter.stage("demo") as note:
             note.detail = demo_checkpoint(check_cancelled=reporter.check_cancelled).name

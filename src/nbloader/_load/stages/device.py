@@ -1,4 +1,4 @@
-"""Stage "device": keep the promise of "ready": every byte is in memory, or on its device."""
+"""Stage "device": make sure that every byte is in memory or on its device, as "ready" promises."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nbloader._system.storage import count_reads
 
 
 def finish_placing(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, may_be_missing: bool) -> None:
-    """Read what is mapped and not resident, and wait for devices to finish their copies.
+    """Read the mapped bytes that are not resident, and wait for devices to finish their copies.
 
-    What reading had brought in may be gone again: a host short of memory, storage that drops its cache when a file is
-    opened. Then the model's own memory is touched, which brings it in wherever it comes from. `may_be_missing` tells
-    whether to look.
+    Bytes that were read may be gone again: the host is short of memory, or the storage drops its cache when a file is
+    opened. Then the model's own memory is touched, which reads its pages again. `may_be_missing` is whether to look
+    for missing bytes.
     """
     import torch
 
@@ -47,28 +47,28 @@ def finish_placing(model: Any, checkpoint: Checkpoint, reporter: Reporter, *, ma
 
 
 def tell_held(model: Any, reporter: Reporter) -> None:
-    """Tell what the process holds, and what of the mapped weights is in memory without being counted in that."""
+    """Emit the memory that the process holds, and the mapped weights in memory that its RSS does not count."""
     untouched = untouched_bytes(list(_cpu_storages(model)))
     reporter.emit(events.MemorySampled, sample_memory())
     reporter.emit(events.Untouched, untouched)
 
 
 def tell_reads(checkpoint: Checkpoint, reporter: Reporter) -> None:
-    """Tell what has been read by now of the disk that holds the checkpoint."""
+    """Emit how many bytes have been read so far from the disk that holds the checkpoint."""
     counted = count_reads(checkpoint.folder)
     if counted is not None:
         reporter.emit(events.ReadsCounted, *counted)
 
 
 def devices_of(tensors: Iterable[Any]) -> list[str]:
-    """Return the names of the devices on which tensors are, in order."""
+    """Return the sorted names of the devices that hold the tensors."""
     return sorted(map(str, {tensor.device for tensor in tensors}))
 
 
 def read_missing(paths: Sequence[Path], reporter: Reporter, shard: int | None = None) -> bool:
-    """Read what is missing of the files; return whether some is missing still.
+    """Read the bytes of the files that are missing in the page cache; return whether some are still missing.
 
-    What is read of a file is told as that of `shard`, if one is given.
+    If `shard` is given, the bytes are reported as those of that shard.
     """
     missing = [find_missing(path) for path in paths]
     parts = make_parts(missing)
@@ -106,7 +106,7 @@ def _cpu_storages(model: Any) -> Iterator[tuple[int, int]]:
 
 
 def parts_of(tensor: Any) -> Iterator[Any]:
-    """Yield the tensors with memory of their own that a tensor is made of: torchao's are several in one."""
+    """Yield the tensors with memory of their own that make up a tensor: one tensor of torchao has several."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from parts_of(getattr(tensor, name))

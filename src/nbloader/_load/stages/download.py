@@ -1,4 +1,4 @@
-"""Stage "download": bring what the load needs into the cache, and read the headers of what is there."""
+"""Stage "download": download what the load needs into the cache, and read the headers of the weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from nbloader._system.memory import Free
 from nbloader._system.threads import Flag, make_thread
 
 OnPlan = Callable[[LoadPlan, Callable[[], Sequence[tuple[Mapping[str, Any], int]]]], None]
-"""Takes the plan, and a function that gives choices with which the load would take less, and how much."""
+"""Called with the plan, and with a function that returns option changes that need less memory, and how much."""
 
 
 class Fetched(NamedTuple):
-    """A checkpoint on its way: its folder and config are there, its weights may still be arriving.
+    """A checkpoint whose folder and config are on this machine; its weights may still be downloading.
 
-    `whole` is the checkpoint and the plan of its load, once all of it is on this machine.
+    `whole` gives the checkpoint and the plan of its load, once all files are on this machine.
     """
 
     folder: Path
@@ -48,18 +48,18 @@ def fetching(
     on_plan: OnPlan,
     find_free: Callable[[], Free],
 ) -> Iterator[Fetched]:
-    """Bring what the load needs: all but the weights before this returns, the weights behind it.
+    """Download what the load needs: the weights in the background, all else before the context is entered.
 
-    `find_free` tells what memory there will be for them.
+    `find_free` returns the memory that will be free for the weights.
 
     Leaving the context ends the download.
 
     Raises
     ------
     DownloadError
-        Where the Hub refuses or the connection fails.
+        If the Hub refuses or the connection fails.
     CheckpointError
-        Where the files are incomplete or broken.
+        If the files are incomplete or broken.
     """
     fetch = _Fetch(model, source, options, reporter, on_plan, find_free)
     try:
@@ -69,7 +69,7 @@ def fetching(
 
 
 class _Fetch:
-    """Brings what a load needs, and plans the load as soon as the headers are known."""
+    """Downloads what a load needs, and plans the load as soon as the headers are known."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class _Fetch:
             self._download = HubFiles(repository, repository.files, options, reporter, self._check)
 
     def begin(self) -> Fetched:
-        """Bring all but the weights, and begin with those."""
+        """Download everything but the weights, and start to download the weights."""
         reporter, options, source = self._reporter, self._options, self._source
         with ExitStack() as stage:
             note = stage.enter_context(reporter.stage("download"))
@@ -114,7 +114,7 @@ class _Fetch:
         return fetched
 
     def end(self) -> None:
-        """End the download: nobody waits for it any more."""
+        """End the download: its result is not needed any more."""
         self._ended.set()
 
     def _check(self) -> None:
@@ -126,13 +126,13 @@ class _Fetch:
         try:
             with stage:
                 found = self._finish(fetched)
-        except BaseException as error:  # noqa: BLE001 - raised by who waits
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             fetched.whole.set_exception(error)
         else:
             fetched.whole.set_result(found)
 
     def _finish(self, fetched: Fetched) -> tuple[Checkpoint, LoadPlan]:
-        """Bring the weights, and return what the checkpoint is and the plan, which is told before where it can be."""
+        """Download the weights; return the checkpoint and the plan, which is published earlier if possible."""
         options, ahead = self._options, None
         if self._download is not None:
             ahead = self._download.look_ahead(fetched.config) if self._download.has_more else None
@@ -147,7 +147,7 @@ class _Fetch:
         return checkpoint, self._plan(checkpoint, fetched.adapter)
 
     def _plan(self, checkpoint: Checkpoint, adapter: Adapter | None, bytes_to_download: int = 0) -> LoadPlan:
-        """Make the plan, tell it, and refuse what will not fit."""
+        """Make and publish the plan, and raise an error if the load will not fit."""
         options, free = self._options, self._find_free()
         plan = make_plan(checkpoint, options, bytes_to_download, free, adapter)
         self._on_plan(plan, lambda: smaller(checkpoint, options, free, adapter))
@@ -171,16 +171,16 @@ class _Fetch:
 
 
 def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:
-    """Return what a checkpoint holds, and the bytes that loading it would download, without bringing its weights.
+    """Return what a checkpoint holds, and the bytes that a load would download, without downloading its weights.
 
-    Of a repository, the config and the index are brought, and the headers of weights that are not cached.
+    For a repository, this downloads the config, the index, and the headers of weights that are not cached.
 
     Raises
     ------
     DownloadError
-        Where the Hub refuses or the connection fails.
+        If the Hub refuses or the connection fails.
     CheckpointError
-        Where the files are incomplete or broken.
+        If the files are incomplete or broken.
     """
     repository = source.repository
     if repository is None or repository.files is None:

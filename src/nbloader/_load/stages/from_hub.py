@@ -1,4 +1,4 @@
-"""What of a repository a load needs, and bringing it."""
+"""The files of a repository that a load needs, and their download."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from nbloader._text.catalogue import text
 from nbloader._text.units import first_few, size_text
 
 _WEIGHT_ENDINGS = (*OTHER_FORMATS, ".safetensors", ".bin", ".pt", ".msgpack", ".npz")
-_LOOKERS = 8  # headers that are fetched at once
+_LOOKERS = 8  # headers to fetch in parallel
 
 
 def check_config(where: str, config: Mapping[str, Any], options: LoadOptions) -> None:
-    """Refuse a config that this environment cannot load, before weights are brought."""
+    """Raise an error for a config that this environment cannot load, before the weights are downloaded."""
     check_packages(where, config)
     check_stored(where, config, options.quantization, options.placement)
 
@@ -59,7 +59,7 @@ def bring_adapter(
     check: Callable[[], None],
     download: HubFiles | None,
 ) -> None:
-    """Bring the weights of an adapter from its own repository, counted as one more file of the download."""
+    """Download the weights of an adapter from its own repository, as one more file of the load's download."""
     missing, own = missing_bytes(adapter, options), adapter_options(options)
     if missing == 0:
         remember_revision(repository, own)
@@ -88,7 +88,7 @@ def _teller_of_waits(reporter: Reporter) -> Callable[[str, float, str], None]:
 
 
 class HubFiles:
-    """What of a repository a load needs, and bringing it."""
+    """The files of a repository that a load needs, and their download."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class HubFiles:
         return bool(self._missing_shards)
 
     def look(self) -> tuple[Checkpoint, int]:
-        """Return what the checkpoint holds, and the bytes of it that are not on this machine."""
+        """Return what the checkpoint holds, and how many of its bytes are not on this machine."""
         config = self._bring_config()
         check_config(self._repository.repo_id, config, self._options)
         wanted = self._choose(config)
@@ -125,12 +125,12 @@ class HubFiles:
         return self._read_headers(config), left
 
     def look_ahead(self, config: Mapping[str, Any]) -> tuple[Checkpoint, int] | None:
-        """Return the same, once all but the weights is here; None where it cannot be told before the download."""
+        """Return the same as `look`, after `bring_support`; None if the headers cannot be read before the download."""
         left = self._bytes(self._missing_shards) - sum(self._kept(self._missing_shards).values())
         try:
             return self._read_headers(config), left
         except (CheckpointError, DownloadError):
-            return None  # the download asks again, goes on where it breaks, and says what is wrong
+            return None  # the download retries, resumes broken transfers, and reports errors
 
     def _read_headers(self, config: Mapping[str, Any]) -> Checkpoint:
         top = Path(self._repository.repo_id)
@@ -153,12 +153,12 @@ class HubFiles:
         if path is not None:
             return open_regular(path)
         file = open_file(self._repository, name, self._options, self._check)
-        file.read(1)  # fetches the beginning, where headers are, while others do
+        file.read(1)  # fetches the beginning, which holds the header, in parallel with other files
         file.seek(0)
         return file
 
     def bring_support(self) -> None:
-        """Bring everything but the weights, and plan for those."""
+        """Plan the download, and download everything but the weights."""
         wanted = self._choose(self._bring_config())
         self._numbers = {name: number for number, name in enumerate(wanted)}
         missing = self._missing(wanted)
@@ -173,7 +173,7 @@ class HubFiles:
         self._bring([name for name in missing if name not in self._shards])
 
     def bring_weights(self) -> None:
-        """Bring the weights; then all is there."""
+        """Download the weights; the repository's files are complete then."""
         self._bring(self._missing_shards)
         remember_revision(self._repository, self._options)
 
@@ -196,7 +196,7 @@ class HubFiles:
         return {name: kept_bytes(self._repository, name, self._options) for name in names}
 
     def _choose(self, config: Mapping[str, Any]) -> list[str]:
-        """Return the names of all files that are wanted; from then on the weights' format and shards are known."""
+        """Return the names of all files that the load needs, and set the format and the shards of the weights."""
         entry = self._find_weights(config)
         support = [self._prefix + name for name in support_files(self._here, self._options)]
         self._beside = None
@@ -210,7 +210,7 @@ class HubFiles:
         return list(dict.fromkeys([*support, entry, *self._shards]))
 
     def _find_weights(self, config: Mapping[str, Any]) -> str:
-        """Return the file that names the weights: an index, or the one itself. Their format and shards are kept."""
+        """Return the index, or the weights file if there is no index; set the format and the shards of the weights."""
         prefix, repo_id = self._prefix, self._repository.repo_id
         self._here = {name.removeprefix(prefix) for name in self._files if name.startswith(prefix)}
         options = self._options
@@ -245,7 +245,7 @@ class HubFiles:
         return entry
 
     def _bring_config(self) -> Mapping[str, Any]:
-        """Return the config."""
+        """Download and return the config."""
         if self._prefix + CONFIG in self._files:
             self._bring_untold(self._prefix + CONFIG)
         else:
@@ -256,7 +256,7 @@ class HubFiles:
         return read_config(root / self._prefix)
 
     def _recognised(self, *, has_config: bool) -> CheckpointError | None:
-        """Return what is told of a repository that is not a checkpoint; None where nothing in it is known."""
+        """Return the error for a repository that is not a checkpoint; None if its files are not recognised."""
         names = [name.removeprefix(self._prefix) for name in self._files if name.startswith(self._prefix)]
 
         def read(name: str) -> Mapping[str, Any]:
@@ -271,7 +271,7 @@ class HubFiles:
         return [name for name in names if cached_file(repo_id, commit, name, self._options) is None]
 
     def _bring_untold(self, name: str) -> None:
-        """Bring a file on which the plan depends: it counts as there when all bytes are counted."""
+        """Download a file that the plan depends on, without reporting it: the plan counts it as cached."""
         watcher = DownloadWatcher(lambda name, size: None, lambda name: None, self._waited, self._check)
         download_files(self._repository, self._missing([name]), self._options, watcher)
 
@@ -289,7 +289,7 @@ class HubFiles:
             self._tally.add(self._numbers[name], size)
 
     def _arrived(self, name: str) -> None:
-        """Tell that a file is there and, of a shard, what is in memory now that it has come through it."""
+        """Emit that a file has arrived and, for a shard, how many of its bytes the download left in memory."""
         with self._lock:
             self._tally.flush()
             self._reporter.emit(events.DownloadEnded, self._numbers[name])
@@ -301,7 +301,7 @@ class HubFiles:
                 self._reporter.emit(events.FoundInMemory, self._shards.index(name), size)
 
     def _log_skipped(self, wanted: Collection[str]) -> None:
-        """Say which weights in other formats are not downloaded, and what that saves."""
+        """Log which weights in other formats are not downloaded, and how many bytes that saves."""
         skipped = [name for name in self._files if name not in wanted and name.lower().endswith(_WEIGHT_ENDINGS)]
         if skipped:
             size = size_text(self._bytes(skipped))

@@ -1,4 +1,4 @@
-"""Stage "metadata": what was loaded, in figures."""
+"""Stage "metadata": the figures of the loaded model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
     """
     with reporter.stage("metadata") as note:
         if source.repository is not None:
-            base = model.get_base_model() if hasattr(model, "get_base_model") else model  # within peft's
+            base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside peft's wrapper
             name_model(base, source.name, source.commit)
         parameters, buffers = list(model.parameters()), list(model.buffers())
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in parameters if not _is_packed(tensor))
@@ -40,19 +40,19 @@ def describe(model: Any, tokenizer: Any, source: Source, plan: LoadPlan, reporte
 
 
 def _count(model: Any, parameters: Sequence[Any]) -> int:
-    """Return the number of parameters: transformers knows how many a packed one holds."""
+    """Return the number of parameters; transformers knows how many values a packed tensor holds."""
     if hasattr(model, "num_parameters"):
         return int(model.num_parameters())
     return sum(parameter.numel() for parameter in parameters)
 
 
 def _is_packed(tensor: Any) -> bool:
-    """Return whether a parameter is one of a quantization, whose type says nothing of its numbers."""
+    """Return whether a parameter is packed by a quantization, so that its dtype is not that of its values."""
     return not tensor.dtype.is_floating_point or hasattr(tensor, "__tensor_flatten__")
 
 
 def stored_bytes(tensor: Any) -> int:
-    """Return what a tensor takes in memory, with the scales that a quantization keeps beside it."""
+    """Return the bytes that a tensor takes in memory, with the scales that a quantization stores beside it."""
     state = getattr(tensor, "quant_state", None)  # bitsandbytes' 4-bit, whose scales may be quantized themselves
     states = [state, getattr(state, "state2", None)]
     kept = (getattr(each, name, None) for each in states for name in ("absmax", "code"))

@@ -1,4 +1,4 @@
-"""A load, stage by stage: one module a stage, run in this order on the loading thread."""
+"""The stages of a load, in the order in which the loading thread runs them. Each stage has its own module."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 _USED = (CONFIG, ".index.json", "generation_config.json", ADAPTER_CONFIG, *(name for _, name in ADAPTER_FILES))
-"""What the names of files end with, beside the weights', of which a model is made."""
+"""Endings of the names of the files, other than the weights, that a model is made from."""
 
 
 def find(source: Source, reporter: Reporter, loaded_models: LoadedModels) -> Outcome | None:
-    """Return what was made of `source` already; None where it has to be loaded."""
+    """Return the model that is already loaded from `source`; None if it has to be loaded."""
     resident = loaded_models.find(source)
     if resident is None:
         return None
@@ -55,14 +55,14 @@ def run(
     on_plan: OnPlan,
     loaded_models: LoadedModels,
 ) -> Outcome:
-    """Load `model`, telling `reporter` everything and `on_plan` the plan once it is made.
+    """Load `model`; report progress to `reporter`, and call `on_plan` with the plan once it is made.
 
     Raises
     ------
     LoadError
-        Where it could not be loaded.
+        If the model could not be loaded.
     LoadCancelled
-        Where the load was cancelled.
+        If the load was cancelled.
     """
     with ExitStack() as stack:
         with reporter.spending("resolve"):
@@ -92,7 +92,7 @@ def run(
 
 
 def _states(source: Source, options: LoadOptions) -> Mapping[Path, Mapping[str, Any]]:
-    """Return the state of each folder that a load reads, and that somebody may write meanwhile."""
+    """Return the state of each folder that a load reads and that may be written to during the load."""
     found: dict[Path, Mapping[str, Any]] = {}
     if source.folder is not None and (source.folder / options.subfolder).is_dir():
         found[source.folder] = state_of(source.folder, options.subfolder)
@@ -105,18 +105,18 @@ def _states(source: Source, options: LoadOptions) -> Mapping[Path, Mapping[str, 
 def _check_unchanged(
     source: Source, options: LoadOptions, checkpoint: Checkpoint, before: Mapping[Path, Mapping[str, Any]]
 ) -> None:
-    """Refuse a model whose files have been of two states while it was loaded.
+    """Raise an error if files of the model changed while it was loaded.
 
     Raises
     ------
     CheckpointError
-        Naming those that have changed.
+        If files have changed; the error names them.
     """
     weights = {os.path.join(options.subfolder, file.name) for file in checkpoint.files}
     states = _states(source, options)
     for folder, was in before.items():
         is_now = states.get(folder, {})
-        # Of others, such as a log or what a conversion writes meanwhile, no tensor comes.
+        # Ignore other files, such as a log or the output of a conversion: no tensor comes from them.
         used = [name for name in sorted(was) if name in weights or os.path.basename(name).endswith(_USED)]
         names = [name for name in used if was[name] != is_now.get(name)]
         if names:
@@ -132,14 +132,14 @@ def make_room(
     loaded_models: LoadedModels,
     adapter: Adapter | None,
 ) -> None:
-    """Have the models that are not to be kept unloaded.
+    """Unload the models that are not to be kept.
 
     Raises
     ------
     WontFitError
-        Where that gave back less than the load was promised.
+        If that freed less memory than expected, so that the load does not fit.
     """
-    reporter.check_cancelled()  # a load that was left behind has nobody make room for it
+    reporter.check_cancelled()  # a cancelled load that could not stop must not unload other models
     made = loaded_models.make_room()
     if made is None:
         return
@@ -156,7 +156,7 @@ def make_room(
 
 @contextmanager
 def _running_code(source: Source, options: LoadOptions) -> Iterator[bool]:
-    """Give whether the checkpoint's own code may run, of which transformers gets a copy then."""
+    """Yield whether the checkpoint's own code may run; if so, transformers uses a copy of the code."""
     code = source.allowed_code(options)
     if code is None:
         yield False
@@ -167,12 +167,12 @@ def _running_code(source: Source, options: LoadOptions) -> Iterator[bool]:
 
 @contextmanager
 def _consenting(source: Source, options: LoadOptions) -> Iterator[None]:
-    """Say of code that may not run where it is, and how to allow it."""
+    """Add to the error of code that may not run where the code is, and how to allow it."""
     try:
         yield
     except RemoteCodeError as error:
         files, commit = source.code(options)
-        if not files:  # what it asks for is not there, and nobody agrees to nothing
+        if not files:  # the code is not there, so there is nothing to agree to
             raise CheckpointError(error.message, text("hint", "whole_and_fitting")) from None
         message = sentences(
             error.message, text("detail", "code_files", names=", ".join(files) or text("detail", "none"))

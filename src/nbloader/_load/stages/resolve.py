@@ -1,4 +1,4 @@
-"""Stage "resolve": where the checkpoint is."""
+"""Stage "resolve": find out where the checkpoint is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nbloader._text.catalogue import text
 
 
 def resolve(model: str | os.PathLike[str], options: LoadOptions, reporter: Reporter) -> Source:
-    """Return where `model` is.
+    """Return the source of `model`: where its checkpoint is.
 
     Raises
     ------
     SourceError, DownloadError
-        Where it cannot be found or reached.
+        If it cannot be found or reached.
     """
     with reporter.stage("resolve") as note:
         source = find_source(model, options, reporter.check_cancelled)

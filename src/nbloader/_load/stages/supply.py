@@ -1,4 +1,4 @@
-"""Having the weights in memory before they are placed: where they are read ahead, how far, and into what."""
+"""Supply: reads the weights ahead of placing, and decides how far ahead and into which memory."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from nbloader._text.catalogue import text
 from nbloader._text.units import size_text
 
 _ROOM = 0.8
-"""Share of the available memory up to which what is read ahead is safe from being evicted."""
+"""Share of the available memory that read-ahead may fill without the risk that its bytes are evicted."""
 _LEAST_WINDOW = 256 << 20  # bytes
-_SURVEYED_AT_ONCE = 256 << 20  # bytes; asking what is resident takes the kernel up to 30 ms a GB
+_SURVEYED_AT_ONCE = 256 << 20  # bytes; the kernel needs up to 30 ms per GB to find out what is resident
 
 
 @contextmanager
 def reading(whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, reporter: Reporter) -> Iterator[Supply]:
-    """Read the shards in the background, in the order in which they will be placed; leaving the context ends it.
+    """Read the shards in the background, in the order of placing. Leaving the context ends the reading.
 
     Reading begins once the checkpoint is `whole`.
     """
@@ -47,11 +47,11 @@ def reading(whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, re
 
 
 class Supply:
-    """The bytes of a checkpoint: what of them is read, and waiting for the rest.
+    """The bytes of a checkpoint: reads them ahead of placing, and waits for those that are not read yet.
 
-    They are read into the page cache, from where placing maps them: the next load finds them there. Where storage
-    does not keep its cache when a file is opened again, they are read into files in memory. What memory cannot hold
-    is read no further ahead of placing than it can, or, where nothing is placed elsewhere, not at all.
+    They are read into the page cache: placing maps them from there, and the next load finds them there. If the storage
+    drops its cache when a file is opened again, they are read into files in memory. If memory cannot hold all bytes,
+    read-ahead stays within a window that memory can hold. If placing makes no copies either, nothing is read ahead.
     """
 
     def __init__(self, whole: Future[tuple[Checkpoint, LoadPlan]], options: LoadOptions, reporter: Reporter) -> None:
@@ -64,15 +64,15 @@ class Supply:
         self._copies: dict[int, MemoryFile] = {}
         self._readahead: Readahead | None = None
         self.may_be_missing = False
-        """Whether bytes may be missing from the page cache still once all has been read and placed."""
+        """Whether bytes may still be missing from the page cache once all are read and placed."""
 
     @property
     def is_read_by_placing(self) -> bool:
-        """Whether nothing reads ahead, so that placing a tensor reads it."""
+        """Whether there is no read-ahead, so that placing a tensor reads it."""
         return self.may_be_missing and self._readahead is None
 
     def start(self) -> None:
-        """Begin to find out what is missing, and to read it; returns at once, or soon."""
+        """Start to find out which bytes are missing, and to read them; return at once, or soon."""
         if self._whole.done() and self._whole.result()[0].bytes <= _SURVEYED_AT_ONCE:
             self._look()
         else:
@@ -94,9 +94,9 @@ class Supply:
             self.stop()
 
     def _looked(self) -> Readahead | None:
-        """Return what reads, once it is known whether something is to be read; None where nothing is.
+        """Wait until it is known what to read, and return the read-ahead; None if there is nothing to read ahead.
 
-        A few megabytes are read here and now: another thread would win the interpreter in turns of 5 ms.
+        A few megabytes are read on this thread: a background thread would wait 5 ms for each turn of the GIL.
         """
         self._reporter.wait(self._survey)
         if self._readahead is not None and self._readahead.is_little and not self._readahead.is_over:
@@ -132,7 +132,7 @@ class Supply:
             self.may_be_missing = False
         tensors = self._checkpoint.tensors
         used = (tensors[name] for name in placing_order(tensors))
-        # What opening a file takes is in the page cache since the headers were read, but in no copy yet.
+        # Reading the headers has put the bytes that opening a file needs into the page cache, but not into the copies.
         order = self._heads() if self._copies else []
         order += [(tensor.shard, tensor.begin, tensor.end) for tensor in used]
         parts = make_parts(missing, order)
@@ -147,23 +147,24 @@ class Supply:
         )
 
     def gate(self) -> Gate | None:
-        """Return what placing goes through; None where it finds everything in the files.
+        """Return the gate that placing must pass; None if it can take everything from the files as they are.
 
         Raises
         ------
         CheckpointError
-            Where a file could not be read.
+            If a file could not be read.
         LoadCancelled
-            Once the load is cancelled.
+            If the load is cancelled.
         """
         with self._as_reading_error(), self._reporter.spending("storage"):
             readahead = self._looked()
         is_reading = readahead is not None and not readahead.is_over
-        # Where placing reads the files itself, it does so before it touches: storage that fails would kill who does.
+        # If placing reads the files itself, it reads a tensor before it touches its mapped pages: if the storage fails,
+        # touching them kills the process.
         return self if is_reading or self._copies or self.is_read_by_placing else None
 
     def wait_for_all(self, keys: Sequence[str]) -> None:
-        """Return once these tensors are read, on the loading thread; raises as `wait_for` does."""
+        """Wait on the loading thread until these tensors are read; raise what `wait_for` raises."""
         with self._reporter.spending("storage"):
             for key in keys:
                 tensor = self._checkpoint.tensors.get(key)
@@ -171,14 +172,14 @@ class Supply:
                     self.wait_for(os.fspath(self._checkpoint.shards[tensor.shard].path), key)
 
     def wait_for(self, path: str, key: str) -> None:
-        """Return once a tensor is read: `path` is its file, `key` its name in it.
+        """Wait until a tensor is read; `path` is its file, and `key` its name in the file.
 
         Raises
         ------
         CheckpointError
-            Where it could not be read.
+            If the tensor could not be read.
         LoadCancelled
-            Once the load is cancelled.
+            If the load is cancelled.
         """
         number = self._numbers.get(path)
         tensor = self._checkpoint.tensors.get(key)
@@ -194,14 +195,14 @@ class Supply:
                 self._readahead.wait_for(number, begin, end, self._reporter.check_cancelled)
 
     def wait(self) -> None:
-        """Return once everything is read.
+        """Wait until everything is read.
 
         Raises
         ------
         CheckpointError
-            Where something could not be read.
+            If something could not be read.
         LoadCancelled
-            Once the load is cancelled.
+            If the load is cancelled.
         """
         with self._as_reading_error(), self._reporter.spending("storage"):
             readahead = self._looked()
@@ -209,10 +210,10 @@ class Supply:
                 readahead.wait(self._reporter.check_cancelled)
 
     def path_of(self, path: str) -> str:
-        """Return the path to open in a shard's place, once what opening it takes is read."""
+        """Return the path to open instead of a shard's, once the bytes that opening it needs are read."""
         number = self._numbers.get(path, -1)
         copy = self._copies.get(number)
-        # Of a file without a header all is read to open it, and of any other in the page cache next to nothing.
+        # Opening a file without a header reads all of it. Opening another file in the page cache reads almost nothing.
         if self._readahead is not None and (copy is not None or not self._checkpoint.tensors):
             for shard, begin, end in self._heads():
                 if shard == number:
@@ -221,7 +222,7 @@ class Supply:
         return path if copy is None else copy.path
 
     def _heads(self) -> list[tuple[int, int, int]]:
-        """Return (shard, begin, end) of what lies before and behind the tensors: what opening a file reads."""
+        """Return (shard, begin, end) of the bytes before and after the tensors, which opening a file reads."""
         spans: dict[int, tuple[int, int]] = {}
         for tensor in self._checkpoint.tensors.values():
             begin, end = spans.get(tensor.shard, (tensor.begin, tensor.end))

@@ -1,4 +1,4 @@
-"""Stage "tokenizer": the tokenizer, or the processor where the model has one."""
+"""Stage "tokenizer": the tokenizer, or the processor if the model has one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nbloader._system.storage import thread_work, waited_for_files
 from nbloader._text.catalogue import text
 from nbloader._text.units import sentences
 
-_WORTH_SAYING = 0.1  # seconds of importing that belong to the libraries and not to the tokenizer
+_WORTH_SAYING = 0.1  # seconds; longer imports are shown, because they are not the tokenizer's time
 
 
 def make_tokenizer(
     fetched: Fetched, source: Source, options: LoadOptions, reporter: Reporter, *, allows_code: bool
 ) -> Any:
-    """Return the processor or tokenizer, or None where the checkpoint has neither.
+    """Return the processor or tokenizer, or None if the checkpoint has neither.
 
-    It comes from the model's folder, or from the checkpoint's top where `subfolder` has none of its own.
+    It comes from the model's folder, or from the checkpoint's top folder if `subfolder` has none.
     """
     with reporter.stage("tokenizer") as note:
         began, before = reporter.now(), thread_work()
@@ -55,14 +55,14 @@ def make_tokenizer(
 def _make(
     folder: Path, source: Source, options: LoadOptions, reporter: Reporter, *, allows_code: bool
 ) -> tuple[Any, str]:
-    """Return the processor or tokenizer, and what the stage says of it.
+    """Return the processor or tokenizer, and the text that the stage shows.
 
-    It is None where the checkpoint has none, where none is wanted, and where it cannot be made.
+    The first is None if the checkpoint has none, if none is wanted, or if it cannot be made.
 
     Raises
     ------
     LoadError
-        Where one is asked for and there is none, or it cannot be made.
+        If a tokenizer is required, and there is none or it cannot be made.
     """
     if options.tokenizer is False:
         reporter.log("info", "tokenizer_left_out")

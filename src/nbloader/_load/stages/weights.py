@@ -30,9 +30,9 @@ from nbloader._system.memory import sample_memory, trim_heap
 from nbloader._text.catalogue import text
 from nbloader._text.units import size_text
 
-_LOOK_SECONDS = 0.05  # between two looks at a file's length
+_LOOK_SECONDS = 0.05  # between two checks of a file's length
 _TRIMMED_AT_ONCE = 32 << 20
-"""Bytes of weights after whose quantization the heap is given back: what it takes in between, glibc keeps."""
+"""Bytes of weights to quantize before the heap is trimmed: glibc keeps the temporary memory of quantization."""
 
 
 def place(
@@ -43,7 +43,7 @@ def place(
     reporter: Reporter,
     supply: Supply,
 ) -> Any:
-    """Return the model with every tensor in its place."""
+    """Load the weights, and return the model with every tensor in place."""
     with reporter.stage("weights") as note:
         reporter.emit(events.PeakPredicted, sample_memory().process + plan.peak_memory)
         if not can_wait():
@@ -86,7 +86,7 @@ def _log_account(info: dict[str, Any], reporter: Reporter) -> None:
 
 
 class _PlaceTracker:
-    """Turns transformers' steps into bytes placed, shard by shard."""
+    """Converts the steps of transformers into placed bytes per shard."""
 
     def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, options: LoadOptions, reporter: Reporter) -> None:
         beside = {} if checkpoint.beside is None else checkpoint.beside.tensors
@@ -104,7 +104,7 @@ class _PlaceTracker:
         self._planned = plan.bytes_to_place
         self._is_stored = find_stored(checkpoint.config, options.quantization) is not None
         is_elsewhere = options.placement not in (None, CPU)
-        # Without a header the types in the file are not known: a type that was asked for may be another.
+        # Without a header, the dtypes in the file are unknown: the requested dtype may be a different one.
         copies = plan.copies or (not checkpoint.tensors and options.dtype != "auto")
         self._copying = "device" if is_elsewhere else "cast" if copies else "other"
         self._working = self._copying if options.quantization is None else "quantization"
@@ -129,13 +129,13 @@ class _PlaceTracker:
         self._tally.flush()
         if self._trims:
             trim_heap()
-        if not self._opened and self._tensors:  # this transformers tells of no step: all is placed now
+        if not self._opened and self._tensors:  # this transformers reports no steps: all is placed now
             for shard, size in enumerate(self._planned):
                 self._reporter.emit(events.Placed, shard, size, size)
 
     @contextmanager
     def _step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> Iterator[None]:
-        """Wait for what a step takes, and then let it work: the two count as what they are."""
+        """Wait for the tensors that a step needs, then let it run; count the time of waiting and running separately."""
         supply.wait_for_all(keys)
         self._check_length(keys)
         with self._reporter.spending("mixed" if supply.is_read_by_placing else self._copying):
@@ -144,7 +144,7 @@ class _PlaceTracker:
             yield
 
     def _check_length(self, keys: Sequence[str]) -> None:
-        """Look, now and then, whether files still hold what is taken of them: to touch what they do not kills."""
+        """Check now and then that files are not truncated: touching a mapped page after their end kills the process."""
         for key in keys:
             tensor = self._tensors.get(key)
             if tensor is None or self._reporter.now() < self._looked.get(tensor.shard, -math.inf) + _LOOK_SECONDS:
@@ -156,8 +156,8 @@ class _PlaceTracker:
 
     def _open(self, keys: Sequence[str]) -> None:
         if not self._tensors:
-            return  # no header told of tensors: what is placed will say
-        # An adapter beside the model is opened once that is placed.
+            return  # without headers, the tensors are unknown until they are placed
+        # An adapter beside the model is opened after the model is placed.
         self._opened.update(keys)
         planned = [0] * len(self._files)
         for key in self._opened:
@@ -177,7 +177,7 @@ class _PlaceTracker:
                 trim_heap()
         plans = [self._plan_of(key) for key in item.sources]
         planned = sum(size for _, size in plans)
-        # What a quantized tensor becomes is made inside the step.
+        # A quantized tensor is made inside the step, so the step does not report its actual bytes.
         actual = planned if item.bytes is None or self._is_stored else item.bytes
         if not planned:
             self._tally.add(plans[0][0] if plans else 0, actual, 0)
