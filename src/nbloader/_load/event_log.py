@@ -49,7 +49,7 @@ class EventLog:
 
     @property
     def is_final(self) -> bool:
-        """Whether the load has ended. Unloading changes the status, and not that."""
+        """Whether the load has ended. This stays true after unloading, which changes the status."""
         return self._state.ended is not None
 
     def add(self, event: _events.Event) -> None:

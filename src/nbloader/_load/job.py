@@ -54,8 +54,8 @@ class LoadJob:
     reload
         Whether to load even if the model is loaded already.
     can_ask
-        Returns whether a person can answer questions; finding out may take seconds. If nobody can, the load ends
-        with the error that it would have asked about.
+        Returns whether a person can answer questions; finding out may take seconds. If no person can, the load
+        ends with the error that it would have asked about.
     clock
         Seconds, monotonic.
 

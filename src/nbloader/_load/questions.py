@@ -43,7 +43,7 @@ class Questions:
         Raises
         ------
         LoadError
-            `error` itself, if it suggests nothing, nobody can answer, or the load is cancelled.
+            `error` itself, if it suggests nothing, no person can answer, or the load is cancelled.
         LoadCancelled
             If the load is cancelled before the answer.
         """

@@ -1,1 +1,1 @@
-"""What happens during a load, as events, and the state that follows from them."""
+"""The events of a load, and the state that follows from them."""

@@ -1,7 +1,7 @@
-"""What can happen in a load.
+"""The events of a load.
 
-A load is one sequence of these events, each stamped with `t`, the seconds since the load began. They are what the
-loading thread says; `nbloader._progress.state` folds them into what a view shows.
+A load is one sequence of these events, each stamped with `t`, the seconds since the load began. The threads of the load
+emit them; `nbloader._progress.fold` folds them into the state that a view shows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PARTS = (
     "queue", "choice", "resolve", "download", "imports", "tokenizer", "storage", "mixed", "unpickle", "cast",
     "quantization", "device", "adapter", "other",
 )  # fmt: skip
-"""What a load's time is spent on, in the order in which it is shown.
+"""What a load spends its time on, in the order in which it is shown.
 
-``"storage"`` is waiting for bytes of the weights, ``"mixed"`` placing that reads them itself, where the two cannot be
-told apart, ``"unpickle"`` reading the tensors of ``.bin`` files, ``"cast"`` copying in memory.
+``"storage"`` is waiting for bytes of the weights. ``"mixed"`` is placing that reads the bytes itself, so that the two
+cannot be measured separately. ``"unpickle"`` is reading the tensors of ``.bin`` files; ``"cast"`` is copying in memory.
 """
 
 STAGES = ("demo", "resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
@@ -31,11 +31,10 @@ NOT_ALWAYS = ("demo", "adapter")
 
 @dataclass(frozen=True)
 class Stall:
-    """What a load that makes no progress waits for: a text of the locale files' ``stall``, and its arguments.
+    """What a load without progress waits for: a text of the locale files' ``stall``, and its arguments.
 
-    `since` is when it last made some, in seconds since it began. `is_working` tells that something is done for it all
-    the same: it is slow rather than stuck. `bytes` moved lately, too few to be progress. `stack` is where its threads
-    are.
+    `since` is when the load last made progress, in seconds since it began. `is_working` is whether the load is slow
+    rather than stuck. `bytes` moved recently, too few to count as progress. `stack` holds the stacks of its threads.
     """
 
     since: float
@@ -56,7 +55,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Queued(Event):
-    """The load waits for others to end: (number, name) of each that is ahead, the one under way first."""
+    """The load waits for others to end: (number, name) of each load ahead, the running one first."""
 
     ahead: tuple[tuple[int, str], ...] = ()
 
@@ -75,7 +74,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True)
 class StageEnded(Event):
-    """A stage ended; `detail` says in a few words what came of it."""
+    """A stage ended; `detail` describes the result in a few words."""
 
     stage: str
     detail: str = ""
@@ -83,21 +82,21 @@ class StageEnded(Event):
 
 @dataclass(frozen=True)
 class Spent(Event):
-    """The loading thread has spent so many seconds more on each of these `PARTS`."""
+    """The loading thread has spent this many more seconds on each of these `PARTS`."""
 
     seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Imported(Event):
-    """The libraries are imported; their files were waited for so many seconds of that, None where it is not known."""
+    """The libraries are imported; `waited` seconds of that were spent waiting for their files (None if unknown)."""
 
     waited: float | None
 
 
 @dataclass(frozen=True)
 class SourceResolved(Event):
-    """It is known what is loaded, and from where (``"folder"``, ``"cache"``, ``"hub"``)."""
+    """The load knows what it loads, and from where: `origin` is ``"folder"``, ``"cache"`` or ``"hub"``."""
 
     name: str
     commit: str | None
@@ -106,7 +105,7 @@ class SourceResolved(Event):
 
 @dataclass(frozen=True)
 class CheckpointRead(Event):
-    """All of the checkpoint is on this machine, and its headers are read: its folder and its format."""
+    """All files of the checkpoint are on this machine, in this folder, and its headers are read."""
 
     folder: str
     format: str
@@ -114,7 +113,7 @@ class CheckpointRead(Event):
 
 @dataclass(frozen=True)
 class ReadsCounted(Event):
-    """Bytes read up to now of the checkpoint's disk by everybody, and of all storage by this process."""
+    """Bytes read so far: from the checkpoint's disk by all processes, and from all storage by this process."""
 
     disk: int
     own: int
@@ -122,7 +121,7 @@ class ReadsCounted(Event):
 
 @dataclass(frozen=True)
 class DownloadPlanned(Event):
-    """The files that the load needs and does not have all of: (name, bytes, bytes that are on disk already)."""
+    """The files that the load needs, if any are incomplete: (name, bytes, bytes that are on disk already)."""
 
     files: tuple[tuple[str, int, int], ...]
 
@@ -136,7 +135,7 @@ class DownloadAdded(Event):
 
 @dataclass(frozen=True)
 class Downloaded(Event):
-    """`bytes` more of a file arrived on disk: 0 when its transfer begins, negative where it had to start over."""
+    """`bytes` more of a file arrived on disk: 0 when its transfer begins, negative if it had to start over."""
 
     file: int
     bytes: int
@@ -144,7 +143,7 @@ class Downloaded(Event):
 
 @dataclass(frozen=True)
 class DownloadEnded(Event):
-    """All of a file is on disk, whoever brought it."""
+    """All of a file is on disk, downloaded by this load or by another process."""
 
     file: int
 
@@ -153,7 +152,7 @@ class DownloadEnded(Event):
 class ShardsFound(Event):
     """The checkpoint's weight files: (name, bytes in the file, bytes its tensors will take in the model).
 
-    `copies` tells whether placing will copy them, which takes time, or leave them where reading put them.
+    `copies` is whether placing copies the tensors, which takes time, or uses them where they were read to.
     """
 
     shards: tuple[tuple[str, int, int], ...]
@@ -178,14 +177,14 @@ class Read(Event):
 
 @dataclass(frozen=True)
 class ReadersChanged(Event):
-    """So many threads read from now on."""
+    """`readers` threads read from now on."""
 
     readers: int
 
 
 @dataclass(frozen=True)
 class ReadEnded(Event):
-    """All `bytes` of a shard that the load needs are resident, whoever read them."""
+    """All `bytes` that the load needs of a shard are resident, read by this load or by another process."""
 
     shard: int
     bytes: int
@@ -202,35 +201,35 @@ class Placed(Event):
 
 @dataclass(frozen=True)
 class PlacePlanned(Event):
-    """The model uses only so many bytes of each shard: (bytes for shard 0, for shard 1, …)."""
+    """The bytes of each shard that the model uses: (bytes of shard 0, of shard 1, …)."""
 
     bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class PeakPredicted(Event):
-    """What this process is predicted to hold at most, in bytes of RSS."""
+    """The predicted peak RSS of this process, in bytes."""
 
     bytes: int
 
 
 @dataclass(frozen=True)
 class MemorySampled(Event):
-    """What the host and each accelerator held at that moment."""
+    """A sample of the memory in use on the host and on each accelerator."""
 
     memory: Memory
 
 
 @dataclass(frozen=True)
 class Untouched(Event):
-    """So many bytes of mapped weights are resident, and not in the process's RSS before it uses them."""
+    """`bytes` of mapped weights are resident, but not in the process's RSS until the process uses them."""
 
     bytes: int
 
 
 @dataclass(frozen=True)
 class Stalled(Event):
-    """The load has made no progress for a while, or, with None, makes some again."""
+    """The load has made no progress for a while; with None, it makes progress again."""
 
     stall: Stall | None
 
@@ -246,10 +245,10 @@ class Logged(Event):
 
 @dataclass(frozen=True)
 class Asked(Event):
-    """The load waits for somebody to choose how it goes on: an index into `choices`.
+    """The load waits for a person to choose one of `choices`.
 
-    Each of `choices` is (options as keyword arguments, bytes that the weights take with them or None). `number` tells
-    it from the load's other questions.
+    Each choice is (options as keyword arguments, bytes that the weights take with them, or None). `number` is unique
+    among the load's questions.
     """
 
     kind: str
@@ -262,7 +261,7 @@ class Asked(Event):
 
 @dataclass(frozen=True)
 class Answered(Event):
-    """Somebody chose; the load begins anew with these options changed."""
+    """The question is answered; the load starts again with these options changed."""
 
     changes: Mapping[str, Any]
 
@@ -295,9 +294,9 @@ class Failed(Event):
 
 @dataclass(frozen=True)
 class CancelRequested(Event):
-    """Somebody asked the load to stop; it will, at the next point where it can."""
+    """A request to stop the load; the load stops at the next point where it can."""
 
 
 @dataclass(frozen=True)
 class Cancelled(Event):
-    """The load has stopped because somebody asked it to."""
+    """The load has stopped because it was cancelled."""

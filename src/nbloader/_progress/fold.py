@@ -27,10 +27,9 @@ _OF_A_FILE = (events.Downloaded, events.DownloadEnded)
 
 
 def fold(state: LoadState, event: events.Event) -> LoadState:
-    """Return `state` with one more event in it. Of what follows a final event, only being unloaded changes it.
+    """Return the state after one more event. After a final event, only `Unloaded` changes the state.
 
-    Bytes of a shard or a file that is not known change nothing: they come late, from a thread of an attempt that was
-    given up.
+    Bytes of an unknown shard or file change nothing: they arrive late, from a thread of an abandoned attempt.
     """
     if state.status in FINAL and not isinstance(event, events.Unloaded):
         return state
@@ -132,7 +131,7 @@ def _(event: events.Downloaded, state: LoadState) -> LoadState:
 @_apply.register
 def _(event: events.DownloadEnded, state: LoadState) -> LoadState:
     file = state.downloads[event.file]
-    others = file.bytes - file.bytes_downloaded  # what somebody else brought is no speed of ours
+    others = file.bytes - file.bytes_downloaded  # bytes from another process do not count as this load's speed
     file = replace(
         file,
         bytes_cached=max(0, file.bytes_cached + others),
@@ -185,7 +184,7 @@ def _(event: events.ReadEnded, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.PlacePlanned, state: LoadState) -> LoadState:
-    placed = zip(state.shards, event.bytes, strict=False)  # an adapter's, behind them, keeps its own
+    placed = zip(state.shards, event.bytes, strict=False)  # an adapter's shard, which follows them, keeps its plan
     shards = tuple(replace(shard, bytes_to_place=planned) for shard, planned in placed)
     return replace(state, shards=(*shards, *state.shards[len(shards) :]))
 
@@ -194,7 +193,7 @@ def _(event: events.PlacePlanned, state: LoadState) -> LoadState:
 def _(event: events.Placed, state: LoadState) -> LoadState:
     shard = state.shards[event.shard]
     bytes_placed = shard.bytes_placed + event.bytes
-    # What was planned by the headers is corrected by what is really there: a module kept in fp32 takes more.
+    # Correct what the headers planned by the actual bytes: a module that is kept in fp32 takes more.
     bytes_to_place = shard.bytes_to_place + event.bytes - event.planned
     shard = replace(
         shard,
@@ -216,7 +215,8 @@ def _(event: events.MemorySampled, state: LoadState) -> LoadState:
     memory, first = event.memory, state.peak_before
     if state.memory is None:
         first = memory.process_peak
-    # The process's peak is this load's where it has risen since; else an earlier one hides it, and looks must do.
+    # If the process's peak has risen since the load began, it is the load's peak. Otherwise, an earlier peak hides the
+    # load's, and only the samples count.
     has_risen = memory.process_peak is not None and first is not None and memory.process_peak > first
     peak = max(state.observed_peak or 0, memory.process, memory.process_peak or 0 if has_risen else 0)
     return replace(state, memory=memory, observed_peak=peak, peak_before=first)

@@ -1,4 +1,4 @@
-"""What unloading a model gave back, and who keeps it."""
+"""What unloading a model freed, and which references keep the model alive."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nbloader._text.units import sentences, size_text
 
 
 class Holder(NamedTuple):
-    """A reference to a model: a name such as ``model`` or ``Out[3]``, and what kind of place it is in.
+    """A reference to a model: a name such as ``model`` or ``Out[3]``, and the kind of place that holds it.
 
-    `kind` is ``"name"`` (a global of the notebook or script), ``"output"`` (what a notebook keeps of its cells),
-    ``"error"`` (the last one's traceback), ``"function"`` (a local of one that runs) or ``"unknown"``.
+    `kind` is ``"name"`` (a global of the notebook or script), ``"output"`` (a cell output that the notebook keeps),
+    ``"error"`` (the last traceback), ``"function"`` (a local of a running function) or ``"unknown"``.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Holder(NamedTuple):
 
 
 class Freed(NamedTuple):
-    """What unloading gave back: memory before and after, who still refers to the model, and what it made room for.
+    """What unloading freed: memory before and after, the remaining references, and the model that needed the room.
 
     ::
 
@@ -39,12 +39,12 @@ class Freed(NamedTuple):
 
     @property
     def host(self) -> int:
-        """Bytes of host memory that the process uses less, mapped weights included."""
+        """Bytes of host memory that this process has freed, including mapped weights."""
         return max(0, self.before.process - self.after.process)
 
     @property
     def devices(self) -> dict[str, int]:
-        """Bytes that are used less on each accelerator that this process uses."""
+        """Bytes that were freed on each accelerator that this process uses."""
         used = {device.name: device.used for device in self.after.accelerators}
         return {device.name: max(0, device.used - used.get(device.name, 0)) for device in self.before.accelerators}
 

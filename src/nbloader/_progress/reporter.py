@@ -1,4 +1,4 @@
-"""How a load's threads tell what they do, and learn that they should stop."""
+"""Reporter: how a load's threads emit events, and learn that they should stop."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nbloader._text.catalogue import text
 Result = TypeVar("Result")
 Details = ParamSpec("Details")
 
-_TICK = 0.05  # seconds between two looks at whether to go on
+_TICK = 0.05  # seconds between two checks of whether to continue
 
 PORTION_SECONDS = 0.05
-"""Byte counts are joined for so long before they become an event, …"""
+"""Seconds for which byte counts are added up before they become an event."""
 
 PORTION_SHARE = 0.01
-"""… or until they are this share of all bytes, so that a view that looks in between is never far behind, …"""
+"""Share of all bytes at which counts become an event earlier, so that a view is never far behind."""
 
 PORTION_LEAST_SECONDS = 0.005
-"""… but no sooner than this after the last: mapping a file places gigabytes in milliseconds."""
+"""Seconds between two events at least: mapping a file places gigabytes in milliseconds."""
 
 
 @dataclass
 class StageNote:
-    """Filled by a stage while it runs: `detail` is shown beside its name once it has ended."""
+    """A note that a stage fills in while it runs; `detail` is shown beside its name once it has ended."""
 
     detail: str = ""
 
@@ -41,9 +41,9 @@ class Reporter:
     Parameters
     ----------
     sink
-        Takes each event. It is called by whichever thread tells.
+        Called with each event, on the thread that emits it.
     clock
-        Seconds since the load began.
+        Returns the seconds since the load began.
     cancelled
         Set once the load should stop.
     """
@@ -63,16 +63,16 @@ class Reporter:
     def emit(
         self, kind: Callable[Concatenate[float, Details], events.Event], *details: Details.args, **more: Details.kwargs
     ) -> None:
-        """Pass on an event of this kind that happens now."""
+        """Emit an event of this kind, stamped with the current time."""
         self._sink(kind(self._clock(), *details, **more))
 
     def log(self, level: str, code: str, **arguments: Any) -> None:
-        """Pass on a log line: `code` is a key of the locale files' ``log``."""
+        """Emit a log line: `code` is a key of the locale files' ``log``."""
         self.emit(events.Logged, level, code, arguments)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageNote]:
-        """Tell that a stage began and, unless it fails, that it ended."""
+        """Emit that a stage began and, unless it fails, that it ended."""
         self.check_cancelled()
         self.emit(events.StageStarted, name)
         note = StageNote()
@@ -81,9 +81,9 @@ class Reporter:
 
     @contextmanager
     def spending(self, part: str) -> Iterator[None]:
-        """Count the time until the context ends as spent on `part`, except where another such context is within it.
+        """Count the time in this context as spent on `part`, except for the time in such contexts inside it.
 
-        For the loading thread only: what it spends adds up to what the load takes.
+        Only for the loading thread: its parts add up to the duration of the load.
         """
         outer = self._turn_to(part)
         try:
@@ -95,7 +95,7 @@ class Reporter:
                 self.emit(events.Spent, spent)
 
     def _turn_to(self, part: str | None) -> str | None:
-        """Count from now on as spent on `part`; return what was counted before."""
+        """Count the time from now on as spent on `part`; return the previous part."""
         now, before = self._clock(), self._part
         if before is not None:
             self._spent[before] = self._spent.get(before, 0.0) + now - self._since
@@ -113,33 +113,33 @@ class Reporter:
             raise LoadCancelled(text("panel", "cancelled"))
 
     def wait(self, future: Future[Result]) -> Result:
-        """Return the result of a future, or raise its error; LoadCancelled once the load should stop before that."""
+        """Wait for a future; return its result or raise its error. Raise LoadCancelled if the load should stop."""
         while not future.done():
             self.check_cancelled()
             wait([future], _TICK)
         return future.result()
 
     def tally(self, kind: Callable[..., events.Event], total: int) -> Tally:
-        """Return a tally whose portions become events of this kind; `total` is the bytes it will count, about."""
+        """Return a tally that emits its portions as events of this kind; it will count about `total` bytes."""
         return Tally(
             lambda *details: self._sink(kind(self._clock(), *details)), self._clock, int(total * PORTION_SHARE)
         )
 
 
 class Tally:
-    """Adds up byte counts by shard and passes them on in portions.
+    """Adds up byte counts by shard, and emits them in portions.
 
-    A checkpoint of 10 000 tensors must not make 10 000 events. What was counted is never lost: call `flush` at the
-    end. The first count for a shard passes on zeros at once, which marks when work on it began.
+    A checkpoint of 10 000 tensors must not make 10 000 events. Call `flush` at the end, so that no count is lost. The
+    first count for a shard emits zeros at once, which mark when work on the shard began.
 
     Parameters
     ----------
     emit
-        Takes (shard, counts), where counts are the sums of what `add` was given.
+        Called with the shard and the sums of the counts that were passed to `add`.
     clock
         Seconds, monotonic.
     most
-        Bytes (of the first count) that a portion holds at most before it is passed on.
+        Bytes (of the first count) at which a portion is emitted before `PORTION_SECONDS` have passed.
     """
 
     def __init__(self, emit: Callable[..., None], clock: Callable[[], float], most: int) -> None:
@@ -152,13 +152,13 @@ class Tally:
         self._flushed = clock()
 
     def begin(self, shard: int, width: int = 1) -> None:
-        """Mark that work on a shard begins, unless it has been marked; `width` is how many counts it will have."""
+        """Emit zeros, once for a shard, to mark that work on it begins; `width` is the number of its counts."""
         if shard not in self._seen:
             self._seen.add(shard)
             self._emit(shard, *(0,) * width)
 
     def add(self, shard: int, *counts: int) -> None:
-        """Count for a shard."""
+        """Add counts for a shard."""
         self.begin(shard, len(counts))
         known = self._counts.get(shard, (0,) * len(counts))
         self._counts[shard] = tuple(total + count for total, count in zip(known, counts, strict=True))
@@ -168,7 +168,7 @@ class Tally:
             self.flush()
 
     def flush(self) -> None:
-        """Pass on what has been counted since the last portion."""
+        """Emit what has been counted since the last portion."""
         portions, self._counts = self._counts, {}
         for shard, counts in portions.items():
             self._emit(shard, *counts)

@@ -1,7 +1,7 @@
-"""LoadState: what is known of a load, as it follows from its events (`fold`).
+"""LoadState: the state of a load, which follows from its events (`fold`).
 
-Nothing here reads a clock or a thread: `fold` adds one event, `LoadState.at` says what the time is, and every figure a
-view shows follows from the two.
+Nothing here reads a clock or a thread. `fold` adds one event, and `LoadState.at` sets the time. Every figure that a
+view shows follows from these two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nbloader._progress.freed import Freed
 from nbloader._system.memory import Memory
 
 RATE_WINDOW = 5.0
-"""Seconds over which the rate is taken."""
+"""Seconds over which the rate is measured."""
 RATE_STEP = 0.1
 _STALL = 1.0
 FINAL = ("ready", "failed", "cancelled")
@@ -38,8 +38,8 @@ Status = Literal["idle", "queued", "running", "ready", "failed", "cancelled"]
 class Shard:
     """One weight file. Sizes in bytes; times in seconds since the load began.
 
-    `bytes_read` counts what is resident, `bytes_resident` the part of it that was so before the load looked, and
-    `bytes_placed` what is in the model (of `bytes_to_place`, which a cast makes differ from `bytes`).
+    `bytes_read` are resident; `bytes_resident` of them were resident already when the load looked. `bytes_placed` of
+    `bytes_to_place` are in the model; a cast makes `bytes_to_place` differ from `bytes`.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Shard:
 class Download:
     """One file that the load needs. Sizes in bytes; times in seconds since the load began.
 
-    `bytes_cached` were on disk before the load began, and are counted in `bytes_downloaded`.
+    `bytes_cached` were on disk before the load began; `bytes_downloaded` includes them.
     """
 
     name: str
@@ -80,7 +80,7 @@ class LogLine:
 
     @property
     def needs_attention(self) -> bool:
-        """Whether it is a warning that is about this load; what libraries say as they are imported is not."""
+        """Whether this is a warning about the load itself; output of libraries is not."""
         return self.level == "warning" and self.code != "library_says"
 
 
@@ -98,10 +98,10 @@ class ErrorInfo:
 
 @dataclass(frozen=True)
 class Question:
-    """What a load waits for: one of `choices`, each (options, bytes that the weights take with them or None).
+    """What a load asks: one of `choices`, each (options, bytes that the weights take with them, or None).
 
-    `kind` is the name of the error that it would be if nobody could be asked; `files` are what a consent is for.
-    `number` tells it from the load's other questions.
+    `kind` is the class name of the error that ends the load if no person can answer. `files` are the files that need
+    consent. `number` is unique among the load's questions.
     """
 
     kind: str
@@ -114,10 +114,10 @@ class Question:
 
 @dataclass(frozen=True)
 class LoadState:
-    """What is known of a load at `now` seconds since it began.
+    """The state of a load, `now` seconds after it began.
 
-    Sizes in bytes, times in seconds. `status` is one of idle, queued, running, ready, failed, cancelled; of a model
-    that was unloaded it is idle, and `gone` says what that gave back.
+    Sizes are in bytes, times in seconds. `status` is one of idle, queued, running, ready, failed, cancelled. After the
+    model was unloaded, it is idle, and `gone` is what unloading freed.
     """
 
     status: Status = "idle"
@@ -128,7 +128,7 @@ class LoadState:
     stage: str | None = None
     stages: tuple[Stage, ...] = tuple(Stage(name) for name in events.STAGES if name not in events.NOT_ALWAYS)
     shards: tuple[Shard, ...] = ()
-    # Every file that is needed, in the order of the download; none where all were cached.
+    # Every file that is needed, in the order of the download; empty if all were cached.
     downloads: tuple[Download, ...] = ()
     memory: Memory | None = None
     predicted_peak: int | None = None
@@ -139,37 +139,37 @@ class LoadState:
     question: Question | None = None
     summary: Mapping[str, Any] | None = None
     gone: Freed | None = None
-    # Of a load that makes no progress: what it waits for.
+    # What the load waits for; None while it makes progress.
     stall: events.Stall | None = None
-    # Of a load that waits: (number, name) of those ahead, the one under way first.
+    # The loads to wait for while this one is queued: (number, name), the running one first.
     ahead: tuple[tuple[int, str], ...] = ()
     now: float = 0.0
     ended: float | None = None
-    # Bytes moved so far, without what was resident already: (seconds, downloaded, read, placed).
+    # Bytes moved so far, without those that were resident already: (seconds, downloaded, read, placed).
     moves: tuple[tuple[float, int, int, int], ...] = ()
     placing_copies: bool = True
-    # Reads under way at once, the last time that any were.
+    # Reads in parallel, as last reported.
     readers: int = 0
     floor: float = 0.0
-    # Seconds of the loading thread by what they went to (`nbloader._progress.events.PARTS`).
+    # Seconds of the loading thread by what they were spent on (`nbloader._progress.events.PARTS`).
     spent: Mapping[str, float] = field(default_factory=dict)
-    # Where the checkpoint lies, its format, and when that was known.
+    # The folder of the checkpoint, its format, and when both became known.
     folder: str | None = None
     format: str | None = None
     found: float | None = None
-    # The first and the last count: (bytes of the disk, bytes of this process).
+    # The first and the last count of bytes read: (from the disk, by this process).
     reads: tuple[tuple[int, int], ...] = ()
-    # Seconds of the imports that went to waiting for the libraries' files.
+    # Seconds of the imports that were spent waiting for the libraries' files.
     imports_waited: float | None = None
 
     @property
     def bytes_to_download(self) -> int:
-        """Bytes of all files that the load needs, those on disk already included; 0 where nothing is missing."""
+        """Bytes of all files that the load needs, including those on disk already; 0 if no file is missing."""
         return sum(file.bytes for file in self.downloads)
 
     @property
     def bytes_downloaded(self) -> int:
-        """Bytes of them that are on disk."""
+        """Bytes of these files that are on disk."""
         return sum(file.bytes_downloaded for file in self.downloads)
 
     @property
@@ -194,27 +194,27 @@ class LoadState:
 
     @property
     def bytes_done(self) -> int:
-        """Downloaded, read and placed together."""
+        """Bytes downloaded, read and placed, added up."""
         return self.bytes_downloaded + self.bytes_read + self.bytes_placed
 
     @property
     def bytes_to_do(self) -> int:
-        """To download, to read and to place together."""
+        """Bytes to download, to read and to place, added up."""
         return self.bytes_to_download + self.bytes_to_read + self.bytes_to_place
 
     @property
     def fraction(self) -> float:
-        """From 0 to 1; never falls, and is 1 only once the model was ready."""
+        """Progress from 0 to 1. It never falls, and is 1 only once the model has been ready."""
         return 1.0 if self.status == "ready" or self.gone is not None else self.floor
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the load began; stands still once it has ended."""
+        """Seconds since the load began; constant once it has ended."""
         return self.ended if self.ended is not None else self.now
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second over the last seconds; None while nothing moves, or too little has to tell."""
+        """Bytes a second over the last seconds; None while nothing moves, or while it cannot be measured yet."""
         recent = self._recent(self.now)
         if (
             self.ended is not None
@@ -223,15 +223,15 @@ class LoadState:
             or self.now - recent[0][0] < RATE_STEP
         ):
             return None
-        moved = sum(recent[-1][1:]) - sum(recent[0][1:])  # negative where a transfer had to start over
+        moved = sum(recent[-1][1:]) - sum(recent[0][1:])  # negative if a transfer had to start over
         return moved / (self.now - recent[0][0]) if moved >= 0 else None
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the bytes are moved; None until it can be known, and while nothing moves.
+        """Estimated seconds until all bytes are moved; None before it can be estimated, and while nothing moves.
 
-        Each phase that has begun is taken at its own rate, each that has not at the rate of the present one. Placing
-        that makes no copies takes next to no time. A download is taken for all that is left.
+        A phase that has begun counts at its own rate, a later phase at the rate of the current one. Placing without
+        copies counts as no time. While bytes are left to download, only the download counts.
         """
         if self.status != "running" or not self.moves or self.stalled_for > _STALL:
             return None
@@ -245,7 +245,7 @@ class LoadState:
         to_download = self.bytes_to_download - self.bytes_downloaded
         left = [
             to_download,
-            # What has just been downloaded is in memory, and what is in memory is placed in next to no time.
+            # Bytes that were just downloaded are in memory, and placing bytes from memory takes almost no time.
             self.bytes_to_read - self.bytes_read if not to_download else 0,
             self.bytes_to_place - self.bytes_placed if self.placing_copies and not to_download else 0,
         ]

@@ -1,31 +1,31 @@
-"""How many reads are under way at once, and how long each is: found by measuring while reading."""
+"""Pace: the number and the size of parallel reads, found by measuring while reading."""
 
 from __future__ import annotations
 
 _FIRST_READERS = 16
-_MOST_BYTES = 4 << 20  # longer ones brought no more
+_MOST_BYTES = 4 << 20  # longer reads were not faster
 _LEAST_BYTES = 256 << 10
-_READ_SECONDS = 0.05  # long enough that seeks and turns of the interpreter do not show, short enough to judge soon
-_TURNS = 4  # each reader gets at least, so that the last reads end at about the same time
-_LEAST_SECONDS = 0.06  # of a measurement
-_AGAIN_SECONDS = 2.0  # after which what was found is looked at again
-_GAIN = 1.1  # that more readers must bring: less is not told from noise
-_AS_GOOD = 0.97  # of the best that was measured
+_READ_SECONDS = 0.05  # long enough to hide seeks and waits for the GIL, short enough to measure soon
+_TURNS = 4  # reads for each reader at least, so that the last reads end at about the same time
+_LEAST_SECONDS = 0.06  # of a measurement at least
+_AGAIN_SECONDS = 2.0  # after which the number of readers is measured again
+_GAIN = 1.1  # factor by which more readers must be faster: less may be noise
+_AS_GOOD = 0.97  # share of the best measured rate that counts as equally fast
 
 
 class Pace:
-    """Raises the number of readers, or lowers it, while that brings more bytes a second.
+    """Raises or lowers the number of readers while that raises the bytes read per second.
 
-    Network storage answers each request late and many at once: more readers bring more. A disk turns them into
-    seeks: fewer bring more. Nothing tells which it is but trying: after each measurement the number is doubled or
-    halved, and goes back where that was no gain.
+    Network storage answers each request late, but many in parallel: more readers are faster. On a disk, parallel reads
+    cause seeks: fewer readers are faster. Only measuring shows which is the case. After each measurement, the number is
+    doubled or halved, and a change without a gain is undone.
 
     Parameters
     ----------
     total
         Bytes that will be read in all.
     most
-        The number of readers beyond which none is tried.
+        The highest number of readers to try.
     readers
         A fixed number of readers; None to find it.
     """
@@ -51,12 +51,12 @@ class Pace:
         return max(_LEAST_BYTES, min(wanted, share, _MOST_BYTES))
 
     def finished(self, now: float, count: int, seconds: float) -> None:
-        """Take in one read: it brought `count` bytes in `seconds`, and ended `now` (seconds, monotonic)."""
+        """Record a read of `count` bytes that took `seconds` and ended at `now` (seconds, monotonic)."""
         rate = count / max(seconds, 1e-6)
         self._reader_rate = rate if not self._reader_rate else 0.8 * self._reader_rate + 0.2 * rate
         if self._fixed:
             return
-        if self._settling > 0:  # begun under the number of readers before
+        if self._settling > 0:  # begun with the previous number of readers
             self._settling -= 1
             return
         if self._began is None:
@@ -77,16 +77,16 @@ class Pace:
         if self._climbing and rate >= _GAIN * self._rates.get(self.readers // 2, 0.0):
             return self._go_on(now, 2 * self.readers)
         if self._climbing:
-            # Conditions change: what the former number brought is measured again before a smaller one is.
+            # Conditions change: measure the previous number again before a smaller one.
             self._climbing, self._rates = False, {}
             return self._measure(self.readers // 2)
-        # As many bytes by fewer readers are a gain: they leave the processor, and a disk's head, in peace.
+        # The same rate with fewer readers is a gain: it takes less processor time, and fewer seeks on a disk.
         if rate >= _AS_GOOD * max(self._rates.values()):
             return self._go_on(now, self.readers // 2)
         return self._go_on(now, 2 * self.readers)
 
     def _go_on(self, now: float, readers: int) -> None:
-        """Measure with another number of readers, and hold one that is known already, or where there is no other."""
+        """Measure with this number of readers. Hold it if it was measured before; hold the current one at a limit."""
         if not 1 <= readers <= self._most:
             readers = self.readers
         if readers in self._rates:

@@ -1,4 +1,4 @@
-"""Which parts of which files are read, in which order."""
+"""The parts of files to read, and their order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_PARTS = 4096
 
 
 class Part(NamedTuple):
-    """A part of a file that is read as one: `absent` of its bytes are not in memory yet."""
+    """A part of a file that is read in one piece; `absent` of its bytes are not in memory yet."""
 
     file: int
     offset: int
@@ -23,7 +23,7 @@ class Part(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where it ends in the file."""
+        """The offset in the file at which the part ends."""
         return self.offset + self.length
 
 
@@ -33,12 +33,12 @@ def make_parts(missing: Sequence[Sequence[Missing]], use: Iterable[tuple[int, in
     Parameters
     ----------
     missing
-        Of each file, what is not in memory, by offset.
+        For each file, the pieces that are not in memory, by offset.
     use
-        (file, begin, end) of what will be used, in that order. What is never used comes last.
+        (file, begin, end) of the bytes that will be used, in that order. Bytes that are never used come last.
     """
     total = sum(piece.length for pieces in missing for piece in pieces)
-    pages = total // _MOST_PARTS // mmap.PAGESIZE + 1  # whole ones, for direct reads
+    pages = total // _MOST_PARTS // mmap.PAGESIZE + 1  # whole pages, for direct reads
     unit = max(_LEAST_PART, pages * mmap.PAGESIZE)
     files = [[part for piece in pieces for part in _split(file, piece, unit)] for file, pieces in enumerate(missing)]
     first_use: dict[Part, int] = {}

@@ -1,8 +1,8 @@
-"""Reads parts of files on threads of its own, in the order in which they will be needed, ahead of who needs them.
+"""Readahead: reads parts of files on its own threads, in the order in which they will be needed.
 
-What is read stays in the page cache, or goes into files in memory. Linux sends it on to nowhere (sendfile to the null
-device), which reads without copying a byte. macOS has preadv, which reads without holding the interpreter and without
-a file position that threads would share; Windows has neither, and there each reader opens the file for itself.
+The bytes stay in the page cache, or go into files in memory. On Linux, sendfile to the null device reads without
+copying a byte. On macOS, preadv reads without holding the GIL, and without a file position that threads would share.
+Windows has neither: there, each reader opens the file for itself.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from nbloader._system.memory_file import MemoryFile, open_direct
 from nbloader._system.page_cache import kernel_readahead, resident_bytes
 from nbloader._system.threads import make_thread
 
-_BUFFER = 256 << 10  # what a read into the page cache passes through: small enough to stay in the processor's cache
-_MOST_BUFFERS = 1024  # that one call takes
-_AT_ONCE = 8 << 20  # bytes; another thread would win the interpreter in turns of 5 ms, which takes longer
-_SCATTERED = 4  # times as much may be read to get at them, a page here and a page there
+_BUFFER = 256 << 10  # bytes; a read into the page cache passes through it, so it must fit in the processor's cache
+_MOST_BUFFERS = 1024  # that one call accepts
+_AT_ONCE = 8 << 20  # bytes; another thread would wait 5 ms for each turn of the GIL, which takes longer
+_SCATTERED = 4  # times as many bytes may be read if the missing ones are scattered pages
 _TELL_SECONDS = 0.025
 _NICENESS = 10
-_MOST_KERNEL_READAHEAD = 1 << 20  # bytes that may come in untold behind each reader
+_MOST_KERNEL_READAHEAD = 1 << 20  # bytes that the kernel may read, uncounted, after each read
 
 
 class Readahead:
@@ -42,19 +42,19 @@ class Readahead:
     paths
         The files.
     parts
-        What to read of them, in order.
+        The parts of the files to read, in order.
     pace
-        Says how many readers there are, and how much each reads at once.
+        Sets the number of readers, and the size of each read.
     on_read
-        Called with (index of the file, bytes that are in memory now and were absent) some times a second, with 0 when
-        the first read of a file begins. Of reads that are under way it counts what the page cache has of them.
+        Called several times a second with the index of a file and how many absent bytes of it have come into memory.
+        Called with 0 when the first read of a file begins. Unfinished reads count with their bytes in the page cache.
     on_readers
         Called with the number of readers whenever it changes.
     copies
-        For each file that does not go to the page cache, the file in memory that takes what is read. They are closed
+        For each file that does not go to the page cache, the file in memory that receives its bytes. They are closed
         at the end.
     window
-        Bytes that may lie read and unused; None for no limit.
+        Bytes that may be read but not used yet; None for no limit.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Readahead:
         self._on_readers = on_readers
         self._copies = copies or {}
         self._window = window
-        self._read = bytearray(len(parts))  # 1 where a part is there
+        self._read = bytearray(len(parts))  # 1 for each part that is read
         self._by_file: list[list[tuple[Part, int]]] = [[] for _ in paths]
         for number, part in enumerate(parts):
             self._by_file[part.file].append((part, number))
@@ -84,14 +84,14 @@ class Readahead:
             numbered.sort(key=lambda pair: pair[0].offset)
         self._lock = threading.Lock()
         self._may_go_on = threading.Condition(self._lock)  # for readers
-        self._has_come = threading.Condition(self._lock)  # for who waits for bytes
+        self._has_come = threading.Condition(self._lock)  # for threads that wait for bytes
         self._files: dict[int, int] = {}
         self._unread = [len(numbered) for numbered in self._by_file]
         self._under_way: dict[int, Part] = {}
         self._counts = [0] * len(paths)
         self._told = [0] * len(paths)
         self._known: set[int] = set()
-        self._begun: list[int] = []  # not told yet
+        self._begun: list[int] = []  # not reported yet
         self._telling = threading.Lock()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -105,7 +105,7 @@ class Readahead:
 
     @property
     def is_little(self) -> bool:
-        """Whether it takes longer to read in the background than to wait for it."""
+        """Whether there is so little to read that reading in the background would take longer."""
         return self._absent <= _AT_ONCE and (not self._ends or self._ends[-1] <= _SCATTERED * _AT_ONCE)
 
     def run(self) -> None:
@@ -115,7 +115,7 @@ class Readahead:
         self._tell()
 
     def start(self) -> None:
-        """Begin to read; returns at once."""
+        """Start to read in the background, and return at once."""
         self._teller = make_thread(self._keep_telling, "nbloader-progress")
         self._teller.start()
         with self._lock:
@@ -127,7 +127,7 @@ class Readahead:
         return not any(self._unread)
 
     def wait_for(self, file: int, begin: int, end: int, check_cancelled: Callable[[], None]) -> None:
-        """Return once the bytes from `begin` to `end` of a file are read. They count as used from then on.
+        """Wait until the bytes from `begin` to `end` of a file are read; they count as used from the call on.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Readahead:
             self._wait(number, check_cancelled)
 
     def wait(self, check_cancelled: Callable[[], None]) -> None:
-        """Return once everything is read.
+        """Wait until everything is read.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Readahead:
         self._tell()
 
     def stop(self, seconds: float = 0.5) -> None:
-        """End the reading. A read that hangs in the kernel is left behind after some seconds."""
+        """End the reading; wait at most `seconds` for threads whose reads hang in the kernel."""
         with self._lock:
             self._stopped = self._ended = True
             self._may_go_on.notify_all()
@@ -201,8 +201,8 @@ class Readahead:
             self._tell()
 
     def _tell(self) -> None:
-        """Tell what has come in since it was last told, counting what reads under way have brought so far."""
-        with self._telling:  # one at a time, so that nothing is told of a file before that it was begun
+        """Report the bytes read since the last report, including those of unfinished reads."""
+        with self._telling:  # one at a time, so that the first report of a file is that its reading began
             with self._lock:
                 if self._ended:
                     return
@@ -243,7 +243,7 @@ class Readahead:
                 began = time.monotonic()
                 count = self._read_parts([part for _, part in taken], sink)
                 self._finish(reader, taken, count, time.monotonic() - began)
-        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             with self._lock:
                 self._error = self._error or error.with_traceback(None)
                 self._stopped = True
@@ -257,7 +257,7 @@ class Readahead:
             self._close()
 
     def _take(self, reader: int) -> list[tuple[int, Part]]:
-        """Return the next parts for a reader, which lie one behind the other in a file; none once all are taken."""
+        """Return the next parts for a reader, which are adjacent in one file; an empty list if none are left."""
         with self._lock:
             while not self._stopped and self._left and (reader >= self._pace.readers or self._is_far_ahead()):
                 self._may_go_on.wait()
@@ -281,7 +281,7 @@ class Readahead:
                 self._known.add(first.file)
                 self._begun.append(first.file)
         if begins:
-            self._tell()  # so that every event is true at its time
+            self._tell()  # report at once, so that the event has the right time
         return taken
 
     def _is_far_ahead(self) -> bool:
@@ -307,7 +307,7 @@ class Readahead:
             if self.is_over:
                 self._over.set()
         if file_ended and self._threads:
-            self._tell()  # at the time when it happened
+            self._tell()  # report at once, so that the event has the right time
 
     def _read_parts(self, parts: Sequence[Part], sink: _Sink) -> int:
         file, begin, end = parts[0].file, parts[0].offset, parts[-1].end
@@ -337,12 +337,12 @@ class Readahead:
                 path = self._paths[file]
                 self._files[file] = open_direct(path) if file in self._copies else os.open(path, os.O_RDONLY)
                 if kernel_readahead(path) > _MOST_KERNEL_READAHEAD:
-                    # It would read behind every reader's back, as much again, what another reader is reading.
+                    # After each read, the kernel would read ahead the bytes that another reader is reading.
                     os.posix_fadvise(self._files[file], 0, 0, os.POSIX_FADV_RANDOM)
             return self._files[file]
 
     def _close(self) -> None:
-        """Close every file, once nobody reads any more: a reader that was left behind does it when it comes back."""
+        """Close every file once no reader works; a reader that hangs closes the files when it returns."""
         with self._lock:
             if self._working or not (self._stopped or not self._left):
                 return
@@ -355,27 +355,27 @@ class Readahead:
 
 
 class _Sink:
-    """Takes what is read, and forgets it: that it is in the page cache then is all that is wanted."""
+    """Discards the bytes that are read: their only purpose is to be in the page cache."""
 
     def __init__(self) -> None:
         self._null = os.open(os.devnull, os.O_WRONLY) if sys.platform == "linux" else None
         self._buffer: memoryview | None = None
 
     def take(self, fd: int, offset: int, length: int) -> int:
-        """Read a range of an open file, or the beginning of it; returns the bytes read, 0 behind the file's end."""
+        """Read a range of an open file, or its beginning; return the number of bytes read, 0 after the end."""
         if self._null is not None:
             try:
                 return os.sendfile(self._null, fd, offset, length)
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
-                self.close()  # storage from which the kernel cannot send
+                self.close()  # the kernel cannot send from this storage
         whole, rest = divmod(min(length, _MOST_BUFFERS * _BUFFER), _BUFFER)
         buffer = self._own_buffer()
         return os.preadv(fd, [buffer] * whole + ([buffer[:rest]] if rest else []), offset)
 
     def take_by_seeking(self, path: Path, offset: int, length: int) -> int:
-        """Do so where there is no reading at an offset."""
+        """Read like `take`, on systems that cannot read at an offset."""
         with open(path, "rb", buffering=0) as file:
             file.seek(offset)
             return file.readinto(self._own_buffer()[:length]) or 0

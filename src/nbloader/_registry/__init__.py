@@ -1,1 +1,1 @@
-"""What this process has loaded, who waits for it, and who holds it."""
+"""The models that this process has loaded, the loads that wait, and the references to models."""

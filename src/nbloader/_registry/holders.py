@@ -1,4 +1,4 @@
-"""Who still refers to a model that should be gone: names of the notebook, its outputs, errors, running functions."""
+"""References to a model that should be freed: names of the notebook, its outputs, errors, running functions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 from nbloader._progress.freed import Holder
 
 _DEEPEST = 5
-_MOST_LOOKS = 20_000  # at the parts of one name
+_MOST_LOOKS = 20_000  # objects to inspect for one name
 _MOST_TOLD = 5
 _OUTPUT = re.compile(r"(_+|_\d+|Out\[\d+\])([.\[].*)?")
 _NOT_THE_USERS = ("_oh", "get_ipython", "exit", "quit", "In", "open")
 _SHELLS = ("ipython", "ipykernel", "traitlets", "zmq", "tornado", "asyncio")
-"""Packages, in small letters, whose objects are the notebook's own: through them one gets to every name."""
+"""Packages, in lower case, whose objects belong to the notebook itself: every name can be reached through them."""
 
 _LEAVES = (str, bytes, int, float, complex, type, types.ModuleType, types.CodeType)
 
 
 def find_holders(targets: Iterable[Any]) -> tuple[Holder, ...]:
-    """Return who refers to any of `targets`, as far as it can be found out; one of kind ``"unknown"`` where not."""
+    """Return the references to `targets` that can be found, or one of kind ``"unknown"`` if there are none."""
     wanted = {id(target) for target in targets}
     found: dict[str, Holder] = {}
     for name, value, kind in _roots():
@@ -39,7 +39,7 @@ def find_holders(targets: Iterable[Any]) -> tuple[Holder, ...]:
 
 
 def _without_doubles(holders: list[Holder]) -> list[Holder]:
-    """Return holders, outputs first, without the further names that a notebook has for those."""
+    """Return the holders, outputs first, without the other names that a notebook has for the same outputs."""
     outputs = [holder for holder in holders if holder.kind == "output"]
     cells = [holder for holder in outputs if holder.name.startswith("Out[")]
     return (cells or outputs[:1]) + [holder for holder in holders if holder not in outputs]
@@ -47,7 +47,7 @@ def _without_doubles(holders: list[Holder]) -> list[Holder]:
 
 def _roots() -> Iterator[tuple[str, Any, str]]:
     for name, value in list(vars(sys.modules["__main__"]).items()):
-        # The outputs are told cell by cell.
+        # The outputs are listed cell by cell.
         if name == "Out" and isinstance(value, Mapping):
             yield from ((f"Out[{cell!r}]", output, "name") for cell, output in list(value.items()))
         elif name not in _NOT_THE_USERS and not name.startswith("__"):
@@ -67,7 +67,7 @@ def _locals_of(frame: types.FrameType) -> list[tuple[str, Any]]:
     seen = frame.f_locals
     found = [(name, value) for name, value in seen.items() if name.isidentifier()]
     if sys.version_info < (3, 13):
-        # What is seen is a copy that the frame keeps, and with it the model when the function has let go of it.
+        # `f_locals` is a copy that the frame keeps: it would keep the model alive after the function has dropped it.
         for name, value in found:
             if gc.is_tracked(value):
                 seen.pop(name, None)
@@ -75,7 +75,7 @@ def _locals_of(frame: types.FrameType) -> list[tuple[str, Any]]:
 
 
 def _running_frames() -> Iterator[types.FrameType]:
-    """Yield the frames of functions that run, of nobody's but the user's."""
+    """Yield the frames of running functions, except those of nbloader."""
     own = {thread.ident for thread in threading.enumerate() if thread.name.startswith("nbloader-")}
     for ident, top in sys._current_frames().items():
         frame: types.FrameType | None = top if ident not in own else None
@@ -87,7 +87,7 @@ def _running_frames() -> Iterator[types.FrameType]:
 
 
 def _path_to(wanted: set[int], name: str, value: Any) -> str | None:
-    """Return how one gets from `name` to one of the objects that are wanted, as Python would write it."""
+    """Return the Python expression that leads from `name` to a wanted object; None if there is none."""
     looks = 0
     if _is_passed_over(value):
         return None
@@ -109,7 +109,7 @@ def _path_to(wanted: set[int], name: str, value: Any) -> str | None:
 
 
 def _is_passed_over(value: Any) -> bool:
-    """Return whether to look no further here: what a module's names are in is looked through once, as such."""
+    """Return whether to skip a value: a leaf, a module's namespace, or an object of the notebook itself."""
     is_namespace = isinstance(value, dict) and "__builtins__" in value
     package = str(type(value).__module__).partition(".")[0].lower()
     return isinstance(value, _LEAVES) or is_namespace or package in _SHELLS

@@ -1,4 +1,4 @@
-"""What tells one request for a model from another, and one model from another."""
+"""The identity of a request for a model, and the identity of a model."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _NEUTRAL: Mapping[str, Any] = {
     for option in fields(LoadOptions)
     if option.name in ROWS and not ROWS[option.name].makes_another
 }
-"""Options that change how a model is loaded, and not which."""
+"""Options that change how a model is loaded, but not the model itself."""
 
 
 def are_alike(one: Job, other: Job) -> bool:
-    """Return whether two jobs were asked for the same."""
+    """Return whether two jobs have the same request."""
     return are_same(request_of(one), request_of(other))
 
 
 def place_of(model: Any) -> str:
-    """Return a model's name so that equal places have equal names."""
+    """Return a model's name, normalized so that equal places have equal names."""
     place = os.path.expanduser(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else repr(model)
     return os.path.realpath(place) if place != DEMO and os.path.isdir(place) else place
 
 
 def request_of(job: Job) -> tuple[str, LoadOptions]:
-    """Return what a job was asked for."""
+    """Return the request of a job: the place of its model, and the options that change the model."""
     return place_of(job.model), _effective(job.options)
 
 
 def _effective(options: LoadOptions) -> LoadOptions:
-    """Return the options with everything that does not change the model as if it had not been chosen."""
+    """Return the options, with those that do not change the model reset to their defaults."""
     on_cpu: Mapping[str, Any] = {"device": None, "device_map": None} if options.placement == "cpu" else {}
     return replace(options, **_NEUTRAL, **on_cpu)
 
 
 def identity_of(source: Source, options: LoadOptions) -> tuple[Any, ...]:
-    """Return what tells this model from every other: where its files are, in which state, and the options."""
+    """Return the identity of a model: the place and the state of its files, and the options."""
     effective = _effective(options)
     adapter = adapter_state(options)
     if source.repository is not None:
@@ -57,8 +57,8 @@ def identity_of(source: Source, options: LoadOptions) -> tuple[Any, ...]:
 
 
 def are_same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal; those that cannot be compared are not."""
+    """Return whether two values are equal; values that cannot be compared are not equal."""
     try:
         return bool(one == other)
-    except Exception:  # noqa: BLE001 - values of extra= may be anything, and compare as they like
+    except Exception:  # noqa: BLE001 - values of extra= may be anything, and may fail to compare
         return False

@@ -1,4 +1,4 @@
-"""What the registry knows of a load, and what it tells it."""
+"""Job: a load as the registry sees it, with what the registry calls on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Waiting(NamedTuple):
-    """A load that is under way or in line, as those behind it see it."""
+    """A load that is running or queued, as the loads behind it see it."""
 
     number: int
     name: str
@@ -33,35 +33,35 @@ class Job(Protocol):
 
     @property
     def state(self) -> LoadState:
-        """What is known of it now."""
+        """The current state of the load."""
 
     @property
     def plan(self) -> LoadPlan | None:
-        """What it moves; None until that is known."""
+        """What the load moves; None until that is known."""
 
     def start(self) -> Any:
-        """Start its thread."""
+        """Start the load's thread."""
 
     def _is_alive(self) -> bool:
-        """Return whether a thread works for it, and it has not ended."""
+        """Return whether the load's thread runs and the load has not ended."""
 
     def cancel(self) -> None:
-        """Ask it to stop."""
+        """Ask the load to stop."""
 
     def subscribe(self, function: Callable[[events.Event], None], /) -> Any:
-        """Have `function` called with every event from now on."""
+        """Call `function` with every event from now on."""
 
     def _add_line(self, level: str, code: str, **arguments: Any) -> None:
-        """Add a line to its log."""
+        """Add a line to the load's log."""
 
     def _let_go(self, successor: str) -> None:
-        """Have it forget what it made, to make room for the model `successor`."""
+        """Drop the load's result, to make room for the model `successor`."""
 
     def _add_unloaded(self, freed: Freed) -> None:
-        """Have it add to its events what that gave back."""
+        """Append an `Unloaded` event with what unloading the model freed."""
 
     def _abandon(self) -> None:
-        """End it in a child that was forked in its midst."""
+        """End the load in a forked child."""
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)

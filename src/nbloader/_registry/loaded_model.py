@@ -1,4 +1,4 @@
-"""LoadedModel: one model that is loaded, without keeping it alive."""
+"""LoadedModel: a record of one loaded model, which does not keep the model alive."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model that is loaded: `nbloader.loaded` returns them.
+    """A loaded model, as `nbloader.loaded` returns it.
 
     ::
 
         for entry in nbloader.loaded():
             print(entry.name, entry.bytes)
 
-    `options` are those that it was loaded with, and `commit` that of its repository; `model` is None once it is gone.
+    `options` are the options that it was loaded with, and `commit` is the commit of its repository. `model` is None
+    once the model is freed.
     """
 
     name: str
@@ -41,7 +42,7 @@ class LoadedModel:
     _loaded_as: ModelState = field(repr=False)
     _jobs: weakref.WeakSet[Job] = field(repr=False, default_factory=weakref.WeakSet)
     state: LoadState | None = field(repr=False, default=None)
-    """How its load went; None until that has ended."""
+    """The final state of its load; None until the load has ended."""
 
     @property
     def model(self) -> Any:
@@ -50,7 +51,7 @@ class LoadedModel:
 
     @property
     def change(self) -> str:
-        """What of the model is not as it was loaded: the name of a module or tensor; empty where all is."""
+        """The name of a module or tensor that has changed since the model was loaded; empty if none has."""
         model = self.model
         return "" if model is None else first_change(self._loaded_as, model)
 
@@ -61,11 +62,11 @@ class LoadedModel:
 
     @property
     def bytes(self) -> int:
-        """What its parameters and buffers take."""
+        """Bytes that its parameters and buffers take."""
         return int(self.summary["bytes"])
 
     def matches(self, model: Any) -> bool:
-        """Return whether this is the model that somebody means: by itself, by its job, by its place or by its name."""
+        """Return whether `model` means this model: the model itself, this entry, its job, its place or its name."""
         if isinstance(model, (str, os.PathLike)):
             return place_of(model) in (self.name, self.place)
         return model is self or model in self._jobs or model is self.model

@@ -1,8 +1,8 @@
-"""What tells a model that has been changed since it was loaded, without reading all of its weights.
+"""Detects that a model has changed since it was loaded, without reading all of its weights.
 
-Steps of an optimizer and other work in place count up a tensor's version; casts, moves, other heads and adapters change
-its type, its place or the modules around it. What is written through ``.data`` (peft merges adapters so) leaves all of
-that as it was: of each tensor a few elements are kept, too.
+Optimizer steps and other in-place operations raise a tensor's version. Casts, moves, other heads and adapters change
+its type, its device or the modules around it. A write through ``.data`` (peft merges adapters this way) changes none of
+these, so a few elements of each tensor are compared, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 _SAMPLES = 4  # elements of each tensor
 
 ModelState = dict[str, tuple[Any, ...]]
-"""By the name of a module or tensor: what is compared."""
+"""The values to compare, by the name of a module or tensor."""
 
 
 def state_of_model(model: Any) -> ModelState:
@@ -30,7 +30,7 @@ def state_of_model(model: Any) -> ModelState:
 
 
 def first_change(before: ModelState, model: Any) -> str:
-    """Return the name of a module or tensor that is not as it was; empty where all are."""
+    """Return the name of a module or tensor that has changed; empty if none has."""
     now = state_of_model(model)
     names = (name for name in {**before, **now} if before.get(name) != now.get(name))
     return next((name.rstrip(":") or type(model).__name__ for name in names), "")
@@ -40,13 +40,13 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
     yield from model.named_parameters(remove_duplicate=False)
     for prefix, module in model.named_modules():
         for name, buffer in module._buffers.items():
-            # What is in no file may be made anew by a forward pass: the frequencies of rotary embeddings, for one.
+            # A forward pass may replace buffers that are in no file, such as the frequencies of rotary embeddings.
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 yield (f"{prefix}.{name}" if prefix else name), buffer
 
 
 def _sample(tensor: Any) -> bytes:
-    """Return a few elements, evenly spaced; nothing of what is on disk or not in one piece."""
+    """Return a few evenly spaced elements; nothing if the tensor is on the meta device, empty or not contiguous."""
     import torch
 
     if tensor.is_meta or not tensor.numel() or not tensor.is_contiguous():

@@ -1,7 +1,7 @@
-"""Which models this process has, is loading, and has yet to load: each once, one at a time, in order.
+"""The models that this process has loaded, is loading or will load: each once, one at a time, in order.
 
-The registry keeps no model alive by itself: a model stays as long as somebody refers to it, its `LoadJob` (and so its
-widget) among them. What is preloaded is held here until it is unloaded.
+The registry itself keeps no model alive: a model stays while something refers to it, such as its `LoadJob` (and so its
+widget). Preloaded models are held here until they are unloaded.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from nbloader._registry.outcome import Outcome
 
 
-_TICK = 0.05  # seconds between two looks at whose turn it is
-# That an ending process waits for the loads it cancels. An import cannot be cancelled, and a thread that Python stops
-# while it holds the lock of all imports would keep the process from ever ending.
+_TICK = 0.05  # seconds between two checks of whose turn it is
+# How long an exiting process waits for the loads that it cancels. An import cannot be cancelled. If Python stops a
+# thread that holds the import lock, the process never exits.
 _EXIT_SECONDS = 10.0
 
 
 class _Registry:
-    """What is loaded and being loaded. Who is in line, or has the turn, counts only as long as it is alive."""
+    """The loaded models, and the loads. A load in the queue, or with the turn, counts only while it is alive."""
 
     def __init__(self) -> None:
-        # Taken as it is, not by the condition: an interrupt inside of Condition.__enter__ would keep it for ever.
+        # Acquire the lock itself, not the condition: an interrupt inside Condition.__enter__ would never release it.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self._active: list[Job] = []
@@ -52,40 +52,40 @@ class _Registry:
 
     @property
     def active(self) -> list[Job]:
-        """From the request to the end, those that wait included."""
+        """The loads from their request to their end, including those that wait."""
         self._active = [job for job in self._active if job._is_alive()]
         return self._active
 
     @property
     def line(self) -> list[Job]:
-        """Those that wait for their turn, the next one first."""
+        """The loads that wait for their turn, the next one first."""
         self._line = [job for job in self._line if job._is_alive()]
         return self._line
 
     @property
     def running(self) -> Job | None:
-        """The one that has the turn."""
+        """The load that has the turn; None if none has."""
         return self._running if self._running is not None and self._running._is_alive() else None
 
     def enter(self, job: Job) -> None:
-        """Note a job that has been started, and put it in the line: in the order of requests, behind what is next."""
+        """Add a started job, and queue it in the order of the requests, after jobs that come next."""
         if job not in self.active:
             self._active.append(job)
             self.line_up(job)
 
     def line_up(self, job: Job) -> None:
-        """Put a job in the line, where it is not."""
+        """Queue a job, unless it is queued already."""
         if job not in self.line:
             self._line.append(job)
             self._line.sort(key=lambda other: (not other._comes_next, other.number))
 
     def take_turn(self, job: Job) -> None:
-        """Have the turn be this job's, and nobody's once it is left."""
+        """Give this job the turn, and remove it from the queue."""
         self._running = job
         self._line = [other for other in self._line if other is not job]
 
     def leave(self, job: Job, *, turn_only: bool = False) -> None:
-        """Note that a job has ended or, with `turn_only`, has had its turn."""
+        """Remove a job that has ended or, with `turn_only`, end its turn only."""
         if self._running is job:
             self._running = None
         self._line = [other for other in self._line if other is not job]
@@ -97,7 +97,7 @@ _registry = _Registry()
 
 
 def _begin_anew() -> None:
-    """In a child, forget what its parent loads: only the thread that forked is there."""
+    """Drop the parent's loads in a forked child: only the thread that forked exists there."""
     global _registry
     former, _registry = _registry, _Registry()
     for job in former._active:
@@ -111,7 +111,7 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end_all() -> None:
-    """Cancel what loads, and wait a moment: a thread inside of torch when Python goes takes the process down."""
+    """Cancel all loads and wait a moment: a thread that is inside torch when Python exits crashes the process."""
     with _registry.lock:
         jobs = list(_registry.active)
     for job in jobs:
@@ -120,20 +120,20 @@ def _end_all() -> None:
 
 
 def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
-    """Return the job that does what `job` was made for: itself, started, or one that is doing it already.
+    """Start `job` and return it, or return the job that has the same request already.
 
-    With `replace`, what is being loaded now is cancelled, and the job comes next.
+    With `replace`, the running load is cancelled, and the job comes next.
     """
     wanted = request_of(job)
     with _registry.lock:
         for other in _registry.active:
             if not other.state.cancelling and not job._reloads and are_same(request_of(other), wanted):
-                return cast(AnyJob, other)  # there is one kind
+                return cast(AnyJob, other)  # there is only one kind of job
         running = _registry.running
         job._comes_next = replace
         try:
             job.start()
-        except BaseException:  # where the thread began all the same, it ends at once
+        except BaseException:  # if its thread has started nevertheless, the thread ends at once
             job.cancel()
             raise
         _registry.enter(job)
@@ -143,13 +143,13 @@ def submit(job: AnyJob, *, replace: bool = False) -> AnyJob:
 
 
 def note_started(job: Job) -> None:
-    """Note that a job has begun; called by its own thread, which no interrupt keeps from it."""
+    """Add a job that has started; its own thread calls this, because no interrupt reaches that thread."""
     with _registry.lock:
         _registry.enter(job)
 
 
 def note_ended(job: Job) -> None:
-    """Note that a job has ended."""
+    """Remove a job that has ended."""
     with _registry.lock:
         _registry.leave(job)
 
@@ -158,10 +158,11 @@ def note_ended(job: Job) -> None:
 def turn(
     job: Job, on_wait: Callable[[tuple[Waiting, ...]], None], check_cancelled: Callable[[], None]
 ) -> Iterator[None]:
-    """Hold the process's one turn to load, which comes in the order of the requests.
+    """Wait for the process's one turn to load, in the order of the requests, and hold it in this context.
 
-    ``from_pretrained`` changes globals of torch and of its own while it runs, and two at once leave them changed
-    (https://github.com/huggingface/transformers/issues/41782). `on_wait` is told who is ahead, each time that changes.
+    ``from_pretrained`` changes globals of torch and transformers while it runs, and two parallel calls leave them
+    changed (https://github.com/huggingface/transformers/issues/41782). `on_wait` is called with the loads ahead, each
+    time they change.
     """
     registry, told = _registry, None
     with registry.lock:
@@ -193,7 +194,7 @@ def _ahead_of(job: Job) -> tuple[Waiting, ...]:
 
 
 def cancel_waiting(number: int) -> None:
-    """Cancel the load of this number, if it is under way or in line."""
+    """Cancel the load with this number, if it is running or queued."""
     with _registry.lock:
         found = [job for job in _registry.active if job.number == number]
     for job in found:
@@ -201,7 +202,7 @@ def cancel_waiting(number: int) -> None:
 
 
 class LoadedModelsOfJob:
-    """What one load has to do with the models that are loaded: is it there already, and who must make room.
+    """The loaded models, as one load sees them: whether its model is loaded, and which models must make room.
 
     Parameters
     ----------
@@ -214,9 +215,9 @@ class LoadedModelsOfJob:
         self._identity: Any = None
 
     def find(self, source: Source) -> LoadedModel | None:
-        """Return the model from `source`, if it is loaded with these options, and it and its files are as they were.
+        """Return the model from `source`, if it is loaded with these options and is unchanged, with its files.
 
-        One that somebody has changed is forgotten here, and stays with whoever holds it.
+        A model that has changed is removed from the registry, and stays alive while something refers to it.
         """
         self._identity = identity_of(source, self._job.options)
         if self._job._reloads:
@@ -234,7 +235,7 @@ class LoadedModelsOfJob:
         return None
 
     def add(self, outcome: Outcome, commit: str | None) -> None:
-        """Note that the load has made its model."""
+        """Add the model that the load has made."""
         job = self._job
         made = LoadedModel(
             name=job.state.name,
@@ -253,14 +254,14 @@ class LoadedModelsOfJob:
             _registry.residents.append(made)
 
     def free(self) -> Free:
-        """Return what is free for the load: what is free now, and what unloading others will give back."""
+        """Return the memory that the load can use: what is free now, and what unloading other models will free."""
         free = find_free()
         devices = dict(free.devices)
         host = free.host
         for plan in (resident.plan for resident in self._leaving()):
             if plan is None:
                 continue
-            host += plan.host_memory["weights"] if plan.copies else 0  # what is mapped counts as available
+            host += plan.host_memory["weights"] if plan.copies else 0  # mapped weights count as available
             for name, parts in (plan.device_memory or {}).items():
                 left = devices.get(name)
                 if left is not None:
@@ -268,7 +269,7 @@ class LoadedModelsOfJob:
         return Free(host, devices)
 
     def make_room(self) -> tuple[str, Freed] | None:
-        """Unload the others, unless all are to be kept; return their names and what that gave back."""
+        """Unload the other models, unless all are to be kept; return their names and what that freed."""
         leaving = self._leaving()
         if not leaving:
             return None
@@ -288,7 +289,7 @@ def _keeping_state(to_resident: weakref.ref[LoadedModel], to_job: weakref.ref[Jo
 
 
 def find_loaded(model: Any) -> LoadedModel | None:
-    """Return the newest of the loaded models that `model` means: itself, its job, or its folder or id."""
+    """Return the newest loaded model that `model` means: the model itself, its job, its folder or its id."""
     return next((resident for resident in reversed(loaded()) if resident.matches(model)), None)
 
 
@@ -300,20 +301,20 @@ def loaded() -> list[LoadedModel]:
 
 
 def unload(model: Any = None) -> Freed:
-    """Unload a model, or all of them, and return what that gave back.
+    """Unload a model, or all models, and return what that freed.
 
-    The loads that made it forget it, and what it held on the host and on devices is given back. A model that somebody
-    else refers to stays until they let go of it: the answer names them.
+    The loads that made the model drop it, and its memory on the host and on devices is freed. If something else refers
+    to the model, it stays until that reference is dropped; the result names such references.
 
     Parameters
     ----------
     model
-        The model, its job, what `loaded` says of it, or the folder or id that it was loaded from; None for all.
+        The model, its job, its entry in `loaded`, or the folder or id that it was loaded from; None for all models.
 
     Raises
     ------
     LoadError
-        If no such model is loaded.
+        If this model is not loaded.
     """
     found = [resident for resident in loaded() if model is None or resident.matches(model)]
     if model is not None and not found:
@@ -324,7 +325,7 @@ def unload(model: Any = None) -> Freed:
 
 
 def keep(job: Job) -> None:
-    """Keep what a load makes alive, although nobody may refer to it yet."""
+    """Keep the model of a load alive, even if nothing else refers to it yet."""
     with _registry.lock:
         _registry.preloaded.append(job)
 

@@ -1,4 +1,4 @@
-"""What a load makes, and what it sees of the models that the process has already."""
+"""Outcome: the result of a load. LoadedModels: the models that are loaded already, as one load sees them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What a load made: the model, its tokenizer, and what is said of them."""
+    """The result of a load: the model, its tokenizer, and the figures shown for them."""
 
     model: Any
     tokenizer: Any
@@ -19,13 +19,13 @@ class Outcome(NamedTuple):
 
 
 class LoadedModels(Protocol):
-    """The models that the process has already, as one load sees them."""
+    """The models that the process has loaded already, as one load sees them."""
 
     def find(self, source: Source) -> Any:
-        """Return the resident model that would be loaded from `source`; None where it has to be loaded."""
+        """Return the loaded model that would be loaded from `source`; None if it has to be loaded."""
 
     def free(self) -> Free:
-        """Return what is free for the load, once the others have made room."""
+        """Return the memory that the load can use, once the other models have made room."""
 
     def make_room(self) -> tuple[str, Any] | None:
-        """Unload the others, where they are not to be kept; return their names and what that gave back."""
+        """Unload the other models, unless all are to be kept; return their names and what that freed."""
