@@ -20,6 +20,7 @@ from support.wire import misfits
 
 import nbloader
 from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
+from nbloader._load import run
 from nbloader._views import wire
 from nbloader._views.publisher import INTERVAL
 from nbloader.widget import _THEIRS
@@ -455,6 +456,23 @@ def test_a_load_that_ended_is_diagnosed(demo_small: Path) -> None:
     widget.result()
     wait_for(lambda: not own_threads())
     assert widget._diagnosis is None
+
+
+def test_loading_again_finds_the_model_that_only_the_widget_holds(
+    demo_small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget = LoaderWidget(demo_small)
+    widget.result()
+    wait_for(lambda: not own_threads())
+    has_returned = threading.Event()
+    resolve = run.resolve
+    monkeypatch.setattr(run, "resolve", lambda *args: has_returned.wait(60) and resolve(*args))
+    widget.load()
+    gc.collect()
+    has_returned.set()
+    assert widget.job is not None
+    widget.result()
+    assert (widget.job.state.summary or {}).get("already_loaded")
 
 
 def test_the_front_end_has_the_texts_that_it_shows() -> None:

@@ -59,6 +59,7 @@ class Controller:
         self._publisher: Publisher | None = None
         self._workbench: Workbench | None = None
         self._refused = 0
+        self._former: LoadJob | None = None
 
     @property
     def state(self) -> LoadState:
@@ -90,10 +91,12 @@ class Controller:
     def _follow(self, job: LoadJob) -> None:
         if self._publisher is not None:
             self._publisher.stop()
-        self.job = job
+        # Kept until the new load has ended: it may be for the same model, which nobody else may hold.
+        self._former, self.job = self.job, job
         self._page.send({"_diagnosis": None})
         job.subscribe(weak_method(self._take))
         if job.done():  # its last event may have come before the subscription
+            self._former = None
             self._refresh()
         self._publisher = Publisher(job, self._page.send)
         self._publisher.start()
@@ -102,6 +105,8 @@ class Controller:
 
     def _take(self, event: events.Event) -> None:
         """Handle an event: keep options that answered a question, and add a load that ended to the runs."""
+        if isinstance(event, (events.Ready, events.Failed, events.Cancelled)):
+            self._former = None
         if isinstance(event, events.Unloaded) and self.job is not None:
             self._page.send(self.view())
         if isinstance(event, events.Answered):
