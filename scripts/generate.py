@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
 import string
 import sys
@@ -16,10 +15,12 @@ import typing
 from pathlib import Path
 
 import nbloader
+from nbloader._errors import code_of
 from nbloader._options.as_code import quoted
 from nbloader._options.options import ROWS, LoadOptions
 from nbloader._text.catalogue import texts
 from nbloader._views import wire
+from nbloader._views.saved import colors
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src/nbloader"
@@ -102,7 +103,7 @@ def _errors() -> str:
     assert not missing, f"nothing raises {sorted(missing)}"
     by_class: dict[str, list[str]] = {}
     for (group, key), (kind, hints) in sorted(rows.items()):
-        code = (f"found_{key}" if group == "found" else key).replace("_", "-")
+        code = code_of(group, key)
         hints = hints or _CHOSEN_LATER[key]
         advice = " *Or:* ".join(_shown(english[of][hint]) for of, hint in hints)
         cells = f'<a id="{code}"></a>`{code}` | {_shown(english[group][key])} | {advice}'
@@ -160,13 +161,13 @@ def _keys(node: ast.AST, groups: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def _tokens() -> str:
     """Return the colours that the panel and what a notebook keeps have in common, as CSS."""
-    tokens = json.loads((SOURCES / "tokens.json").read_text("utf-8"))
-    colors = "".join(f"  --nbl-{name}: {color};\n" for name, color in tokens["phases"].items())
+    tokens = colors()
+    phases = "".join(f"  --nbl-{name}: {color};\n" for name, color in tokens["phases"].items())
     rules = [f".nbl-part-{name} {{\n  --nbl-part: {color};\n}}\n" for name, color in tokens["parts"].items()]
     return "\n".join(
         [
             "/* Written from src/nbloader/tokens.json by scripts/generate.py. */",
-            f".nbl-panel {{\n{colors}}}\n",
+            f".nbl-panel {{\n{phases}}}\n",
             *rules,
         ]
     )

@@ -53,22 +53,20 @@ function seconds(started: number | null, ended: number | null, now: number): num
 type Row = { [Column in keyof Lanes]: Lanes[Column][number] };
 
 function rowOf(lanes: Lanes, index: number, bytes: number): Row {
-  const nothing: Row = {
-    resident: 0,
-    read: 0,
-    to_place: 0,
-    placed: 0,
-    read_started: null,
-    read_ended: null,
-    place_started: null,
-    place_ended: null,
-    downloaded: bytes,
-    cached: bytes,
-    download_started: null,
-    download_ended: null,
+  return {
+    resident: lanes.resident?.[index] ?? 0,
+    read: lanes.read?.[index] ?? 0,
+    to_place: lanes.to_place?.[index] ?? 0,
+    placed: lanes.placed?.[index] ?? 0,
+    read_started: lanes.read_started?.[index] ?? null,
+    read_ended: lanes.read_ended?.[index] ?? null,
+    place_started: lanes.place_started?.[index] ?? null,
+    place_ended: lanes.place_ended?.[index] ?? null,
+    downloaded: lanes.downloaded?.[index] ?? bytes,
+    cached: lanes.cached?.[index] ?? bytes,
+    download_started: lanes.download_started?.[index] ?? null,
+    download_ended: lanes.download_ended?.[index] ?? null,
   };
-  const known = Object.entries(lanes).map(([column, values]) => [column, values[index]]);
-  return { ...nothing, ...Object.fromEntries(known.filter(([, value]) => value !== undefined)) };
 }
 
 function statusOf(bytes: number, isShard: boolean, row: Row): LaneStatus {

@@ -77,6 +77,15 @@ export interface Question {
   number: number;
 }
 
+/** Why the chosen options cannot be planned. */
+export interface Problem {
+  kind: string;
+  code: string;
+  page: string;
+  message: string;
+  hint: string;
+}
+
 /** Why a load failed; `page` explains the code, and is empty if no docs are hosted. */
 export interface Failure {
   kind: string;
@@ -197,22 +206,13 @@ export interface Plan {
   seconds: readonly [number, number] | null;
 }
 
-/** Why the chosen options cannot be planned. */
-export interface FormError {
-  kind: string;
-  code: string;
-  page: string;
-  message: string;
-  hint: string;
-}
-
 /** The workbench: options, the call that reproduces them, and what they will cost. */
 export interface Form {
   groups: readonly FieldGroup[];
   code: string;
   plan: Plan | null;
   planning: boolean;
-  error: FormError | null;
+  error: Problem | null;
 }
 
 /** A past load; stages as (name, start, end). */

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 _MOST_KNOWN = 40  # a list of more words than this would not help
 
 
+CODED = ("error", "found")
+"""The groups of texts whose keys are error codes."""
+
+
+def code_of(group: str, key: str) -> str:
+    """Return the code of the errors with this text."""
+    return (f"found_{key}" if group == "found" else key).replace("_", "-")
+
+
 class LoadError(Exception):
     """A load ended without a model.
 
@@ -57,11 +66,8 @@ class LoadError(Exception):
     @property
     def code(self) -> str:
         """A stable name for the error, such as ``"no-config"``; the docs list them all."""
-        message = self.message
-        if not isinstance(message, Text):
-            return "other"
-        key, found = message.key_in("error"), message.key_in("found")
-        return (key or (f"found_{found}" if found else "other")).replace("_", "-")
+        keys = {group: self.message.key_in(group) for group in CODED} if isinstance(self.message, Text) else {}
+        return next((code_of(group, key) for group, key in keys.items() if key), "other")
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

@@ -1,9 +1,9 @@
 import { fill } from "../format";
 import { texts } from "../texts";
-import type { FormError } from "../wire";
+import type { Problem } from "../wire";
 
 /** What went wrong and what to do, with the code that the docs explain. */
-export function ErrorText({ error }: { error: FormError }) {
+export function ErrorText({ error }: { error: Problem }) {
   return (
     <>
       <strong>{fill(texts.panel.error, { kind: error.kind })}</strong>{" "}

@@ -28,7 +28,7 @@ _Tag = ElementTree.Element
 
 
 @cache
-def _colors() -> Mapping[str, Mapping[str, str]]:
+def colors() -> Mapping[str, Mapping[str, str]]:
     """Return the colours of phases and parts, which the live panel uses too."""
     return json.loads(files("nbloader").joinpath("tokens.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
@@ -218,7 +218,7 @@ def _lanes(view: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
     names = shards["names"]
     if not names or not whole:
         return
-    seen = [phase for phase in _colors()["phases"] if any(start is not None for start in lanes[f"{phase}_started"])]
+    seen = [phase for phase in colors()["phases"] if any(start is not None for start in lanes[f"{phase}_started"])]
     rows: list[list[str | _Tag]] = []
     for index, (name, size) in enumerate(zip(names[:_MOST_LANES], shards["bytes"], strict=False)):
         took, chart = [], []
@@ -227,7 +227,7 @@ def _lanes(view: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
             end = whole if end is None else end
             took.append("" if start is None else says.seconds(end - start))
             if start is not None:
-                chart.append(_bar(start / whole, (end - start) / whole, _colors()["phases"][phase]))
+                chart.append(_bar(start / whole, (end - start) / whole, colors()["phases"][phase]))
         rows.append([name, size_text(size), *took, _tag("div", _CHART, *chart)])
     if len(names) > _MOST_LANES:
         rows.append([says("saved", "more", count=len(names) - _MOST_LANES)])
@@ -255,7 +255,7 @@ def _diagnosis(told: Mapping[str, Any] | None, says: _Says) -> Iterator[_Tag]:
             name,
             says.seconds(seconds),
             _percent(seconds / whole),
-            _tag("div", _CHART, _bar(0, seconds / whole, _colors()["parts"][key])),
+            _tag("div", _CHART, _bar(0, seconds / whole, colors()["parts"][key])),
         ]
         for key, name, seconds in parts
     ]

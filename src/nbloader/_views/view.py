@@ -176,30 +176,25 @@ def _gone(gone: Freed) -> wire.Gone:
     }
 
 
-def _question(question: Question) -> wire.Question:
+def _asked(asked: Question | ErrorInfo) -> wire.Asked:
     return {
-        "number": question.number,
-        "kind": question.kind,
-        "code": question.code,
-        "message": question.message,
-        "choices": [(_label(changes), size) for changes, size in question.choices],
-        "files": list(question.files),
+        "kind": asked.kind,
+        "code": asked.code,
+        "message": asked.message,
+        "choices": [(_label(changes), size) for changes, size in asked.choices],
+        "files": list(asked.files),
     }
+
+
+def _question(question: Question) -> wire.Question:
+    return {**_asked(question), "number": question.number}
 
 
 def _failure(error: ErrorInfo) -> wire.Failure:
-    return {
-        "kind": error.kind,
-        "code": error.code,
-        "page": page_of(error.code),
-        "message": error.message,
-        "hint": error.hint,
-        "choices": [(_label(changes), size) for changes, size in error.choices],
-        "files": list(error.files),
-    }
+    return {**_asked(error), "page": page_of(error.code), "hint": error.hint}
 
 
-def view_of_error(error: LoadError) -> wire.FormError:
+def view_of_error(error: LoadError) -> wire.Problem:
     """Return what the form shows for an error."""
     return {
         "kind": type(error).__name__,

@@ -97,11 +97,18 @@ class Question(Asked):
     number: int
 
 
-class Failure(Asked):
-    """Why a load failed; `page` explains the code, and is empty if no docs are hosted."""
+class Problem(TypedDict):
+    """Why the chosen options cannot be planned."""
 
+    kind: str
+    code: str
     page: str
+    message: str
     hint: str
+
+
+class Failure(Asked, Problem):
+    """Why a load failed; `page` explains the code, and is empty if no docs are hosted."""
 
 
 class State(TypedDict):
@@ -227,16 +234,6 @@ class Plan(TypedDict):
     seconds: tuple[float, float] | None
 
 
-class FormError(TypedDict):
-    """Why the chosen options cannot be planned."""
-
-    kind: str
-    code: str
-    page: str
-    message: str
-    hint: str
-
-
 class Form(TypedDict):
     """The workbench: options, the call that reproduces them, and what they will cost."""
 
@@ -244,7 +241,7 @@ class Form(TypedDict):
     code: str
     plan: Plan | None
     planning: bool
-    error: FormError | None
+    error: Problem | None
 
 
 class Run(TypedDict):
