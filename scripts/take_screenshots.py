@@ -8,7 +8,6 @@ workbench.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -25,6 +24,7 @@ import nbloader  # noqa: E402
 
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 NARROW = 420  # pixels
+MODEL, STALLED = "nbloader/demo-model", "nbloader/demo-model-that-stalls"
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     demo = nbloader.demo_checkpoint("400MB", shards=8)
     stalled = Repo.of_folder(demo, stall="model-00006-of-00008.safetensors")
-    conftest._hub.repos["nbloader/demo-model"] = stalled
+    conftest._hub.repos |= {MODEL: Repo.of_folder(demo), STALLED: stalled}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         for theme in THEMES:
             home = Path(root) / theme
@@ -43,37 +43,45 @@ def main() -> None:
                 if everything:
                     take_all(server, folder, theme, stalled)
                 elif theme == "dark":
-                    take_ready(server, folder / "panel-dark.png", demo)
+                    take_ready(server, folder / "panel-dark.png")
                 else:
-                    take_ready(server, folder / "panel.png", demo)
-                    take_workbench(server, folder / "workbench.png", "demo")
+                    take_ready(server, folder / "panel.png")
+                    take_workbench(server, folder / "workbench.png")
 
 
-def take_ready(server: Server, path: Path, checkpoint: Path) -> None:
+BEFORE = f"""\
+import os
+from pathlib import Path
+
+import nbloader
+from huggingface_hub import snapshot_download
+from nbloader import LoaderWidget
+
+nbloader.load({MODEL!r}, progress=False)  # downloads it, and imports everything
+nbloader.unload()
+for file in Path(snapshot_download({MODEL!r})).iterdir():
+    with open(file, "rb") as opened:  # cold, so that there is something to read
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)"""
+
+
+def take_ready(server: Server, path: Path) -> None:
     """Take the panel of a load that has ended: a cast to float32, so that placing takes its time."""
-    cell = (
-        "import torch, transformers\nfrom nbloader import LoaderWidget\n"
-        f"w = LoaderWidget({str(checkpoint)!r}, dtype='float32').show()\nw.result()"
-    )
-    for file in checkpoint.iterdir():
-        with open(file, "rb") as opened:  # cold, so that there is something to read
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    cell = f"w = LoaderWidget({MODEL!r}, dtype='float32').show()\nw.result()"
     with open_browser(device_scale_factor=2) as page:
-        open_notebook(page, server, server.write("ready.ipynb", [cell]))
+        open_notebook(page, server, server.write("ready.ipynb", [BEFORE, cell]))
         run(page, 0)
+        run(page, 1)
         page.wait_for_selector(".nbl-panel .nbl-outcome.nbl-is-ready")
         page.locator(".nbl-panel").screenshot(path=path)
 
 
-def take_workbench(server: Server, path: Path, model: str) -> None:
+def take_workbench(server: Server, path: Path) -> None:
     """Take the workbench with two loads behind it, the second of them cast."""
-    cell = (
-        "import torch, transformers\nfrom nbloader import LoaderWidget\n"
-        f"w = LoaderWidget({model!r})\nw.clear_history()\nw"
-    )
+    cell = f"w = LoaderWidget({MODEL!r})\nw.clear_history()\nw"
     with open_browser(device_scale_factor=2, viewport={"width": 1200, "height": 1600}) as page:
-        open_notebook(page, server, server.write("workbench.ipynb", [cell]))
+        open_notebook(page, server, server.write("workbench.ipynb", [BEFORE, cell]))
         run(page, 0)
+        run(page, 1)
         panel = page.locator(".nbl-panel")
         for runs, dtype in enumerate(("auto", "float32"), 1):
             panel.get_by_label("Type").select_option(dtype)
@@ -105,10 +113,10 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
     caches = [tempfile.mkdtemp() for _ in range(3)]
     brings_code = with_code(nbloader.demo_checkpoint("40MB", shards=4), Path(caches[0]) / "mine")
     states = {
-        "loading": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[0]!r})", ".nbl-panel >> text=no bytes for"),
-        "cancelled": (f"LoaderWidget('nbloader/demo-model', cache_dir={caches[1]!r})", ".nbl-panel .nbl-is-cancelled"),
+        "loading": (f"LoaderWidget({STALLED!r}, cache_dir={caches[0]!r})", ".nbl-panel >> text=no bytes for"),
+        "cancelled": (f"LoaderWidget({STALLED!r}, cache_dir={caches[1]!r})", ".nbl-panel .nbl-is-cancelled"),
         "stalled": (
-            f"LoaderWidget('nbloader/demo-model', cache_dir={caches[2]!r}, stall_seconds=15)",
+            f"LoaderWidget({STALLED!r}, cache_dir={caches[2]!r}, stall_seconds=15)",
             ".nbl-panel .nbl-stall button",
         ),
         "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-outcome.nbl-is-ready"),
@@ -120,7 +128,7 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
         "code": (f"LoaderWidget({str(brings_code)!r})", ".nbl-panel .nbl-question"),
         "failed": ("LoaderWidget('./models/no-such-folder')", ".nbl-panel .nbl-outcome.nbl-is-failed"),
     }
-    take_workbench(server, folder / f"workbench-{theme}.png", "demo")
+    take_workbench(server, folder / f"workbench-{theme}.png")
     for state, (code, until) in states.items():
         stalled.stalled.clear()
         stalled.release.clear()
