@@ -59,6 +59,7 @@ from nbloader import LoaderWidget
 
 nbloader.load({MODEL!r}, progress=False)  # downloads it, and imports everything
 nbloader.unload()
+os.sync()  # what is not on disk yet stays in memory
 for file in Path(snapshot_download({MODEL!r})).iterdir():
     with open(file, "rb") as opened:  # cold, so that there is something to read
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)"""
