@@ -54,13 +54,13 @@ import os
 from pathlib import Path
 
 import nbloader
-from huggingface_hub import snapshot_download
 from nbloader import LoaderWidget
 
-nbloader.load({MODEL!r}, progress=False)  # downloads it, and imports everything
+job = nbloader.start({MODEL!r})  # downloads it, and imports everything
+job.result()
 nbloader.unload()
 os.sync()  # what is not on disk yet stays in memory
-for file in Path(snapshot_download({MODEL!r})).iterdir():
+for file in Path(job.state.folder).iterdir():
     with open(file, "rb") as opened:  # cold, so that there is something to read
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)"""
 
