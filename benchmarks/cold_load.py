@@ -38,7 +38,7 @@ import importlib, json, os, queue, statistics, sys, threading, time
 from pathlib import Path
 
 way, folder, new_kernel = sys.argv[1:]
-kind, _, count = way.partition(":")
+kind, _, count = way.partition(":") if way.startswith(("overlap:", "ahead:")) else (way, "", "")
 MODULES = {"nbloader": ["nbloader"], "watched": ["nbloader"], "fastsafetensors": ["fastsafetensors"],
            "run:ai streamer": ["runai_model_streamer"], "safetensors load_file": ["safetensors.torch"]}
 shards = sorted(Path(folder).glob("*.safetensors")) or sorted(Path(folder).glob("*.bin"))
@@ -50,14 +50,16 @@ def import_libraries():
         return
     import torch
     import transformers
+    from transformers import AutoConfig, AutoTokenizer
     transformers.utils.logging.disable_progress_bar()
     getattr(transformers, json.loads((Path(folder) / "config.json").read_text())["architectures"][0])
 
 def start_readers():
     parts = queue.SimpleQueue()
     for shard in shards:
-        for offset in range(0, shard.stat().st_size, 4 << 20):
-            parts.put((shard, offset, min(4 << 20, shard.stat().st_size - offset)))
+        size = shard.stat().st_size
+        for offset in range(0, size, 4 << 20):
+            parts.put((shard, offset, min(4 << 20, size - offset)))
     null = os.open(os.devnull, os.O_WRONLY)
     def work():
         files = {}
@@ -101,7 +103,7 @@ def load_plainly():
     config = AutoConfig.from_pretrained(folder)
     model_class = getattr(transformers, config.architectures[0])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if way not in ("plain from_pretrained", "overlap:" + count, "ahead:" + count):
+    if kind not in ("plain from_pretrained", "overlap", "ahead"):
         return model_class.from_pretrained(None, config=config, state_dict=read_tensors())
     if kind == "ahead":
         for thread in threads:
