@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.home import move_in
-from support.hub import Hub
+from support.hub import Hub, Repo
 
 _hub = Hub()
 _home = move_in(_hub)
@@ -32,6 +32,13 @@ def demo_small() -> Path:
     from nbloader import demo_checkpoint
 
     return demo_checkpoint("20MB", shards=4)
+
+
+@pytest.fixture
+def demo_repo(hub: Hub, demo_small: Path) -> Repo:
+    """The demo checkpoint of 20 MB as the Hub's ``us/demo``."""
+    hub.repos["us/demo"] = Repo.of_folder(demo_small)
+    return hub.repos["us/demo"]
 
 
 @pytest.fixture(scope="session")

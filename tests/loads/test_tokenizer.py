@@ -109,3 +109,14 @@ def test_a_tokenizer_that_is_asked_for_has_to_be_there(tmp_path: Path) -> None:
 def test_other_choices_are_refused(value: object) -> None:
     with pytest.raises(OptionError):
         nbloader.LoadOptions(tokenizer=value)
+
+
+def test_the_tokenizer_gives_back_any_text(tmp_path: Path) -> None:
+    folder = nbloader.demo_checkpoint("1MB", 2, cache_dir=tmp_path)
+    model, tokenizer = nbloader.load(folder, progress=False)
+    for text in ("Hello, world!", "안녕하세요, 모델입니다.", " two  spaces\n\ttab", "🤖 <x> </s2>", "日本語 ñ é"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert len(tokenizer) <= model.config.vocab_size
+    logits = model(**tokenizer("the model", return_tensors="pt")).logits
+    assert logits.isfinite().all()
+    assert logits.std() > 0.01

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
+
+from nbloader import LoadPlan
 
 
 def differences(one: Any, other: Any) -> list[str]:
@@ -35,6 +38,11 @@ def tensor_differences(one: Any, other: Any) -> list[str]:
         reason = _difference(mine[name], theirs[name])
         found += [f"{name}: {reason}"] if reason else []
     return sorted(found)
+
+
+def without_place(plan: LoadPlan) -> LoadPlan:
+    """Return what a plan says of the checkpoint, wherever that is."""
+    return replace(plan, bytes_to_download=0, available=None, seconds=None)
 
 
 def _tensors(model: Any) -> dict[str, Any]:

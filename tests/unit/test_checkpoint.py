@@ -7,40 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import archs
 
 from nbloader import CheckpointError, LoadOptions
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._planning.plan import make_plan
-
-
-def test_headers_tell_what_transformers_stores(tmp_path: Path) -> None:
-    from safetensors import safe_open
-
-    folder = archs.save(archs.build("qwen3_moe (MoE)"), tmp_path, shards=3)
-    checkpoint = read_checkpoint(folder)
-    stored = {}
-    for shard in checkpoint.shards:
-        with safe_open(shard.path, "pt") as file:
-            stored.update(
-                {key: (tuple(file.get_tensor(key).shape), file.get_tensor(key).nbytes) for key in file.keys()}  # noqa: SIM118 - not a dict
-            )
-    assert {key: (tensor.shape, tensor.bytes) for key, tensor in checkpoint.tensors.items()} == stored
-    assert checkpoint.bytes == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
-def test_bin_headers_tell_the_same(tmp_path: Path) -> None:
-    model = archs.build("llama")
-    checkpoint = read_checkpoint(archs.save_bin(model, tmp_path, shards=2))
-    expected = {key: (tuple(value.shape), value.nbytes) for key, value in model.state_dict().items()}
-    assert {key: (tensor.shape, tensor.bytes) for key, tensor in checkpoint.tensors.items()} == expected
-    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"F32"}
-
-
-def test_safetensors_are_preferred_to_bin(tmp_path: Path) -> None:
-    archs.save_bin(archs.build("llama"), tmp_path)
-    archs.save(archs.build("llama"), tmp_path)
-    assert read_checkpoint(tmp_path).format == "safetensors"
 
 
 def test_the_plan_counts_what_a_cast_places(demo_small: Path) -> None:

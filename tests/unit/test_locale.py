@@ -6,7 +6,6 @@ import copy
 import pickle
 import string
 from pathlib import Path
-from typing import Any
 from unicodedata import east_asian_width
 
 import pytest
@@ -106,16 +105,6 @@ def test_a_browser_says_which() -> None:
 def test_a_language_that_there_is_not_is_refused() -> None:
     with pytest.raises(OptionError, match="locale='fr'"):
         LoadOptions(locale="fr")
-
-
-def test_a_load_speaks_the_language_that_was_chosen(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LC_ALL", "C")
-    told: list[Any] = []
-    nbloader.load(demo_small, progress=False, reload=True, locale="ko", progress_callback=told.append)
-    assert told[0]["message"] == "토크나이저 로드 중…"
-    assert told[-1]["message"] == "준비 완료"
-    assert "모델을 cpu로 이동" in [step["message"] for step in told]
-    assert text("status", "ready") == "Ready"  # and only the load
 
 
 def test_sentences_are_said_in_another_language_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,72 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import archs
 
 from nbloader import LoadOptions
-from nbloader._checkpoint.checkpoint import placing_order
-from nbloader._planning.placement import _units, place_bytes
+from nbloader._planning.placement import place_bytes
 from nbloader._system import nvml
 from nbloader._system.memory import Free, find_free, free_devices
 
 GB = 10**9
-DEEP = {"num_hidden_layers": 12, "n_layer": 12, "num_layers": 8, "num_decoder_layers": 8}
-
-
-@pytest.mark.parametrize("device_map", ["auto", "sequential", "balanced_low_0"])
-@pytest.mark.parametrize(
-    "shares",
-    [
-        {0: 2, "cpu": 1},
-        {0: 0.5, "cpu": 1},
-        {0: 0.5, "cpu": 0.25},
-        {0: 1.02, "cpu": 1},
-        {0: 0.35, 1: 1, "cpu": 1},
-        {0: 0.35, 1: 0.35, "cpu": 0.1},
-        {0: 1, 1: 1, 2: 1},
-        {"cpu": 0.5},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("name", ["llama", "gpt2 (tied)", "mixtral (MoE)", "bert", "t5 (encoder-decoder)"])
-def test_a_map_is_foreseen_to_a_layer(name: str, shares: Mapping[Any, float], device_map: str) -> None:
-    model = archs.build(name, **DEEP)
-    tied = set(model.all_tied_weights_keys)
-    sizes = {key: value.nbytes for key, value in model.state_dict().items() if key not in tied}
-    sizes = {key: sizes[key] for key in placing_order(sizes)}
-    total = sum(sizes.values())
-    limits = {place: int(share * total) for place, share in shares.items()}
-    devices = {f"cuda:{place}": 9 * GB for place in shares if place != "cpu"}
-    placed = place_bytes(sizes, LoadOptions(device_map=device_map, max_memory=limits), Free(9 * GB, devices))
-    assert placed.devices is not None
-    foreseen = Counter({"cpu": placed.cpu, "disk": placed.disk, **placed.devices})
-    chosen = chosen_by_transformers(model, device_map, limits, sizes)
-    layer = max(_units(sizes).values())
-    assert max(abs(foreseen[place] - chosen[place]) for place in {*foreseen, *chosen}) <= 1.2 * layer
-    assert foreseen.total() == total
-
-
-def chosen_by_transformers(
-    model: Any, device_map: str, limits: Mapping[Any, int], sizes: Mapping[str, int]
-) -> Counter[str]:
-    from transformers.integrations.accelerate import _get_device_map
-
-    chosen: Counter[str] = Counter()
-    modules = _get_device_map(model, device_map, dict(limits), None)
-    for key, size in sizes.items():
-        place = modules[max((module for module in modules if is_in(key, module)), key=len)]
-        chosen[f"cuda:{place}" if isinstance(place, int) else str(place)] += size
-    return chosen
-
-
-def is_in(key: str, module: str) -> bool:
-    return module == "" or f"{key}.".startswith(f"{module}.")
 
 
 def test_a_map_of_ones_own_is_followed() -> None:

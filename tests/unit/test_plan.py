@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import archs
+from support.compare import without_place
 from support.hub import Hub, Repo
 
 import nbloader
@@ -29,26 +29,6 @@ MB = 1_000_000
 SHARD = "model-00002-of-00004.safetensors"
 
 
-@pytest.fixture
-def demo(hub: Hub, demo_small: Path) -> Repo:
-    hub.repos["us/demo"] = Repo.of_folder(demo_small)
-    return hub.repos["us/demo"]
-
-
-def without_place(plan: LoadPlan) -> LoadPlan:
-    """Return what a plan says of the checkpoint, wherever that is."""
-    return replace(plan, bytes_to_download=0, available=None, seconds=None)
-
-
-def test_a_plan_counts_what_is_in_the_files(demo_small: Path) -> None:
-    plan = nbloader.plan(demo_small)
-    model = nbloader.load(demo_small, progress=False).model
-    assert plan.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert plan.bytes_by_dtype == {"bfloat16": 2 * plan.parameters}
-    assert (plan.bytes_to_download, sum(plan.bytes_to_place)) == (0, 2 * plan.parameters)
-    assert plan.verdict == "fits"
-
-
 def test_planning_imports_neither_torch_nor_transformers(demo_small: Path) -> None:
     code = (
         "import sys, nbloader; nbloader.plan(sys.argv[1]);"
@@ -57,38 +37,23 @@ def test_planning_imports_neither_torch_nor_transformers(demo_small: Path) -> No
     assert subprocess.run([sys.executable, "-c", code, str(demo_small)], check=False).returncode == 0
 
 
-def test_a_repository_is_planned_without_its_weights(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
-    demo.files = {**demo.files, "pytorch_model.bin": bytes(MB), "README.md": b"Hello."}
+def test_a_repository_is_planned_without_its_weights(
+    hub: Hub, demo_repo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo_repo.files = {**demo_repo.files, "pytorch_model.bin": bytes(MB), "README.md": b"Hello."}
     hub.asked.clear()
     plan = nbloader.plan("us/demo", cache_dir=tmp_path)
     assert without_place(plan) == without_place(nbloader.plan(demo_small))
-    needed = sum(len(content) for name, content in demo.files.items() if name not in ("pytorch_model.bin", "README.md"))
+    needed = sum(
+        len(content) for name, content in demo_repo.files.items() if name not in ("pytorch_model.bin", "README.md")
+    )
     brought = {"config.json", "model.safetensors.index.json"}
-    assert plan.bytes_to_download == needed - sum(len(demo.files[name]) for name in brought)
+    assert plan.bytes_to_download == needed - sum(len(demo_repo.files[name]) for name in brought)
     fetched = sum(size for name, size in hub.asked if name.endswith(".safetensors"))
     assert fetched <= 4 * (256 << 10)
-    assert {name for name, _ in hub.asked} - brought == {name for name in demo.files if name.endswith(".safetensors")}
-
-
-def test_what_is_cached_is_not_downloaded_and_not_asked_for(hub: Hub, demo: Repo, tmp_path: Path) -> None:
-    nbloader.load("us/demo", progress=False, cache_dir=tmp_path)
-    hub.asked.clear()
-    assert nbloader.plan("us/demo", cache_dir=tmp_path).bytes_to_download == 0
-    assert hub.asked == []
-    snapshot = tmp_path / "models--us--demo" / "snapshots" / demo.commit
-    (snapshot / SHARD).resolve().unlink()
-    (snapshot / SHARD).unlink()
-    assert nbloader.plan("us/demo", cache_dir=tmp_path).bytes_to_download == len(demo.files[SHARD])
-
-
-@pytest.mark.parametrize("fault", ["", "whole"])
-def test_bin_files_are_planned_from_both_of_their_ends(hub: Hub, tmp_path: Path, fault: str) -> None:
-    folder = archs.save_bin(archs.build("llama"), tmp_path / "bin", shards=2)
-    hub.repos["us/bin"] = Repo.of_folder(folder)
-    hub.repos["us/bin"].faults = {path.name: [fault] * 9 for path in folder.glob("*.bin")}
-    plan = nbloader.plan("us/bin", cache_dir=tmp_path / "cache")
-    assert plan.format == "bin"
-    assert without_place(plan) == without_place(nbloader.plan(folder))
+    assert {name for name, _ in hub.asked} - brought == {
+        name for name in demo_repo.files if name.endswith(".safetensors")
+    }
 
 
 def test_a_part_is_cut_out_of_what_a_server_sends() -> None:
@@ -118,13 +83,15 @@ def test_a_remote_file_fetches_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("faults", [["whole"], ["cut", "reset"], ["503 1"]])
-def test_a_disturbed_plan_is_made_all_the_same(demo: Repo, demo_small: Path, tmp_path: Path, faults: list[str]) -> None:
-    demo.faults[f"{SHARD} head"] = faults
+def test_a_disturbed_plan_is_made_all_the_same(
+    demo_repo: Repo, demo_small: Path, tmp_path: Path, faults: list[str]
+) -> None:
+    demo_repo.faults[f"{SHARD} head"] = faults
     assert without_place(nbloader.plan("us/demo", cache_dir=tmp_path)) == without_place(nbloader.plan(demo_small))
 
 
-def test_a_plan_that_cannot_be_made_says_why(demo: Repo, tmp_path: Path) -> None:
-    demo.faults[f"{SHARD} head"] = ["503 1"] * 9
+def test_a_plan_that_cannot_be_made_says_why(demo_repo: Repo, tmp_path: Path) -> None:
+    demo_repo.faults[f"{SHARD} head"] = ["503 1"] * 9
     with pytest.raises(DownloadError, match="503"):
         nbloader.plan("us/demo", cache_dir=tmp_path)
 
@@ -193,29 +160,6 @@ def test_the_verdict_follows_from_what_is_free(demo_small: Path) -> None:
     assert verdict(2 * size, {"cuda:0": size // 2}, device_map="auto") == "fits"
 
 
-def test_what_will_not_fit_is_refused_with_what_would(demo_small: Path) -> None:
-    size = read_checkpoint(demo_small).bytes
-    job = nbloader.start(demo_small, dtype="float32", max_memory=int(1.5 * size))
-    with pytest.raises(WontFitError, match=r"takes 38\.8 MB of memory, and 29\.1 MB is free") as raised:
-        job.result()
-    smaller, *_, force = zip(raised.value.suggestions, raised.value.needed, strict=True)
-    assert (smaller[0], round(smaller[1] / size)) == ({"dtype": "bfloat16"}, 1)
-    assert (force[0], round(force[1] / size)) == ({"force": True}, 2)
-    assert "With dtype='bfloat16', the model needs 19.4 MB" in raised.value.hint
-    assert "Placed" not in {type(event).__name__ for event in job.events}
-    again = nbloader.start(demo_small, max_memory=int(1.5 * size), **raised.value.suggestions[0])
-    assert str(again.result().model.dtype) == "torch.bfloat16"
-    with pytest.raises(WontFitError, match="force=True") as raised:
-        nbloader.load(demo_small, progress=False, max_memory=size // 8)
-    offload, force = raised.value.suggestions
-    assert force == {"force": True}
-    job = nbloader.start(demo_small, **offload)
-    assert job.result().model is not None
-    assert job.state.summary is not None
-    assert job.state.summary["device"] == "cpu, disk"
-    assert nbloader.load(demo_small, progress=False, max_memory=size // 8, force=True).model is not None
-
-
 def test_what_will_not_fit_on_a_device_is_told_by_its_name(demo_small: Path) -> None:
     checkpoint = read_checkpoint(demo_small)
     size, options = checkpoint.bytes, LoadOptions(device="cuda:1", dtype="float32")
@@ -233,60 +177,6 @@ def test_what_will_not_fit_on_a_device_is_told_by_its_name(demo_small: Path) -> 
     assert quantized.device_memory["cuda:1"]["weights"] == sum(quantized.bytes_to_place)
     inner = [tensor.elements for key, tensor in checkpoint.tensors.items() if "layers" in key]
     assert quantized.device_memory["cuda:1"]["quantization"] == 4 * max(inner)
-
-
-def test_a_repository_that_will_not_fit_is_not_downloaded(hub: Hub, demo: Repo, tmp_path: Path) -> None:
-    hub.ranges.clear()
-    with pytest.raises(WontFitError):
-        nbloader.load("us/demo", progress=False, cache_dir=tmp_path, max_memory="1MB")
-    assert not [name for name, _ in hub.ranges if name.endswith(".safetensors")]
-
-
-def test_the_plan_is_known_while_the_weights_arrive(demo: Repo, tmp_path: Path) -> None:
-    demo.stall = SHARD
-    job = nbloader.start("us/demo", cache_dir=tmp_path, dtype="float32")
-    assert demo.stalled.wait(30)
-    plan = job.plan
-    assert plan is not None
-    assert job.state.bytes_to_place == sum(plan.bytes_to_place) == 4 * plan.parameters
-    demo.release.set()
-    job.result()
-    assert job.plan is not None
-    assert without_place(job.plan) == without_place(plan)
-
-
-def test_headers_that_cannot_be_had_before_are_read_after(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
-    demo.faults[f"{SHARD} head"] = ["html"] * 9
-    job = nbloader.start("us/demo", cache_dir=tmp_path)
-    job.result()
-    assert job.plan is not None
-    assert without_place(job.plan) == without_place(nbloader.plan(demo_small))
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2 (tied)", "mixtral (MoE)", "gpt_neox"])
-def test_the_kv_cache_takes_what_is_said(tmp_path: Path, name: str) -> None:
-    import torch
-
-    model = archs.build(name)
-    plan = nbloader.plan(archs.save(model, tmp_path))
-    with torch.inference_mode():
-        cache = model(input_ids=torch.ones((1, 17), dtype=torch.long), use_cache=True).past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert plan.kv_cache is not None
-    assert plan.kv_cache.bytes(17) == held
-
-
-def test_layers_that_slide_keep_their_window(tmp_path: Path) -> None:
-    config = {"architectures": ["Gemma3ForCausalLM"], "hidden_size": 8, "num_attention_heads": 2, "head_dim": 4}
-    config |= {"num_hidden_layers": 3, "sliding_window": 10}
-    config |= {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
-    checkpoint = replace(read_checkpoint(archs.save(archs.build("llama"), tmp_path)), config=config)
-    cache = make_plan(checkpoint, LoadOptions(dtype="float16")).kv_cache
-    assert cache is not None
-    assert cache.bytes(100) == (100 + 2 * 10) * 2 * 2 * 4 * 2
-    # What attention through a latent keeps is not told by heads.
-    latent = replace(checkpoint, config={**config, "kv_lora_rank": 4})
-    assert make_plan(latent, LoadOptions(dtype="float16")).kv_cache is None
 
 
 @settings(max_examples=100, deadline=None)
@@ -310,11 +200,6 @@ def test_a_config_that_makes_no_sense_breaks_no_plan(demo_small: Path, config: d
         assert "sets the dtype" in error.message or "config.json sets" in error.message  # noqa: PT017
 
 
-@pytest.mark.parametrize("name", ["bert", "mamba (state space)", "t5 (encoder-decoder)"])
-def test_no_cache_is_made_up(tmp_path: Path, name: str) -> None:
-    assert nbloader.plan(archs.save(archs.build(name), tmp_path)).kv_cache is None
-
-
 def test_the_command_prints_it(
     demo_small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,23 +218,3 @@ def test_the_command_prints_it(
     told = capsys.readouterr().out
     assert "cuda:0" in told
     assert "left on disk" in told
-
-
-def test_experts_that_are_joined_are_copies(tmp_path: Path) -> None:
-    folder = archs.save(archs.build("mixtral (MoE)"), tmp_path)
-    checkpoint = read_checkpoint(folder)
-    experts = sum(tensor.bytes for key, tensor in checkpoint.tensors.items() if ".experts." in key)
-    plan = make_plan(checkpoint, LoadOptions(dtype="auto"))
-    assert plan.copies
-    assert plan.host_memory["files"] == experts
-    assert "joining" not in plan.host_memory
-    layers = [
-        sum(tensor.bytes for key, tensor in checkpoint.tensors.items() if f"layers.{layer}." in key and is_joined(key))
-        for layer in range(2)
-    ]
-    cast = make_plan(checkpoint, LoadOptions(dtype="bfloat16"))
-    assert cast.host_memory["joining"] == 2 * max(layers) // 2
-
-
-def is_joined(key: str) -> bool:
-    return ".experts." in key and not key.endswith((".w2.weight", ".down_proj.weight"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import io
 import json
 import ntpath
@@ -213,17 +212,6 @@ def test_as_many_tensors_as_a_file_may_have_are_read(tmp_path: Path) -> None:
     read: list[Checkpoint] = []
     assert peak_of(lambda: read.append(read_checkpoint(folder))) < MOST_MEMORY
     assert len(read[0].tensors) == len(names)
-
-
-def test_as_many_tensors_as_a_pickle_may_have_are_read(tmp_path: Path) -> None:
-    import torch
-
-    part = torch.zeros(1)
-    state = collections.OrderedDict((f"model.layers.{number}.mlp.weight", part.clone()) for number in range(20_000))
-    torch.save(state, checkpoint(tmp_path) / "pytorch_model.bin")
-    tensors = read_checkpoint(tmp_path).tensors
-    assert len(tensors) == len(state)
-    assert {tensor.shape for tensor in tensors.values()} == {(1,)}
 
 
 def test_a_zip_that_spans_disks_is_refused(tmp_path: Path) -> None:
