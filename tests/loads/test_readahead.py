@@ -12,7 +12,6 @@ from support.page_cache import are_resident, make_cold
 
 from nbloader import LoadCancelled
 from nbloader._options.values import MOST_READERS
-from nbloader._reading import pace
 from nbloader._reading import parts as _parts
 from nbloader._reading import readahead as _readahead
 from nbloader._reading.pace import Pace
@@ -27,7 +26,6 @@ MB = 1 << 20
 @pytest.fixture(autouse=True)
 def _parts_of_one_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_parts, "_LEAST_PART", MB)
-    monkeypatch.setattr(pace, "_MOST_BYTES", MB)
     monkeypatch.setattr(_readahead, "_TELL_SECONDS", 0.001)
 
 
@@ -53,7 +51,7 @@ def all_of(paths: Sequence[Path]) -> list[list[Missing]]:
 def reading(paths: Sequence[Path], counts: list[tuple[int, int]], readers: int | None = 4, **more: Any) -> Readahead:
     parts = more.pop("parts", None) or make_parts(all_of(paths))
     on_read = more.pop("on_read", lambda file, size: counts.append((file, size)))
-    return Readahead(paths, parts, Pace(sum(part.length for part in parts), MOST_READERS, readers), on_read, **more)
+    return Readahead(paths, parts, Pace(MOST_READERS, readers), on_read, **more)
 
 
 def test_parts_cover_what_is_missing_once() -> None:
@@ -112,7 +110,7 @@ def test_storage_that_cannot_send_is_read_into_a_buffer(files: list[Path], monke
 def test_a_fault_of_the_storage_is_raised_by_who_waits() -> None:
     # The one file of every Linux whose first page cannot be read: what this process has at address 0.
     faulty = Path("/proc/self/mem")
-    readahead = Readahead([faulty], [Part(0, 0, MB, MB)], Pace(MB, MOST_READERS), lambda file, size: None)
+    readahead = Readahead([faulty], [Part(0, 0, MB, MB)], Pace(MOST_READERS), lambda file, size: None)
     readahead.start()
     with pytest.raises(OSError, match="Input/output error") as raised:
         readahead.wait(never)
@@ -168,7 +166,6 @@ def test_what_has_arrived_of_a_read_that_is_under_way_is_told(
         return count
 
     monkeypatch.setattr(os, "sendfile", half)
-    monkeypatch.setattr(_readahead, "kernel_readahead", lambda path: 1 << 30)  # then it asks the kernel for none
     counts: list[int] = []
 
     def count(file: int, size: int) -> None:
@@ -211,18 +208,20 @@ def test_copies_hold_the_same_bytes_and_are_given_back(files: list[Path]) -> Non
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_no_more_than_the_window_is_read_ahead_of_use(tmp_path: Path) -> None:
+def test_no_more_than_the_window_is_read_ahead_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(32 * MB))
-    read, farthest = [0], [0]
-    used = [0]
+    sendfile, read, farthest, used = os.sendfile, [0], [0], [0]
 
-    def count(_: int, size: int) -> None:
+    def count(out: int, fd: int, offset: int, length: int) -> int:
         used_before = used[0]
-        read[0] += size
-        farthest[0] = max(farthest[0], read[0] - used_before)
+        farthest[0] = max(farthest[0], offset + length - used_before)
+        sent = sendfile(out, fd, offset, length)
+        read[0] += sent
+        return sent
 
-    readahead = reading([path], [], 4, on_read=count, window=4 * MB)
+    monkeypatch.setattr(os, "sendfile", count)
+    readahead = reading([path], [], 4, window=4 * MB)
     readahead.start()
     for number in range(32):
         used[0] = (number + 1) * MB  # what is waited for counts as used

@@ -229,7 +229,7 @@ def test_a_cancel_while_reading_ends_it(demo_1gb: Path) -> None:
     wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
-def test_other_threads_open_files_as_ever(demo: Path) -> None:
+def test_other_threads_open_files_as_ever(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors
     from transformers import modeling_utils
 
@@ -246,7 +246,15 @@ def test_other_threads_open_files_as_ever(demo: Path) -> None:
             thread.start()
             thread.join()
 
+    sendfile = os.sendfile
+
+    def late(*args: int) -> int:
+        """Read once placing has begun, so that it has to wait for bytes."""
+        wait_for(lambda: modeling_utils.safe_open is not safetensors.safe_open)
+        return sendfile(*args)
+
     make_cold(demo)
+    monkeypatch.setattr(os, "sendfile", late)
     job = nbloader.LoadJob(demo, LoadOptions())
     job.subscribe(look)
     job.start().result()

@@ -39,18 +39,20 @@ def crowded(reads: int, size: int) -> float:
     return reads * size / 1.5e9 * (1 + 0.1 * max(0, reads - 4))
 
 
-def read(storage: Storage, total: int = 20 * GB, readers: int | None = None) -> tuple[float, Pace]:
+def read(
+    storage: Storage, total: int = 20 * GB, readers: int | None = None, processors: int = 64
+) -> tuple[float, Pace]:
     """Read `total` bytes; returns the seconds it takes, and the pace in the end."""
-    pace = Pace(total, MOST_READERS, readers)
+    pace = Pace(MOST_READERS, readers, processors)
     now, left = 0.0, total
-    running: list[tuple[float, float, int]] = []
+    running: list[tuple[float, int]] = []
     while left or running:
         while left and len(running) < pace.readers:
-            size = min(pace.read_size, left)
+            size = min(4 << 20, left)
             left -= size
-            heapq.heappush(running, (now + storage(len(running) + 1, size), now, size))
-        now, began, size = heapq.heappop(running)
-        pace.finished(now, size, now - began)
+            heapq.heappush(running, (now + storage(len(running) + 1, size), size))
+        now, size = heapq.heappop(running)
+        pace.finished(now, size)
     return now, pace
 
 
@@ -84,17 +86,8 @@ def test_a_fixed_number_stays() -> None:
     assert pace.readers == 3
 
 
-def test_every_reader_gets_several_reads() -> None:
-    for total in (GB // 10, GB):
-        _, pace = read(network, total)
-        assert 4 * pace.readers * pace.read_size <= total
-
-
-def test_fast_storage_is_read_in_large_pieces() -> None:
-    _, pace = read(disk)
-    assert pace.read_size == 4 << 20
-
-
-def test_a_slow_line_is_read_in_small_pieces() -> None:
-    _, pace = read(lambda reads, size: reads * size / 10e6, GB)
-    assert pace.read_size <= 512 << 10
+def test_where_the_processors_limit_reading_no_more_readers_are_tried() -> None:
+    _, pace = read(network, processors=2)
+    assert pace.readers == 16
+    _, pace = read(lambda reads, size: network(reads, size) * 10, processors=2)
+    assert pace.readers == MOST_READERS

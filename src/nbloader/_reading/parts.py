@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nbloader._system.page_cache import Missing
 
-_LEAST_PART = 256 << 10  # bytes
+_LEAST_PART = 4 << 20  # bytes; each read waits for the GIL once, so smaller ones are slower; larger ones gain nothing
 _MOST_PARTS = 4096
 
 

@@ -14,24 +14,25 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
+from nbloader._reading.arrivals import Arrivals
 from nbloader._reading.pace import Pace
 from nbloader._reading.parts import Part
 from nbloader._system.memory_file import MemoryFile, open_direct
-from nbloader._system.page_cache import kernel_readahead, resident_bytes
 from nbloader._system.threads import make_thread
 
 _BUFFER = 256 << 10  # bytes; a read into the page cache passes through it, so it must fit in the processor's cache
 _MOST_BUFFERS = 1024  # that one call accepts
 _AT_ONCE = 8 << 20  # bytes; another thread would wait 5 ms for each turn of the GIL, which takes longer
 _SCATTERED = 4  # times as many bytes may be read if the missing ones are scattered pages
-_TELL_SECONDS = 0.025
+_TELL_SECONDS = 0.015
 _NICENESS = 10
-_MOST_KERNEL_READAHEAD = 1 << 20  # bytes that the kernel may read, uncounted, after each read
+_LONG = 0.5  # seconds; a cancel should wait no longer for a read to return
+_SHORT_READ = 1 << 20  # bytes of a read where a whole part takes longer
 
 
 class Readahead:
@@ -44,7 +45,7 @@ class Readahead:
     parts
         The parts of the files to read, in order.
     pace
-        Sets the number of readers, and the size of each read.
+        Sets the number of readers.
     on_read
         Called several times a second with the index of a file and how many absent bytes of it have come into memory.
         Called with 0 when the first read of a file begins. Unfinished reads count with their bytes in the page cache.
@@ -55,6 +56,9 @@ class Readahead:
         at the end.
     window
         Bytes that may be read but not used yet; None for no limit.
+    opens_once
+        Whether readers share a file's descriptor, because opening the file again would drop what was read of it.
+        Otherwise, each reader opens it for itself, and the kernel follows each one's place in it.
     """
 
     def __init__(
@@ -66,33 +70,28 @@ class Readahead:
         on_readers: Callable[[int], None] = lambda readers: None,
         copies: Mapping[int, MemoryFile] | None = None,
         window: int | None = None,
+        *,
+        opens_once: bool = False,
     ) -> None:
         self._paths = paths
-        self._left = deque(enumerate(parts))
+        self._parts = parts
+        self._left = deque(range(len(parts)))
         self._ends = list(accumulate(part.length for part in parts))
         self._absent = sum(part.absent for part in parts)
         self._pace = pace
-        self._on_read = on_read
         self._on_readers = on_readers
         self._copies = copies or {}
         self._window = window
-        self._read = bytearray(len(parts))  # 1 for each part that is read
-        self._by_file: list[list[tuple[Part, int]]] = [[] for _ in paths]
-        for number, part in enumerate(parts):
-            self._by_file[part.file].append((part, number))
-        for numbered in self._by_file:
-            numbered.sort(key=lambda pair: pair[0].offset)
+        self._opens_once = opens_once
+        self._arrivals = Arrivals(parts, len(paths), self._descriptor, on_read)
+        self._is_read = self._arrivals.is_read
         self._lock = threading.Lock()
         self._may_go_on = threading.Condition(self._lock)  # for readers
         self._has_come = threading.Condition(self._lock)  # for threads that wait for bytes
-        self._files: dict[int, int] = {}
-        self._unread = [len(numbered) for numbered in self._by_file]
-        self._under_way: dict[int, Part] = {}
-        self._counts = [0] * len(paths)
-        self._told = [0] * len(paths)
-        self._known: set[int] = set()
-        self._begun: list[int] = []  # not reported yet
-        self._telling = threading.Lock()
+        self._awaited: set[int] = set()
+        self._known: set[int] = set()  # files that are begun
+        self._files: dict[int, int] = {}  # descriptors that threads share
+        self._opening = threading.Lock()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._teller: threading.Thread | None = None
@@ -112,19 +111,18 @@ class Readahead:
         """Read everything on this thread, and return."""
         self._working = 1
         self._work(0)
-        self._tell()
+        self._arrivals.tell()
 
     def start(self) -> None:
         """Start to read in the background, and return at once."""
+        self._add_readers()
         self._teller = make_thread(self._keep_telling, "nbloader-progress")
         self._teller.start()
-        with self._lock:
-            self._add_readers()
 
     @property
     def is_over(self) -> bool:
         """Whether everything is read."""
-        return not any(self._unread)
+        return 0 not in self._is_read
 
     def wait_for(self, file: int, begin: int, end: int, check_cancelled: Callable[[], None]) -> None:
         """Wait until the bytes from `begin` to `end` of a file are read; they count as used from the call on.
@@ -134,10 +132,10 @@ class Readahead:
         OSError
             If a file could not be read.
         """
-        parts = self._by_file[file]
-        first = bisect_left(parts, begin, key=lambda pair: pair[0].end - 1)
-        last = bisect_left(parts, end, key=lambda pair: pair[0].offset)
-        numbers = [number for _, number in parts[first:last]]
+        numbers = self._arrivals.by_file[file]
+        first = bisect_left(numbers, begin, key=lambda number: self._parts[number].end - 1)
+        last = bisect_left(numbers, end, key=lambda number: self._parts[number].offset)
+        numbers = numbers[first:last]
         if numbers:
             self._use(max(numbers))
         for number in numbers:
@@ -151,13 +149,14 @@ class Readahead:
         OSError
             If a file could not be read.
         """
-        for number in range(len(self._read)):
+        for number in range(len(self._parts)):
             self._use(number)
             self._wait(number, check_cancelled)
-        self._tell()
+        self._arrivals.tell()
 
     def stop(self, seconds: float = 0.5) -> None:
         """End the reading; wait at most `seconds` for threads whose reads hang in the kernel."""
+        self._arrivals.end()
         with self._lock:
             self._stopped = self._ended = True
             self._may_go_on.notify_all()
@@ -176,21 +175,23 @@ class Readahead:
             self._may_go_on.notify_all()
 
     def _wait(self, number: int, check_cancelled: Callable[[], None]) -> None:
-        while not self._read[number]:
+        while not self._is_read[number]:
             check_cancelled()
             with self._lock:
                 if self._error is not None:
                     raise self._error
                 if self._stopped:
                     raise RuntimeError("Reading was stopped.")
-                if not self._read[number]:
+                self._awaited.add(number)
+                if not self._is_read[number]:
                     self._has_come.wait(0.05)
 
     def _add_readers(self) -> None:
-        while len(self._threads) < min(self._pace.readers, len(self._read)):
+        while len(self._threads) < min(self._pace.readers, len(self._parts)):
             thread = make_thread(self._work_behind, "nbloader-reader", len(self._threads))
+            with self._lock:
+                self._working += 1
             self._threads.append(thread)
-            self._working += 1
             thread.start()
         if self._told_readers != self._pace.readers:
             self._told_readers = self._pace.readers
@@ -198,51 +199,31 @@ class Readahead:
 
     def _keep_telling(self) -> None:
         while not self._over.wait(_TELL_SECONDS):
-            self._tell()
-
-    def _tell(self) -> None:
-        """Report the bytes read since the last report, including those of unfinished reads."""
-        with self._telling:  # one at a time, so that the first report of a file is that its reading began
-            with self._lock:
-                if self._ended:
-                    return
-                begun, self._begun = self._begun, []
-                counts = list(self._counts)
-                for part in self._under_way.values():
-                    counts[part.file] += self._arrived(part)
-                new = [
-                    (file, count - told)
-                    for file, (count, told) in enumerate(zip(counts, self._told, strict=True))
-                    if count > told
-                ]
-                for file, size in new:
-                    self._told[file] += size
-            for file in begun:
-                self._on_read(file, 0)
-            for file, size in new:
-                self._on_read(file, size)
-
-    def _arrived(self, part: Part) -> int:
-        fd = self._files.get(part.file)
-        if fd is None or part.file in self._copies:
-            return 0
-        present = part.length - part.absent
-        return max(0, (resident_bytes(fd, part.offset, part.length) or 0) - present)
+            finished = self._arrivals.tell()
+            if finished:
+                self._pace.finished(time.monotonic(), sum(part.length for part in finished), len(finished))
+            if self._pace.readers != self._told_readers:
+                self._add_readers()
+                with self._lock:
+                    self._may_go_on.notify_all()
+        self._arrivals.tell()
 
     def _work_behind(self, reader: int) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process's priority
             with suppress(OSError):
-                # Reading keeps processors busy that the placing thread needs.
+                # Reading keeps processors busy that placing and the count of what has come need.
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         self._work(reader)
 
     def _work(self, reader: int) -> None:
-        sink = _Sink()
+        sink, opened = _Sink(), _Opened(self._paths, self._copies)
+        most: int | None = None
         try:
-            while taken := self._take(reader):
-                began = time.monotonic()
-                count = self._read_parts([part for _, part in taken], sink)
-                self._finish(reader, taken, count, time.monotonic() - began)
+            while (number := self._take(reader)) is not None:
+                part, began = self._parts[number], time.monotonic()
+                self._read_part(part, sink, opened, most or part.length)
+                most = _SHORT_READ if time.monotonic() - began > _LONG else None
+                self._finish(number)
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             with self._lock:
                 self._error = self._error or error.with_traceback(None)
@@ -252,106 +233,119 @@ class Readahead:
             self._over.set()
         finally:
             sink.close()
+            opened.close()
             with self._lock:
                 self._working -= 1
             self._close()
 
-    def _take(self, reader: int) -> list[tuple[int, Part]]:
-        """Return the next parts for a reader, which are adjacent in one file; an empty list if none are left."""
-        with self._lock:
-            while not self._stopped and self._left and (reader >= self._pace.readers or self._is_far_ahead()):
-                self._may_go_on.wait()
-            if self._stopped or not self._left:
-                return []
-            taken = [self._left.popleft()]
-            length = taken[0][1].length
-            while self._left and length < self._pace.read_size:
-                follower = self._left[0][1]
-                if follower.file != taken[-1][1].file or follower.offset != taken[-1][1].end:
-                    break
-                taken.append(self._left.popleft())
-                length += follower.length
-            if not self._left:
-                self._may_go_on.notify_all()
-            first = taken[0][1]
-            absent = sum(part.absent for _, part in taken)
-            self._under_way[reader] = Part(first.file, first.offset, length, absent)
-            begins = first.file not in self._known
+    def _take(self, reader: int) -> int | None:
+        """Return the number of the next part for a reader; None if none is left."""
+        # Without a lock: a reader that lost its turn of the GIL while it held one would stop all others.
+        if reader >= self._pace.readers or self._window is not None:
+            with self._lock:
+                while not self._stopped and self._left and (reader >= self._pace.readers or self._is_far_ahead()):
+                    self._may_go_on.wait()
+                number = self._next()
+        else:
+            number = self._next()
+        if number is not None:
+            file = self._parts[number].file
+            begins = file not in self._known
+            self._known.add(file)
+            self._arrivals.begin(reader, number, is_first=begins)
             if begins:
-                self._known.add(first.file)
-                self._begun.append(first.file)
-        if begins:
-            self._tell()  # report at once, so that the event has the right time
-        return taken
+                self._arrivals.tell()  # report at once, so that the event has the right time
+        return number
+
+    def _next(self) -> int | None:
+        try:
+            return None if self._stopped else self._left.popleft()
+        except IndexError:
+            return None
 
     def _is_far_ahead(self) -> bool:
-        return self._window is not None and self._ends[self._left[0][0]] - self._used > self._window
+        return self._window is not None and self._ends[self._left[0]] - self._used > self._window
 
-    def _finish(self, reader: int, taken: Sequence[tuple[int, Part]], count: int, seconds: float) -> None:
-        with self._lock:
-            if self._stopped:
-                return
-            read = self._under_way.pop(reader)
-            self._counts[read.file] += read.absent
-            for number, _ in taken:
-                self._read[number] = 1
-            self._unread[read.file] -= len(taken)
-            file_ended = self._unread[read.file] == 0
-            if file_ended and read.file in self._files:
-                os.close(self._files.pop(read.file))
-            self._pace.finished(time.monotonic(), count, seconds)
-            if self._threads and self._pace.readers != self._told_readers:
-                self._add_readers()
+    def _finish(self, number: int) -> None:
+        if self._stopped:  # perhaps before the part was read to its end
+            return
+        self._arrivals.finish(number)
+        if not self._left:
+            with self._lock:
                 self._may_go_on.notify_all()
-            self._has_come.notify_all()
-            if self.is_over:
-                self._over.set()
-        if file_ended and self._threads:
-            self._tell()  # report at once, so that the event has the right time
+        if number in self._awaited:
+            with self._lock:
+                self._has_come.notify_all()
+        if self.is_over:
+            self._over.set()
 
-    def _read_parts(self, parts: Sequence[Part], sink: _Sink) -> int:
-        file, begin, end = parts[0].file, parts[0].offset, parts[-1].end
-        copy = self._copies.get(file)
-        offset = begin
-        while offset < end:
+    def _read_part(self, part: Part, sink: _Sink, opened: _Opened, most: int) -> None:
+        copy = self._copies.get(part.file)
+        offset = part.offset
+        while offset < part.end and not self._stopped:
+            end = min(part.end, offset + most)
             try:
-                if copy is not None:
-                    count = copy.take(self._open(file), offset, end)
-                elif hasattr(os, "preadv"):
-                    count = sink.take(self._open(file), offset, end - offset)
+                if copy is None and not hasattr(os, "preadv"):
+                    count = sink.take_by_seeking(self._paths[part.file], offset, end - offset)
                 else:
-                    count = sink.take_by_seeking(self._paths[file], offset, end - offset)
+                    fd = self._shared(part.file) if self._opens_once else opened.get(part.file)
+                    count = sink.take(fd, offset, end - offset) if copy is None else copy.take(fd, offset, end)
             except OSError as error:
-                error.filename = error.filename or os.fspath(self._paths[file])
+                error.filename = error.filename or os.fspath(self._paths[part.file])
                 raise
             if count == 0:
                 raise OSError(
-                    None, f"the file ended at byte {offset:,} while it was read", os.fspath(self._paths[file])
+                    None, f"the file ended at byte {offset:,} while it was read", os.fspath(self._paths[part.file])
                 )
             offset += count
-        return end - begin
 
-    def _open(self, file: int) -> int:
-        with self._lock:
+    def _descriptor(self, file: int) -> int | None:
+        with suppress(OSError):  # a reader raises it
+            return None if file in self._copies or self._ended else self._shared(file)
+        return None
+
+    def _shared(self, file: int) -> int:
+        """Return a descriptor of a file for all threads."""
+        with self._opening:
             if file not in self._files:
-                path = self._paths[file]
-                self._files[file] = open_direct(path) if file in self._copies else os.open(path, os.O_RDONLY)
-                if kernel_readahead(path) > _MOST_KERNEL_READAHEAD:
-                    # After each read, the kernel would read ahead the bytes that another reader is reading.
-                    os.posix_fadvise(self._files[file], 0, 0, os.POSIX_FADV_RANDOM)
+                self._files[file] = _open(self._paths[file], is_direct=file in self._copies)
             return self._files[file]
 
     def _close(self) -> None:
         """Close every file once no reader works; a reader that hangs closes the files when it returns."""
         with self._lock:
-            if self._working or not (self._stopped or not self._left):
+            if self._working or not self._ended:
                 return
             while self._files:
                 os.close(self._files.popitem()[1])
-            if self._ended:
-                for copy in self._copies.values():
-                    copy.close()
-                self._copies = {}
+            for copy in self._copies.values():
+                copy.close()
+            self._copies = {}
+
+
+class _Opened:
+    """The file that a reader has open for itself, so that the kernel follows its place in it."""
+
+    def __init__(self, paths: Sequence[Path], direct: Container[int]) -> None:
+        self._paths = paths
+        self._direct = direct
+        self._file: tuple[int, int] | None = None
+
+    def get(self, file: int) -> int:
+        """Return the descriptor of a file, and close the one before."""
+        if self._file is None or self._file[0] != file:
+            self.close()
+            self._file = file, _open(self._paths[file], is_direct=file in self._direct)
+        return self._file[1]
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file[1])
+        self._file = None
+
+
+def _open(path: Path, *, is_direct: bool) -> int:
+    return open_direct(path) if is_direct else os.open(path, os.O_RDONLY)
 
 
 class _Sink:

@@ -82,7 +82,7 @@ def read_missing(paths: Sequence[Path], reporter: Reporter, shard: int | None = 
         if shard is not None:
             reporter.emit(events.Read, shard, size)
 
-    readahead = Readahead(paths, parts, Pace(sum(part.length for part in parts), MOST_READERS), read)
+    readahead = Readahead(paths, parts, Pace(MOST_READERS), read)
     try:
         if readahead.is_little:
             readahead.run()

@@ -139,11 +139,12 @@ class Supply:
         self._readahead = Readahead(
             paths,
             parts,
-            Pace(to_read, MOST_READERS, options.readers),
+            Pace(MOST_READERS, options.readers),
             lambda shard, size: self._reporter.emit(events.Read, shard, size),
             lambda readers: self._reporter.emit(events.ReadersChanged, readers),
             self._copies,
             window,
+            opens_once=drops,
         )
 
     def gate(self) -> Gate | None:
