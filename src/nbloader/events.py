@@ -11,6 +11,7 @@ from nbloader._progress.events import (
     DownloadEnded,
     DownloadPlanned,
     Event,
+    Expected,
     Failed,
     FoundInMemory,
     Imported,
@@ -33,6 +34,7 @@ from nbloader._progress.events import (
     Stall,
     Stalled,
     Started,
+    TimeExpected,
     Unloaded,
     Untouched,
 )
@@ -48,6 +50,7 @@ __all__ = [
     "DownloadPlanned",
     "Downloaded",
     "Event",
+    "Expected",
     "Failed",
     "FoundInMemory",
     "Imported",
@@ -70,6 +73,7 @@ __all__ = [
     "Stall",
     "Stalled",
     "Started",
+    "TimeExpected",
     "Unloaded",
     "Untouched",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import nbloader
-from nbloader import LoadOptions, LoadPlan
+from nbloader import LoadOptions, LoadPlan, events
 from nbloader._analysis import history
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._options.options import changed_options
@@ -133,3 +133,45 @@ def test_a_plan_knows_the_time_once_there_was_a_load(demo_small: Path) -> None:
     seconds = nbloader.plan(demo_small).seconds
     assert seconds is not None
     assert 0 < seconds[0] == seconds[1]
+
+
+def test_a_load_is_told_what_the_earlier_ones_took(demo_small: Path) -> None:
+    first = nbloader.start(demo_small, reload=True)
+    first.result()
+    assert first.state.expected is None
+    job = nbloader.start(demo_small, reload=True)
+    job.result()
+    (run,) = history.runs(str(demo_small))[:1]
+    expected = job.state.expected
+    assert expected is not None
+    stages = {name: end - start for name, start, end in run["stages"]}
+    assert expected.finishing == pytest.approx(stages["device"] + stages["metadata"])
+    assert expected.placing == pytest.approx(max(0, stages["weights"] - run["spent"].get("storage", 0)))
+    assert expected.preparing == pytest.approx(
+        sum(run["spent"].get(part, 0) for part in ("resolve", "imports", "tokenizer"))
+    )
+    assert expected.read_rate is None
+
+
+def test_what_is_expected_follows_from_the_latest_of_the_kind(demo_small: Path) -> None:
+    def expected(known: list[dict[str, Any]], resident: int | None = 2000, **more: Any) -> events.Expected | None:
+        imports = more.pop("imports", False)
+        plan = plan_of(demo_small, **more)
+        return history.expect(plan, LoadOptions(), "us/demo", resident, known, imports=imports)
+
+    stages = [["weights", 1.0, 2.0], ["device", 2.0, 2.5], ["metadata", 2.5, 2.75]]
+    parts = {"spent": {"resolve": 0.25, "tokenizer": 0.5, "storage": 0.5}, "read_rate": 1000.0, "stages": stages}
+    run = record(**parts)
+    assert expected([]) is expected([record()]) is None  # none has its parts
+    assert expected([run]) == (0.75, 1000.0, 1.0, 0.75)
+    slower = [record(**{**parts, "read_rate": rate}, model="another") for rate in (10.0, 20.0, 30.0)]
+    assert expected(slower) == (0.75, 20.0, 1.0, 0.75)
+    assert expected([*slower, run]) == expected([run])  # of the same model
+    assert expected([{**run, "cache": "cold"}]) is None
+    assert expected([{**run, "cache": "cold"}], resident=None) is not None
+    assert expected([run], imports=True) is None
+    importing = {**run, "imports_seconds": 3.0, "spent": {**parts["spent"], "imports": 3.0}}
+    assert expected([run, importing], imports=True) == (3.75, 1000.0, 1.0, 0.75)
+    assert expected([run, importing]) == expected([run])
+    assert expected([{**run, "read_rate": None}]) == (0.75, None, 1.0, 0.75)
+    assert expected([{**run, "spent": {"resolve": "long"}}]) is None

@@ -68,6 +68,7 @@ SIZE = st.integers(0, 5 * MB)
 FILE = st.tuples(st.sampled_from(["a", "b", "shard-0"]), st.integers(0, 20 * MB), st.just(0))
 MEMORY = st.builds(Memory, total=SIZE, available=SIZE, process=SIZE, process_peak=st.none() | SIZE)
 T = st.just(0.0)
+SECONDS = st.floats(0, 100)
 KINDS = {
     events.Queued: st.builds(events.Queued, T, st.just(((1, "us/first"),))),
     events.Started: st.builds(events.Started, T),
@@ -88,6 +89,11 @@ KINDS = {
     events.Placed: st.builds(events.Placed, T, INDEX, SIZE, SIZE),
     events.PlacePlanned: st.builds(events.PlacePlanned, T, st.lists(SIZE, max_size=4).map(tuple)),
     events.PeakPredicted: st.builds(events.PeakPredicted, T, SIZE),
+    events.TimeExpected: st.builds(
+        events.TimeExpected,
+        T,
+        st.builds(events.Expected, SECONDS, st.none() | st.floats(1, 1e10), SECONDS, SECONDS),
+    ),
     events.MemorySampled: st.builds(events.MemorySampled, T, MEMORY),
     events.Untouched: st.builds(events.Untouched, T, SIZE),
     events.Stalled: st.builds(events.Stalled, T, st.none() | st.just(events.Stall(0.0, "unknown", {"function": "f"}))),
@@ -173,8 +179,21 @@ def test_what_was_resident_is_read_but_is_no_speed() -> None:
     assert state.shards[0].read_started is None
 
 
+def placing(*sizes: int, copies: bool = True) -> LoadState:
+    """Return the state of a load that places from the start."""
+    begun = events.StageStarted(0.0, "resolve"), events.StageStarted(0.0, "weights")
+    return folded(*begun, start=running(*sizes, copies=copies))
+
+
+def expecting(preparing: float, read_rate: float | None, placing: float, finishing: float) -> LoadState:
+    """Return the state of a load of 100 MB that should take this long."""
+    expected = events.Expected(preparing, read_rate, placing, finishing)
+    return folded(events.StageStarted(0.0, "resolve"), events.TimeExpected(0.0, expected), start=running(100 * MB))
+
+
 def test_rate_and_eta_are_unknown_while_nothing_moves() -> None:
-    state = folded(*(events.Read(t / 10, 0, MB) for t in range(1, 11)), start=running(100 * MB))
+    state = folded(*(events.Read(t / 10, 0, MB) for t in range(1, 11)), start=placing(100 * MB, copies=False))
+    state = folded(*(events.Placed(t / 10, 0, MB, MB) for t in range(1, 11)), start=state)
     assert state.at(1.5).rate is not None
     assert state.at(1.5).eta is not None
     assert state.at(9.0).eta is None
@@ -182,18 +201,30 @@ def test_rate_and_eta_are_unknown_while_nothing_moves() -> None:
     assert state.at(9.0).stalled_for == pytest.approx(8.0)
 
 
-def test_eta_of_a_load_that_copies_nothing_is_the_time_to_read() -> None:
-    state = folded(*(events.Read(t / 10, 0, 10 * MB) for t in range(0, 11)), start=running(1100 * MB, copies=False))
-    assert state.eta == pytest.approx(990 / 100, rel=0.01)
-
-
 def test_eta_takes_each_phase_at_its_own_rate() -> None:
-    state = running(200 * MB)
-    for step in range(1, 11):
+    state = placing(200 * MB)
+    for step in range(0, 11):
         moves = events.Read(step / 10, 0, 10 * MB), events.Placed(step / 10, 0, 5 * MB, 5 * MB)
         state = folded(*moves, start=state)
-    # 100 MB to read at 100 MB/s, 150 to place at 50.
-    assert state.eta == pytest.approx(1 + 3, rel=0.1)
+    # 90 MB to read at 100 MB/s, 145 to place at 50: placing goes on while they are read.
+    assert state.eta == pytest.approx(145 / 50, rel=0.1)
+
+
+def test_without_an_earlier_load_no_time_is_told_before_placing() -> None:
+    begun = folded(events.Started(0.0), events.StageStarted(0.5, "resolve"), events.StageEnded(1.0, "resolve"))
+    assert (begun.eta, begun.fraction) == (None, 0.0)
+    state = folded(*(events.Read(t / 10, 0, 10 * MB) for t in range(0, 8)), start=running(100 * MB))
+    assert state.eta is None
+    assert state.fraction == pytest.approx(80 / 200)  # of the bytes
+    state = folded(*(events.Placed(t / 10, 0, MB, MB) for t in range(8, 16)), start=placing(100 * MB))
+    assert state.eta is None  # so little is placed that its rate tells nothing
+
+
+def test_no_time_is_told_from_the_first_moment_alone() -> None:
+    state = folded(
+        events.Read(0.0, 0, 0), events.Read(0.2, 0, MB), events.Placed(0.2, 0, MB, MB), start=placing(100 * MB)
+    )
+    assert state.eta is None
 
 
 def test_eta_of_a_download_is_its_own() -> None:
@@ -201,6 +232,48 @@ def test_eta_of_a_download_is_its_own() -> None:
     for step in range(0, 11):
         state = fold(state, events.Downloaded(step / 10, 0, 10 * MB))
     assert state.eta == pytest.approx(0.9, rel=0.01)
+
+
+def test_an_earlier_load_tells_the_time_before_anything_moves() -> None:
+    state = expecting(preparing=4.0, read_rate=500e6, placing=1.0, finishing=0.5)
+    assert state.eta == pytest.approx(4 + 1 + 0.5)  # reading ends before
+    assert state.at(2.0).eta == pytest.approx(2 + 1 + 0.5)
+    assert state.at(8.0).eta == pytest.approx(0.8 + 1 + 0.5)  # it takes longer
+    slow = expecting(preparing=4.0, read_rate=10e6, placing=1.0, finishing=0.5)
+    assert slow.eta == pytest.approx(10 + 0.5)
+    assert expecting(preparing=4.0, read_rate=None, placing=1.0, finishing=0.5).eta is None
+    resident = fold(slow, events.FoundInMemory(0.0, 0, 100 * MB))
+    assert resident.eta == pytest.approx(4 + 1 + 0.5)
+
+
+def test_the_rate_of_now_counts_the_more_is_read() -> None:
+    state = expecting(preparing=0.0, read_rate=100e6, placing=0.0, finishing=0.0)
+    state = folded(events.Read(0.0, 0, 0), events.Read(1.0, 0, 10 * MB), start=state)
+    assert state.eta == pytest.approx(0.1 * 90 / 10 + 0.9 * 90 / 100)
+    state = folded(*(events.Read(float(t), 0, 10 * MB) for t in range(2, 10)), start=state)
+    assert state.eta == pytest.approx(0.9 * 10 / 10 + 0.1 * 10 / 100)
+
+
+def test_a_download_passes_through_memory() -> None:
+    state = expecting(preparing=0.5, read_rate=1.0, placing=1.0, finishing=0.5)
+    state = fold(state, events.DownloadPlanned(0.0, (("a", 100 * MB, 0),)))
+    state = folded(events.Downloaded(0.0, 0, 0), events.Downloaded(1.0, 0, 50 * MB), start=state)
+    assert state.eta == pytest.approx(1 + 1 + 0.5)
+
+
+def test_fraction_is_the_share_of_the_time() -> None:
+    state = expecting(preparing=4.0, read_rate=50e6, placing=1.0, finishing=0.0)
+    for step in range(1, 41):
+        state = fold(state, events.Read(step / 20, 0, 100 * MB // 40))
+        assert state.fraction == pytest.approx(step / 20 / 5, abs=0.001)
+    assert fold(state, events.Logged(3.0, "info", "offline")).fraction == pytest.approx(3 / 5)
+
+
+def test_waiting_for_a_turn_or_an_answer_is_no_progress() -> None:
+    state = folded(events.Queued(0.0, ((1, "us/first"),)), events.Started(100.0), events.StageStarted(100.0, "resolve"))
+    expected = events.TimeExpected(100.0, events.Expected(9.0, None, 1.0, 0.0))
+    state = folded(expected, events.ShardsFound(101.0, (("a", 0, 10),)), start=state)
+    assert state.fraction == pytest.approx(1 / 10)
 
 
 def test_what_was_on_disk_is_downloaded_but_is_no_speed() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from typing import NamedTuple
 
 from nbloader._analysis import history
@@ -64,8 +63,8 @@ def foresee(
     """Return the plan of a load that would begin now, with `resident` bytes of the weights in memory."""
     to_download = bytes_to_download + (0 if adapter is None else missing_bytes(adapter, options))
     made = make_plan(checkpoint, options, to_download, find_free(), adapter)
-    imports = "transformers.modeling_utils" not in sys.modules
-    seconds = history.predict_seconds(made, changed_options(options), resident, history.runs(), imports=imports)
+    known, imports = history.runs(), history.must_import()
+    seconds = history.predict_seconds(made, changed_options(options), resident, known, imports=imports)
     return dataclasses.replace(made, seconds=seconds)
 
 

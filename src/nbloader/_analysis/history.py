@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nbloader._options.options import LoadOptions, changed_options
 from nbloader._progress import events
 from nbloader._safety.redaction import clean
 from nbloader._system import own_files
+from nbloader._system.modules import imported
 from nbloader._system.own_files import VERSION, Kind, is_number, read_records, write_whole
 
 if TYPE_CHECKING:
@@ -30,18 +32,34 @@ _ALIKE = 8  # runs compare if their sizes differ by at most this factor
 _IMPORTING = 0.3  # a run that spent at least this long on imports had to import the libraries
 _WARM, _COLD = 0.9, 0.1  # shares of the weights that were in memory before the load
 _LOCK_SECONDS = 1.0
+_FOLLOWED = 5  # the time left is estimated from at most this many runs, the latest
+_MUCH = 64 << 20  # bytes; reading fewer tells no rate
+_PREPARING = ("resolve", "imports", "tokenizer")
+_FINISHING = ("device", "adapter", "metadata")
 
 Run = Mapping[str, Any]
 
 
 def follow(job: LoadJob) -> None:
-    """Record `job` once it is ready."""
+    """Tell `job` what it should take by earlier loads, and record it once it is ready."""
     reference = weakref.ref(job)
+    imports = must_import()
+    known: list[Run] = []
 
     def take(event: events.Event) -> None:
-        ended = reference() if isinstance(event, events.Ready) else None
-        if ended is not None and ended.plan is not None:
-            remember(record_of(ended.state, ended.plan, ended.options, ended.model))
+        followed = reference()
+        if followed is None or followed.plan is None:
+            return
+        if isinstance(event, events.Ready):
+            remember(record_of(followed.state, followed.plan, followed.options, followed.model))
+        elif (isinstance(event, events.ShardsFound) and followed.plan.bytes_to_download) or (
+            isinstance(event, events.FoundInMemory) and event.shard == len(followed.plan.bytes_to_read) - 1
+        ):
+            known[:] = known or runs()
+            resident = followed.state.bytes_read if isinstance(event, events.FoundInMemory) else None
+            expected = expect(followed.plan, followed.options, followed.model, resident, known, imports=imports)
+            if expected is not None:
+                followed._expect(expected)
 
     job.subscribe(take)
 
@@ -71,6 +89,8 @@ def record_of(
         "seconds": round(state.elapsed, 3),
         "weights_seconds": round(weights, 3),
         "imports_seconds": round(state.spent.get("imports", 0.0), 3),
+        "spent": {part: round(seconds, 3) for part, seconds in state.spent.items()},
+        "read_rate": _read_rate(state),
         "stages": [[name, round(start, 3), round(end, 3)] for name, (start, end) in times.items()],
         "bytes_downloaded": state.bytes_downloaded - sum(file.bytes_cached for file in state.downloads),
         "bytes_read": state.bytes_to_read,
@@ -112,12 +132,7 @@ def predict_seconds(
     libraries. If so, only runs that had to import them count; if not, their import time is left out.
     """
     size = sum(plan.bytes_to_read)
-    kind = _kind(options, plan.copies, _cache_word(resident, size), plan.device_memory)
-    alike = [
-        run for run in known if _kind(run["options"], run["copies"], run["cache"], run["device"].split(", ")) == kind
-    ]
-    alike = [run for run in alike if size / _ALIKE <= run["bytes_read"] <= size * _ALIKE and run["weights_seconds"] > 0]
-    alike = [run for run in alike if (run["bytes_downloaded"] > 0) == (plan.bytes_to_download > 0)]
+    alike = [run for run in _alike(plan, options, _cache_word(resident, size), known) if run["weights_seconds"] > 0]
     alike = [run for run in alike if not imports or run["imports_seconds"] >= _IMPORTING][-_COMPARED:]
     if not alike:
         return None
@@ -129,11 +144,86 @@ def predict_seconds(
     return size / max(rates) + min(others), size / min(rates) + max(others)
 
 
+def must_import() -> bool:
+    """Return whether a load that begins now has to import the libraries."""
+    return imported("transformers.modeling_utils") is None
+
+
+def expect(
+    plan: LoadPlan,
+    options: LoadOptions,
+    model: str | os.PathLike[str],
+    resident: int | None,
+    known: Sequence[Run],
+    *,
+    imports: bool,
+) -> events.Expected | None:
+    """Return what a load that has begun should take, from similar runs, those of this model first; None without any.
+
+    `resident` is how many bytes of the weights were in memory; None if that is not known yet. `imports` says whether
+    the load has to import the libraries.
+    """
+    size = sum(plan.bytes_to_read)
+    cache = None if resident is None else _cache_word(resident, size)
+    alike = [run for run in _alike(plan, changed_options(options), cache, known) if _has_parts(run)]
+    alike = [run for run in alike if (run["imports_seconds"] >= _IMPORTING) == imports]
+    name = clean(os.fspath(model))
+    alike = ([run for run in alike if run["model"] == name] or alike)[-_FOLLOWED:]
+    if not alike:
+        return None
+    rates = [run["read_rate"] for run in alike if is_number(run["read_rate"])]
+    return events.Expected(
+        preparing=median(sum(run["spent"].get(part, 0.0) for part in _PREPARING) for run in alike),
+        read_rate=median(rates) if rates else None,
+        placing=median(_placing(run) * size / run["bytes_read"] for run in alike),
+        finishing=median(_stages_of(run, _FINISHING) for run in alike),
+    )
+
+
+def _placing(run: Run) -> float:
+    return max(0.0, _stages_of(run, ("weights",)) - float(run["spent"].get("storage", 0.0)))
+
+
+def _stages_of(run: Run, names: Sequence[str]) -> float:
+    return sum(float(end - start) for name, start, end in run["stages"] if name in names)
+
+
+def _has_parts(run: Run) -> bool:
+    """Return whether a record has what the first ones did not have yet."""
+    spent = run.get("spent")
+    return isinstance(spent, dict) and all(map(is_number, spent.values())) and "read_rate" in run
+
+
+def _alike(plan: LoadPlan, options: Mapping[str, Any], cache: str | None, known: Sequence[Run]) -> list[Run]:
+    """Return the similar runs; `cache` is None if it is not known how much of the weights is in memory."""
+    size = sum(plan.bytes_to_read)
+    kind = _kind(options, plan.copies, cache, plan.device_memory)
+    return [
+        run
+        for run in known
+        if _kind(run["options"], run["copies"], cache and run["cache"], run["device"].split(", ")) == kind
+        and size / _ALIKE <= run["bytes_read"] <= size * _ALIKE
+        and (run["bytes_downloaded"] > 0) == (plan.bytes_to_download > 0)
+    ]
+
+
+def _read_rate(state: LoadState) -> int | None:
+    """Return how many bytes a second the storage has given; None if this load had little to read."""
+    read = state.bytes_to_read - sum(shard.bytes_resident for shard in state.shards)
+    spans = [shard for shard in state.shards if shard.read_started is not None and shard.read_ended is not None]
+    if read < _MUCH or not spans:
+        return None
+    seconds = max(shard.read_ended or 0.0 for shard in spans) - min(shard.read_started or 0.0 for shard in spans)
+    return round(read / seconds) if seconds > 0 else None
+
+
 def _scaled(run: Run, seconds: float, to_download: int) -> float:
     return seconds * to_download / float(run["bytes_downloaded"])
 
 
-def _kind(options: Mapping[str, Any], copies: bool, cache: str, devices: Iterable[str] | None) -> tuple[Any, ...]:
+def _kind(
+    options: Mapping[str, Any], copies: bool, cache: str | None, devices: Iterable[str] | None
+) -> tuple[Any, ...]:
     """Return what similar loads have in common; `devices` is None if only the load decides them."""
     kinds = None if devices is None else {device.partition(":")[0] for device in devices} - {"", "cpu", "disk"}
     return options.get("quantization"), options.get("adapter") is not None, copies, cache, kinds

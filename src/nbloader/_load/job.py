@@ -191,6 +191,10 @@ class LoadJob:
         """
         return self._log.subscribe(function)
 
+    def _expect(self, expected: _events.Expected) -> None:
+        """Tell what earlier loads took."""
+        self._reporter.emit(_events.TimeExpected, expected)
+
     def unload(self) -> Freed:
         """Unload the model that the load made, and return what that freed; see `nbloader.unload`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbloader._progress.freed import Freed
 from nbloader._system.memory import Memory
@@ -27,6 +27,27 @@ STAGES = ("demo", "resolve", "download", "tokenizer", "config", "weights", "devi
 
 NOT_ALWAYS = ("demo", "adapter")
 """Stages that only some loads have: writing the demo checkpoint, and attaching an adapter."""
+
+
+class Expected(NamedTuple):
+    """What a load should take, by earlier loads of its kind: seconds, and bytes a second.
+
+    Attributes
+    ----------
+    preparing
+        Seconds before placing can begin, without those of the download.
+    read_rate
+        Bytes a second that the storage gives; None if it is not known.
+    placing
+        Seconds of placing, without those of waiting for bytes.
+    finishing
+        Seconds after placing.
+    """
+
+    preparing: float
+    read_rate: float | None
+    placing: float
+    finishing: float
 
 
 @dataclass(frozen=True)
@@ -204,6 +225,13 @@ class PlacePlanned(Event):
     """The bytes of each shard that the model uses: (bytes of shard 0, of shard 1, …)."""
 
     bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TimeExpected(Event):
+    """What the load should take, by earlier loads of its kind on this machine."""
+
+    expected: Expected
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 from nbloader._progress import events
 from nbloader._progress.state import (
     FINAL,
-    RATE_STEP,
-    RATE_WINDOW,
     Download,
     ErrorInfo,
     LoadState,
@@ -19,6 +17,7 @@ from nbloader._progress.state import (
     Shard,
     Stage,
 )
+from nbloader._progress.time_left import RATE_STEP, RATE_WINDOW
 
 Item = TypeVar("Item")
 _LOG_LINES = 200
@@ -40,9 +39,19 @@ def fold(state: LoadState, event: events.Event) -> LoadState:
     state = _apply(event, replace(state, now=max(state.now, event.t)))
     if state.stall is not None and state.status != "running":
         state = replace(state, stall=None)
-    done, to_do = state.bytes_done, state.bytes_to_do
-    fraction = min(done / to_do, 0.999) if to_do else 0.0
-    return replace(state, floor=max(state.floor, fraction))
+    return replace(state, floor=max(state.floor, min(_share(state), 0.999)))
+
+
+def _share(state: LoadState) -> float:
+    """Return which share of its time a load has taken; while that cannot be told, the share of the bytes it moves."""
+    left = state.eta
+    if left is not None and state.began is not None and state.now + left > state.began:
+        return (state.now - state.began) / (state.now + left - state.began)
+    if state.expected is not None:
+        return 0.0
+    there = sum(shard.bytes_resident for shard in state.shards) + sum(file.bytes_cached for file in state.downloads)
+    to_do = state.bytes_to_do - there
+    return (state.bytes_done - there) / to_do if to_do > 0 else 0.0
 
 
 @singledispatch
@@ -57,7 +66,12 @@ def _(event: events.Queued, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Started, state: LoadState) -> LoadState:
-    return replace(state, status="running", ahead=())
+    return replace(state, status="running", ahead=(), began=event.t)
+
+
+@_apply.register
+def _(event: events.TimeExpected, state: LoadState) -> LoadState:
+    return replace(state, expected=event.expected)
 
 
 @_apply.register
@@ -256,6 +270,8 @@ def _(event: events.Answered, state: LoadState) -> LoadState:
         downloads=(),
         moves=(),
         readers=0,
+        began=event.t,
+        expected=None,
     )
 
 

@@ -12,11 +12,9 @@ from typing import Any, Literal
 
 from nbloader._progress import events
 from nbloader._progress.freed import Freed
+from nbloader._progress.time_left import RATE_STEP, RATE_WINDOW, Lane, Progress, seconds_left
 from nbloader._system.memory import Memory
 
-RATE_WINDOW = 5.0
-"""Seconds over which the rate is measured."""
-RATE_STEP = 0.1
 _STALL = 1.0
 FINAL = ("ready", "failed", "cancelled")
 
@@ -151,6 +149,10 @@ class LoadState:
     # Reads in parallel, as last reported.
     readers: int = 0
     floor: float = 0.0
+    # When the load began to work: its turn came, or a question was answered.
+    began: float | None = None
+    # What the load should take, by earlier loads of its kind; None if there was none.
+    expected: events.Expected | None = None
     # Seconds of the loading thread by what they were spent on (`nbloader._progress.events.PARTS`).
     spent: Mapping[str, float] = field(default_factory=dict)
     # The folder of the checkpoint, its format, and when both became known.
@@ -204,7 +206,10 @@ class LoadState:
 
     @property
     def fraction(self) -> float:
-        """Progress from 0 to 1. It never falls, and is 1 only once the model has been ready."""
+        """Progress from 0 to 1. It never falls, and is 1 only once the model has been ready.
+
+        It is the share of the load's time that has passed, by `eta`; while that cannot be told, the share of the bytes.
+        """
         return 1.0 if self.status == "ready" or self.gone is not None else self.floor
 
     @property
@@ -215,7 +220,7 @@ class LoadState:
     @property
     def rate(self) -> float | None:
         """Bytes a second over the last seconds; None while nothing moves, or while it cannot be measured yet."""
-        recent = self._recent(self.now)
+        recent = [move for move in self.moves if move[0] >= self.now - RATE_WINDOW]
         if (
             self.ended is not None
             or self.stalled_for > _STALL
@@ -228,31 +233,30 @@ class LoadState:
 
     @property
     def eta(self) -> float | None:
-        """Estimated seconds until all bytes are moved; None before it can be estimated, and while nothing moves.
+        """Estimated seconds until the model is ready; None while they cannot be told, and while nothing moves.
 
-        A phase that has begun counts at its own rate, a later phase at the rate of the current one. Placing without
-        copies counts as no time. While bytes are left to download, only the download counts.
+        They count everything that is still to come, by earlier loads of this kind on this machine and by what moves
+        now. Without such a load, they are those of the download, or can be told once a tenth of the weights is placed.
         """
-        if self.status != "running" or not self.moves or self.stalled_for > _STALL:
+        if self.status != "running" or self.question is not None or self._is_stuck:
             return None
-        recent = self._recent(self.moves[-1][0])
-        seconds = recent[-1][0] - recent[0][0]
-        if seconds < RATE_STEP:
-            return None
-        rates = [max(0, last - first) / seconds for first, last in zip(recent[0][1:], recent[-1][1:], strict=True)]
-        if not any(rates):
-            return None
-        to_download = self.bytes_to_download - self.bytes_downloaded
-        left = [
-            to_download,
-            # Bytes that were just downloaded are in memory, and placing bytes from memory takes almost no time.
-            self.bytes_to_read - self.bytes_read if not to_download else 0,
-            self.bytes_to_place - self.bytes_placed if self.placing_copies and not to_download else 0,
-        ]
-        return sum(max(0, count) / (rate or max(rates)) for count, rate in zip(left, rates, strict=True))
+        stages = {stage.name: stage for stage in self.stages}
+        read = self.bytes_read - sum(shard.bytes_resident for shard in self.shards)
+        cached = sum(file.bytes_cached for file in self.downloads)
+        lanes = (
+            Lane(self.bytes_downloaded - cached, self.bytes_to_download - self.bytes_downloaded),
+            Lane(read, self.bytes_to_read - self.bytes_read),
+            Lane(self.bytes_placed, self.bytes_to_place - self.bytes_placed),
+        )
+        times = stages["resolve"].started, stages["weights"].started, stages["weights"].ended
+        return seconds_left(Progress(self.now, *times, lanes, self.moves), self.expected)
 
-    def _recent(self, until: float) -> list[tuple[float, int, int, int]]:
-        return [move for move in self.moves if move[0] >= until - RATE_WINDOW]
+    @property
+    def _is_stuck(self) -> bool:
+        if self.stall is not None and not self.stall.is_working:
+            return True
+        moves_bytes = self.stage == "weights" or self.bytes_downloaded < self.bytes_to_download
+        return moves_bytes and self.stalled_for > _STALL
 
     @property
     def stalled_for(self) -> float:
