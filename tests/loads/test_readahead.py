@@ -294,3 +294,29 @@ def test_the_number_of_readers_is_told(files: list[Path]) -> None:
     readahead.wait(never)
     readahead.stop()
     assert told == [5]
+
+
+def test_a_file_that_is_read_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / str(number) for number in range(100)]
+    for path in paths:
+        path.write_bytes(bytes(4096))
+    sendfile, told = os.sendfile, threading.Event()
+
+    def once_told(*args: int) -> int:
+        told.wait(30)
+        told.clear()
+        return sendfile(*args)
+
+    most = [0]
+
+    def count(file: int, size: int) -> None:
+        most[0] = max(most[0], len(os.listdir("/proc/self/fd")))
+        told.set()
+
+    monkeypatch.setattr(os, "sendfile", once_told)
+    before = len(os.listdir("/proc/self/fd"))
+    readahead = reading(paths, [], 1, on_read=count)
+    readahead.start()
+    readahead.wait(never)
+    readahead.stop()
+    assert most[0] - before < 10

@@ -111,7 +111,7 @@ class Readahead:
         """Read everything on this thread, and return."""
         self._working = 1
         self._work(0)
-        self._arrivals.tell()
+        self._tell()
 
     def start(self) -> None:
         """Start to read in the background, and return at once."""
@@ -152,7 +152,7 @@ class Readahead:
         for number in range(len(self._parts)):
             self._use(number)
             self._wait(number, check_cancelled)
-        self._arrivals.tell()
+        self._tell()
 
     def stop(self, seconds: float = 0.5) -> None:
         """End the reading; wait at most `seconds` for threads whose reads hang in the kernel."""
@@ -199,14 +199,26 @@ class Readahead:
 
     def _keep_telling(self) -> None:
         while not self._over.wait(_TELL_SECONDS):
-            finished = self._arrivals.tell()
-            if finished:
-                self._pace.finished(time.monotonic(), sum(part.length for part in finished), len(finished))
+            self._tell()
             if self._pace.readers != self._told_readers:
                 self._add_readers()
                 with self._lock:
                     self._may_go_on.notify_all()
-        self._arrivals.tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        finished = self._arrivals.tell()
+        if finished:
+            with self._lock:
+                self._pace.finished(time.monotonic(), sum(part.length for part in finished), len(finished))
+            for file in {part.file for part in finished}:
+                self._close_read(file)
+
+    def _close_read(self, file: int) -> None:
+        """Close the shared descriptor of a file if all of it is read: there may be thousands of files."""
+        with self._opening:
+            if file in self._files and all(self._is_read[number] for number in self._arrivals.by_file[file]):
+                os.close(self._files.pop(file))
 
     def _work_behind(self, reader: int) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process's priority
@@ -254,7 +266,7 @@ class Readahead:
             self._known.add(file)
             self._arrivals.begin(reader, number, is_first=begins)
             if begins:
-                self._arrivals.tell()  # report at once, so that the event has the right time
+                self._tell()  # at once, so that the event has the right time
         return number
 
     def _next(self) -> int | None:
@@ -300,8 +312,9 @@ class Readahead:
             offset += count
 
     def _descriptor(self, file: int) -> int | None:
-        with suppress(OSError):  # a reader raises it
-            return None if file in self._copies or self._ended else self._shared(file)
+        if sys.platform == "linux" and file not in self._copies and not self._ended:  # no other system tells
+            with suppress(OSError):  # a reader raises it
+                return self._shared(file)
         return None
 
     def _shared(self, file: int) -> int:
@@ -316,8 +329,9 @@ class Readahead:
         with self._lock:
             if self._working or not self._ended:
                 return
-            while self._files:
-                os.close(self._files.popitem()[1])
+            with self._opening:
+                while self._files:
+                    os.close(self._files.popitem()[1])
             for copy in self._copies.values():
                 copy.close()
             self._copies = {}
