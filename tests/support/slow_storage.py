@@ -22,15 +22,14 @@ class SlowStorage:
         self._free_at = 0.0
         sendfile, preadv = os.sendfile, os.preadv
 
+        # The bytes come at the end of the wait, and the kernel, whose storage is fast, must not read others ahead.
         def slow_sendfile(out: int, fd: int, offset: int, count: int) -> int:
-            sent = sendfile(out, fd, offset, count)
-            self._wait(fd, sent)
-            return sent
+            self._wait(fd, count)
+            return sendfile(out, fd, offset, count)
 
         def slow_preadv(fd: int, buffers: list[memoryview], offset: int, *flags: int) -> int:
-            count = preadv(fd, buffers, offset, *flags)
-            self._wait(fd, count)
-            return count
+            self._wait(fd, sum(map(len, buffers)))
+            return preadv(fd, buffers, offset, *flags)
 
         monkeypatch.setattr("os.sendfile", slow_sendfile)
         monkeypatch.setattr("os.preadv", slow_preadv)
@@ -38,6 +37,7 @@ class SlowStorage:
     def _wait(self, fd: int, count: int) -> None:
         if not os.path.realpath(f"/proc/self/fd/{fd}").startswith(self._folder):
             return
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         with self._lock:
             self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
             until = self._free_at
