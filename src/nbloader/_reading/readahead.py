@@ -1,38 +1,29 @@
-"""Readahead: reads parts of files on its own threads, in the order in which they will be needed.
-
-The bytes stay in the page cache, or go into files in memory. On Linux, sendfile to the null device reads without
-copying a byte. On macOS, preadv reads without holding the GIL, and without a file position that threads would share.
-Windows has neither: there, each reader opens the file for itself.
-"""
+"""Readahead: reads parts of files on its own threads, in the order in which they will be needed."""
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
 from nbloader._reading.arrivals import Arrivals
 from nbloader._reading.pace import Pace
+from nbloader._reading.part_reader import PartReader, open_file
 from nbloader._reading.parts import Part
-from nbloader._system.memory_file import MemoryFile, open_direct
+from nbloader._system.memory_file import MemoryFile
 from nbloader._system.threads import make_thread
 
-_BUFFER = 256 << 10  # bytes; a read into the page cache passes through it, so it must fit in the processor's cache
-_MOST_BUFFERS = 1024  # that one call accepts
 _AT_ONCE = 8 << 20  # bytes; another thread would wait 5 ms for each turn of the GIL, which takes longer
 _SCATTERED = 4  # times as many bytes may be read if the missing ones are scattered pages
 _TELL_SECONDS = 0.015
 _NICENESS = 10
-_LONG = 0.5  # seconds; a cancel should wait no longer for a read to return
-_SHORT_READ = 1 << 20  # bytes of a read where a whole part takes longer
 
 
 class Readahead:
@@ -228,13 +219,10 @@ class Readahead:
         self._work(reader)
 
     def _work(self, reader: int) -> None:
-        sink, opened = _Sink(), _Opened(self._paths, self._copies)
-        most: int | None = None
+        part_reader = PartReader(self._paths, self._copies, self._shared if self._opens_once else None)
         try:
             while (number := self._take(reader)) is not None:
-                part, began = self._parts[number], time.monotonic()
-                self._read_part(part, sink, opened, most or part.length)
-                most = _SHORT_READ if time.monotonic() - began > _LONG else None
+                part_reader.read(self._parts[number], lambda: self._stopped)
                 self._finish(number)
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             with self._lock:
@@ -244,8 +232,7 @@ class Readahead:
                 self._has_come.notify_all()
             self._over.set()
         finally:
-            sink.close()
-            opened.close()
+            part_reader.close()
             with self._lock:
                 self._working -= 1
             self._close()
@@ -291,26 +278,6 @@ class Readahead:
         if self.is_over:
             self._over.set()
 
-    def _read_part(self, part: Part, sink: _Sink, opened: _Opened, most: int) -> None:
-        copy = self._copies.get(part.file)
-        offset = part.offset
-        while offset < part.end and not self._stopped:
-            end = min(part.end, offset + most)
-            try:
-                if copy is None and not hasattr(os, "preadv"):
-                    count = sink.take_by_seeking(self._paths[part.file], offset, end - offset)
-                else:
-                    fd = self._shared(part.file) if self._opens_once else opened.get(part.file)
-                    count = sink.take(fd, offset, end - offset) if copy is None else copy.take(fd, offset, end)
-            except OSError as error:
-                error.filename = error.filename or os.fspath(self._paths[part.file])
-                raise
-            if count == 0:
-                raise OSError(
-                    None, f"the file ended at byte {offset:,} while it was read", os.fspath(self._paths[part.file])
-                )
-            offset += count
-
     def _descriptor(self, file: int) -> int | None:
         if sys.platform == "linux" and file not in self._copies and not self._ended:  # no other system tells
             with suppress(OSError):  # a reader raises it
@@ -321,7 +288,7 @@ class Readahead:
         """Return a descriptor of a file for all threads."""
         with self._opening:
             if file not in self._files:
-                self._files[file] = _open(self._paths[file], is_direct=file in self._copies)
+                self._files[file] = open_file(self._paths[file], is_direct=file in self._copies)
             return self._files[file]
 
     def _close(self) -> None:
@@ -335,65 +302,3 @@ class Readahead:
             for copy in self._copies.values():
                 copy.close()
             self._copies = {}
-
-
-class _Opened:
-    """The file that a reader has open for itself, so that the kernel follows its place in it."""
-
-    def __init__(self, paths: Sequence[Path], direct: Container[int]) -> None:
-        self._paths = paths
-        self._direct = direct
-        self._file: tuple[int, int] | None = None
-
-    def get(self, file: int) -> int:
-        """Return the descriptor of a file, and close the one before."""
-        if self._file is None or self._file[0] != file:
-            self.close()
-            self._file = file, _open(self._paths[file], is_direct=file in self._direct)
-        return self._file[1]
-
-    def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file[1])
-        self._file = None
-
-
-def _open(path: Path, *, is_direct: bool) -> int:
-    return open_direct(path) if is_direct else os.open(path, os.O_RDONLY)
-
-
-class _Sink:
-    """Discards the bytes that are read: their only purpose is to be in the page cache."""
-
-    def __init__(self) -> None:
-        self._null = os.open(os.devnull, os.O_WRONLY) if sys.platform == "linux" else None
-        self._buffer: memoryview | None = None
-
-    def take(self, fd: int, offset: int, length: int) -> int:
-        """Read a range of an open file, or its beginning; return the number of bytes read, 0 after the end."""
-        if self._null is not None:
-            try:
-                return os.sendfile(self._null, fd, offset, length)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                self.close()  # the kernel cannot send from this storage
-        whole, rest = divmod(min(length, _MOST_BUFFERS * _BUFFER), _BUFFER)
-        buffer = self._own_buffer()
-        return os.preadv(fd, [buffer] * whole + ([buffer[:rest]] if rest else []), offset)
-
-    def take_by_seeking(self, path: Path, offset: int, length: int) -> int:
-        """Read like `take`, on systems that cannot read at an offset."""
-        with open(path, "rb", buffering=0) as file:
-            file.seek(offset)
-            return file.readinto(self._own_buffer()[:length]) or 0
-
-    def _own_buffer(self) -> memoryview:
-        if self._buffer is None:
-            self._buffer = memoryview(bytearray(_BUFFER))
-        return self._buffer
-
-    def close(self) -> None:
-        if self._null is not None:
-            os.close(self._null)
-        self._null = None
