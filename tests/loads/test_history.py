@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nbloader
-from nbloader import LoadOptions, LoadPlan, events
+from nbloader import LoadOptions, LoadPlan
 from nbloader._analysis import history
 from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._options.options import changed_options
@@ -154,10 +154,11 @@ def test_a_load_is_told_what_the_earlier_ones_took(demo_small: Path) -> None:
 
 
 def test_what_is_expected_follows_from_the_latest_of_the_kind(demo_small: Path) -> None:
-    def expected(known: list[dict[str, Any]], resident: int | None = 2000, **more: Any) -> events.Expected | None:
+    def expected(known: list[dict[str, Any]], resident: int | None = 2000, **more: Any) -> tuple[Any, ...] | None:
         imports = more.pop("imports", False)
         plan = plan_of(demo_small, **more)
-        return history.expect(plan, LoadOptions(), "us/demo", resident, known, imports=imports)
+        made = history.expect(plan, LoadOptions(), "us/demo", resident, known, imports=imports)
+        return None if made is None else astuple(made)
 
     stages = [["weights", 1.0, 2.0], ["device", 2.0, 2.5], ["metadata", 2.5, 2.75]]
     parts = {"spent": {"resolve": 0.25, "tokenizer": 0.5, "storage": 0.5}, "read_rate": 1000.0, "stages": stages}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbloader._progress.freed import Freed
 from nbloader._system.memory import Memory
@@ -29,19 +29,12 @@ NOT_ALWAYS = ("demo", "adapter")
 """Stages that only some loads have: writing the demo checkpoint, and attaching an adapter."""
 
 
-class Expected(NamedTuple):
-    """What a load should take, by earlier loads of its kind: seconds, and bytes a second.
+@dataclass(frozen=True)
+class Expected:
+    """What a load should take, by earlier loads of its kind, in seconds.
 
-    Attributes
-    ----------
-    preparing
-        Seconds before placing can begin, without those of the download.
-    read_rate
-        Bytes a second that the storage gives; None if it is not known.
-    placing
-        Seconds of placing, without those of waiting for bytes.
-    finishing
-        Seconds after placing.
+    `preparing` ends when placing can begin; it does not count the download. `placing` does not count waiting for
+    bytes. `finishing` follows it. `read_rate` is how many bytes a second the storage gives, or None if not known.
     """
 
     preparing: float
