@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -236,7 +236,8 @@ def test_a_repository_that_will_not_fit_is_not_downloaded(hub: Hub, demo_repo: R
 
 
 def test_as_many_tensors_as_a_pickle_may_have_are_read(tmp_path: Path) -> None:
-    state = {f"model.layers.{number}.mlp.weight": torch.zeros(1) for number in range(20_000)}
+    part = torch.zeros(1)
+    state = OrderedDict((f"model.layers.{number}.mlp.weight", part.clone()) for number in range(20_000))
     (tmp_path / "config.json").write_text("{}")
     torch.save(state, tmp_path / "pytorch_model.bin")
     tensors = read_checkpoint(tmp_path).tensors

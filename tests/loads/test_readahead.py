@@ -12,6 +12,7 @@ from support.page_cache import are_resident, make_cold
 
 from nbloader import LoadCancelled
 from nbloader._options.values import MOST_READERS
+from nbloader._reading import part_reader
 from nbloader._reading import parts as _parts
 from nbloader._reading import readahead as _readahead
 from nbloader._reading.pace import Pace
@@ -193,6 +194,25 @@ def test_little_is_read_by_who_asks(tmp_path: Path) -> None:
     assert readahead.is_over
     assert readers == []
     assert counts == [(0, 0), (0, 4 * MB)]
+
+
+def test_where_a_part_takes_long_the_next_is_read_in_short_pieces(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sendfile, asked = os.sendfile, list[int]()
+
+    def note(out: int, fd: int, offset: int, count: int) -> int:
+        asked.append(count)
+        return sendfile(out, fd, offset, count)
+
+    monkeypatch.setattr(os, "sendfile", note)
+    monkeypatch.setattr(part_reader, "_LONG", -1.0)
+    monkeypatch.setattr(part_reader, "_SHORT_READ", MB // 4)
+    readahead = reading(files[:1], [], 1)
+    readahead.start()
+    readahead.wait(never)
+    readahead.stop()
+    assert asked == [MB, *[MB // 4] * 32, 123]
 
 
 def test_copies_hold_the_same_bytes_and_are_given_back(files: list[Path]) -> None:

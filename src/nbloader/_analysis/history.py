@@ -59,7 +59,7 @@ def follow(job: LoadJob) -> None:
             resident = followed.state.bytes_read if isinstance(event, events.FoundInMemory) else None
             expected = expect(followed.plan, followed.options, followed.model, resident, known, imports=imports)
             if expected is not None:
-                followed._expect(expected)
+                followed._tell_expected(expected)
 
     job.subscribe(take)
 

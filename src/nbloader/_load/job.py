@@ -191,7 +191,7 @@ class LoadJob:
         """
         return self._log.subscribe(function)
 
-    def _expect(self, expected: _events.Expected) -> None:
+    def _tell_expected(self, expected: _events.Expected) -> None:
         """Tell what earlier loads took."""
         self._reporter.emit(_events.TimeExpected, expected)
 
