@@ -77,7 +77,7 @@ def record_of(
     # Reading before the weights stage runs beside the imports: its own time counts, the wait for the imports does not.
     early = max((end for _, end in spans), default=0.0) - min((start for start, _ in spans), default=0.0)
     weights = max(0.0, early) + times["device"][1] - times["weights"][0]
-    resident = sum(shard.bytes_resident for shard in state.shards)
+    resident = state.bytes_resident
     return {
         "version": VERSION,
         "model": os.fspath(model),
@@ -92,7 +92,7 @@ def record_of(
         "spent": {part: round(seconds, 3) for part, seconds in state.spent.items()},
         "read_rate": _read_rate(state),
         "stages": [[name, round(start, 3), round(end, 3)] for name, (start, end) in times.items()],
-        "bytes_downloaded": state.bytes_downloaded - sum(file.bytes_cached for file in state.downloads),
+        "bytes_downloaded": state.bytes_downloaded - state.bytes_cached,
         "bytes_read": state.bytes_to_read,
         "bytes_resident": resident,
         "bytes_placed": state.bytes_placed,
@@ -209,7 +209,7 @@ def _alike(plan: LoadPlan, options: Mapping[str, Any], cache: str | None, known:
 
 def _read_rate(state: LoadState) -> int | None:
     """Return how many bytes a second the storage has given; None if this load had little to read."""
-    read = state.bytes_to_read - sum(shard.bytes_resident for shard in state.shards)
+    read = state.bytes_to_read - state.bytes_resident
     spans = [shard for shard in state.shards if shard.read_started is not None and shard.read_ended is not None]
     if read < _MUCH or not spans:
         return None

@@ -62,7 +62,7 @@ def diagnosis_of(state: LoadState, plan: LoadPlan, options: LoadOptions, measure
         format=plan.format,
         files=tuple(shard.name for shard in state.shards),
         bytes=state.bytes_to_read,
-        resident=sum(shard.bytes_resident for shard in state.shards),
+        resident=state.bytes_resident,
         dtypes=plan.bytes_by_dtype,
         dtype=other_type(plan),
         storage=measured.storage,
@@ -285,7 +285,7 @@ def _for_the_rest(
     waited = state.imports_waited or 0.0
     known = {"seconds": seconds_text(parts.get("imports", 0.0)), "waited": seconds_text(waited)}
     yield Remedy("imports", waited, known, 'python -c "import torch, transformers"')
-    downloaded = state.bytes_downloaded - sum(file.bytes_cached for file in state.downloads)
+    downloaded = state.bytes_downloaded - state.bytes_cached
     took = parts.get("download", 0.0)
     if downloaded > 0 and took > 0:
         known = {"seconds": seconds_text(took), "size": size_text(downloaded), "rate": size_text(downloaded / took)}

@@ -49,7 +49,7 @@ def _share(state: LoadState) -> float:
         return (state.now - state.began) / (state.now + left - state.began)
     if state.expected is not None:
         return 0.0
-    there = sum(shard.bytes_resident for shard in state.shards) + sum(file.bytes_cached for file in state.downloads)
+    there = state.bytes_resident + state.bytes_cached
     to_do = state.bytes_to_do - there
     return (state.bytes_done - there) / to_do if to_do > 0 else 0.0
 

@@ -175,6 +175,11 @@ class LoadState:
         return sum(file.bytes_downloaded for file in self.downloads)
 
     @property
+    def bytes_cached(self) -> int:
+        """Bytes of the files to download that were on disk before the load began."""
+        return sum(file.bytes_cached for file in self.downloads)
+
+    @property
     def bytes_to_read(self) -> int:
         """Bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
@@ -183,6 +188,11 @@ class LoadState:
     def bytes_read(self) -> int:
         """Bytes of the shards that are resident."""
         return sum(shard.bytes_read for shard in self.shards)
+
+    @property
+    def bytes_resident(self) -> int:
+        """Bytes of the shards that were resident already when the load looked."""
+        return sum(shard.bytes_resident for shard in self.shards)
 
     @property
     def bytes_to_place(self) -> int:
@@ -241,11 +251,9 @@ class LoadState:
         if self.status != "running" or self.question is not None or self._is_stuck:
             return None
         stages = {stage.name: stage for stage in self.stages}
-        read = self.bytes_read - sum(shard.bytes_resident for shard in self.shards)
-        cached = sum(file.bytes_cached for file in self.downloads)
         lanes = (
-            Lane(self.bytes_downloaded - cached, self.bytes_to_download - self.bytes_downloaded),
-            Lane(read, self.bytes_to_read - self.bytes_read),
+            Lane(self.bytes_downloaded - self.bytes_cached, self.bytes_to_download - self.bytes_downloaded),
+            Lane(self.bytes_read - self.bytes_resident, self.bytes_to_read - self.bytes_read),
             Lane(self.bytes_placed, self.bytes_to_place - self.bytes_placed),
         )
         times = stages["resolve"].started, stages["weights"].started, stages["weights"].ended

@@ -58,7 +58,7 @@ def _state(state: LoadState, number: int) -> wire.State:
         "read": (state.bytes_read, state.bytes_to_read),
         "place": (state.bytes_placed, state.bytes_to_place),
         "readers": state.readers,
-        "resident": sum(shard.bytes_resident for shard in state.shards),
+        "resident": state.bytes_resident,
         "ahead": list(state.ahead),
         "stall": None if state.stall is None else _stall(state.stall),
         "gone": None if state.gone is None else _gone(state.gone),
