@@ -319,15 +319,15 @@ def test_a_download_that_hangs_is_told_with_the_stack_and_ends_with_it(
 def test_a_read_that_hangs_is_told_by_its_file(demo_small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.page_cache import make_cold
 
-    from nbloader._reading import readahead
+    from nbloader._reading import part_reader, readahead
 
-    may_go_on, take = threading.Event(), readahead._Sink.take
+    may_go_on, take = threading.Event(), part_reader._Sink.take
 
     def hang(sink: object, fd: int, offset: int, length: int) -> int:
         may_go_on.wait(60)
         return take(sink, fd, offset, length)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(readahead._Sink, "take", hang)
+    monkeypatch.setattr(part_reader._Sink, "take", hang)
     monkeypatch.setattr(readahead.Readahead, "is_little", False)
     make_cold(demo_small)
     job = nbloader.start(demo_small)

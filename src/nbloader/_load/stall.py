@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import psutil
 
 from nbloader._progress.events import Stall
 from nbloader._progress.state import LoadState
+from nbloader._system.frames import frames_of_threads
 from nbloader._text.units import size_text
 
 STALLED_SECONDS = 10.0
@@ -110,11 +110,11 @@ class StallWatch:
         moved, faults = max(0, after.moved - before.moved), 0
         if before.doing.faults is not None and after.doing.faults is not None:
             faults = after.doing.faults - before.doing.faults
-        frame = sys._current_frames().get(self._ident)
-        where = _where(frame)
+        with frames_of_threads() as frames:
+            stack = frames.get(self._ident, [])
+            where, lock = _where(stack), _import_lock(stack)
         is_working, reason = False, "unknown"
         details: Mapping[str, str] = {"function": where}
-        lock = _import_lock(frame)
         if lock is not None:
             reason, details = "import", lock
         elif worked >= _BUSY * passed:
@@ -170,10 +170,10 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:2]) + (f" + {len(names) - 2}" if len(names) > 2 else "")
 
 
-def _where(frame: FrameType | None) -> str:
+def _where(stack: list[FrameType]) -> str:
     """Return the function that waits, with its module, without the frames of threading and similar modules."""
-    while frame is not None and frame.f_globals.get("__name__") in _WAITING and frame.f_back is not None:
-        frame = frame.f_back
+    others = (frame for frame in stack if frame.f_globals.get("__name__") not in _WAITING)
+    frame = next(others, stack[-1] if stack else None)
     if frame is None:
         return "?"
     return f"{frame.f_globals.get('__name__', '?')}.{_name_of(frame.f_code)}"
@@ -183,9 +183,12 @@ def _name_of(code: CodeType) -> str:
     return str(getattr(code, "co_qualname", code.co_name))  # 3.11
 
 
-def _import_lock(frame: FrameType | None) -> Mapping[str, str] | None:
+def _import_lock(stack: list[FrameType]) -> Mapping[str, str] | None:
     """Return the module that the thread waits for and the thread that imports it; None if it waits for none."""
-    if frame is None or frame.f_globals.get("__name__") != "importlib._bootstrap" or frame.f_code.co_name != "acquire":
+    if not stack:
+        return None
+    frame = stack[0]
+    if frame.f_globals.get("__name__") != "importlib._bootstrap" or frame.f_code.co_name != "acquire":
         return None
     lock = frame.f_locals.get("self")
     name, owner = getattr(lock, "name", None), getattr(lock, "owner", None)
@@ -197,14 +200,20 @@ def _import_lock(frame: FrameType | None) -> Mapping[str, str] | None:
 
 def _stacks(ident: int) -> str:
     """Return the stacks of the loading thread and of its helper threads; equal stacks appear once."""
-    frames = sys._current_frames()
+    threads = sorted(threading.enumerate(), key=lambda thread: thread.ident != ident)
+    with frames_of_threads() as frames:
+        summaries = [
+            (thread.name, _summary(frames[thread.ident]))
+            for thread in threads
+            if (thread.ident == ident or thread.name in _HELPERS) and thread.ident in frames
+        ]
     names: dict[str, list[str]] = {}
-    try:
-        for thread in sorted(threading.enumerate(), key=lambda thread: thread.ident != ident):
-            if (thread.ident == ident or thread.name in _HELPERS) and thread.ident in frames:
-                summary = traceback.extract_stack(frames[thread.ident])[-_MOST_FRAMES:]
-                names.setdefault("".join(traceback.format_list(summary)), []).append(thread.name)
-    finally:
-        frames.clear()  # this frame is among them: the cycle would keep the objects of every thread alive
+    for name, summary in summaries:
+        names.setdefault("".join(summary.format()), []).append(name)
     text = "\n".join(f"{', '.join(of)}:\n{stack}" for stack, of in names.items())
     return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "…"
+
+
+def _summary(stack: list[FrameType]) -> traceback.StackSummary:
+    latest = reversed(stack[:_MOST_FRAMES])
+    return traceback.StackSummary.extract(((frame, frame.f_lineno) for frame in latest), lookup_lines=False)

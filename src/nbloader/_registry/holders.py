@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nbloader._progress.freed import Holder
+from nbloader._system.frames import frames_of_threads, without_collections
 
 _DEEPEST = 5
 _MOST_LOOKS = 20_000  # objects to inspect for one name
@@ -56,11 +57,11 @@ def _roots() -> Iterator[tuple[str, Any, str]]:
         error = getattr(sys, name, None)
         trace = error.__traceback__ if isinstance(error, BaseException) else error
         while trace is not None:
-            yield from ((f"sys.{name}", value, "error") for value in list(trace.tb_frame.f_locals.values()))
+            with without_collections():
+                values = list(trace.tb_frame.f_locals.values())
+            yield from ((f"sys.{name}", value, "error") for value in values)
             trace = trace.tb_next
-    for frame in _running_frames():
-        where = frame.f_code.co_name
-        yield from ((f"{name} in {where}()", value, "function") for name, value in _locals_of(frame))
+    yield from _running_locals()
 
 
 def _locals_of(frame: types.FrameType) -> list[tuple[str, Any]]:
@@ -74,16 +75,23 @@ def _locals_of(frame: types.FrameType) -> list[tuple[str, Any]]:
     return found
 
 
-def _running_frames() -> Iterator[types.FrameType]:
-    """Yield the frames of running functions, except those of nbloader."""
+def _running_locals() -> list[tuple[str, Any, str]]:
+    """Return the local variables of running functions, except those of nbloader."""
     own = {thread.ident for thread in threading.enumerate() if thread.name.startswith("nbloader-")}
-    for ident, top in sys._current_frames().items():
-        frame: types.FrameType | None = top if ident not in own else None
-        while frame is not None:
-            module = str(frame.f_globals.get("__name__", ""))
-            if frame.f_locals is not frame.f_globals and module.partition(".")[0] != "nbloader":
-                yield frame
-            frame = frame.f_back
+    with frames_of_threads() as stacks:
+        return [
+            (f"{name} in {frame.f_code.co_name}()", value, "function")
+            for thread, stack in stacks.items()
+            if thread not in own
+            for frame in stack
+            if _is_users(frame)
+            for name, value in _locals_of(frame)
+        ]
+
+
+def _is_users(frame: types.FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package != "nbloader" and frame.f_locals is not frame.f_globals
 
 
 def _path_to(wanted: set[int], name: str, value: Any) -> str | None:

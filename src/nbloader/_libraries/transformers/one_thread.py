@@ -9,11 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 from nbloader._libraries import isolation
 from nbloader._libraries.transformers.hooks import missing_hooks
+from nbloader._system.frames import frames_of_threads
 
 _LOOK = 0.005  # seconds between two checks whether another thread has initialized its model
 
@@ -104,16 +104,11 @@ def _runs_elsewhere(function: Any, but_within: Any) -> bool:
 
     # Compare by identity: compiled code may contain objects that cannot be hashed.
     codes = {id(function.__code__), id(inspect.unwrap(initialization.guard_torch_init_functions).__code__)}
-    others = (frame for thread, frame in sys._current_frames().items() if thread != threading.get_ident())
-    stacks = ({id(frame.f_code) for frame in _stack(innermost)} for innermost in others)
+    with frames_of_threads() as frames:
+        stacks = [
+            {id(frame.f_code) for frame in stack} for thread, stack in frames.items() if thread != threading.get_ident()
+        ]
     return any(codes & stack and id(but_within.__code__) not in stack for stack in stacks)
-
-
-def _stack(innermost: FrameType) -> Iterator[FrameType]:
-    frame: FrameType | None = innermost
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 _known: list[Any] = []
