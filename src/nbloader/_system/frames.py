@@ -36,8 +36,8 @@ def without_collections() -> Iterator[None]:
         return
     with _looking:
         was_on = gc.isenabled()
-        gc.disable()
         try:
+            gc.disable()
             yield
         finally:
             if was_on:
