@@ -67,6 +67,11 @@ def renamed(choices: Mapping[str, Any], notices: list[Notice]) -> dict[str, Any]
     return found
 
 
+def is_on(variable: str) -> bool:
+    """Return whether a switch is on: it is, unless the environment turns it off."""
+    return _WORDS.get(os.environ.get(variable, "").lower(), True)
+
+
 def from_environment(types: Types, chosen: Collection[str], notices: list[Notice]) -> dict[str, tuple[str, Any]]:
     """Return the options from the environment that are not in `chosen`: (variable, value) by option."""
     given = {variable: text for variable, text in os.environ.items() if text}

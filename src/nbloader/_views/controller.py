@@ -11,6 +11,7 @@ from typing import Any
 from nbloader._analysis import history
 from nbloader._analysis.diagnose import diagnose
 from nbloader._errors import LoadError, OptionError
+from nbloader._load.ahead import import_ahead
 from nbloader._load.job import LoadJob
 from nbloader._options.options import LoadOptions, merge_options
 from nbloader._progress import events
@@ -141,6 +142,12 @@ class Controller:
             page = self._page
             self._workbench = Workbench(self.model, lambda form: page.send({"_form": form}))
             page.send({"_runs": self._workbench.runs()})
+            self._workbench.change(self.options)
+            import_ahead(weak_method(self._replan))
+
+    def _replan(self) -> None:
+        """Plan anew once the libraries are imported: a load takes less time now."""
+        if self._workbench is not None and self.job is None and not self._workbench.has_error:
             self._workbench.change(self.options)
 
     def _refresh(self) -> None:

@@ -71,6 +71,11 @@ class Workbench:
         """Show why the chosen options are invalid; the options do not change."""
         self._show(self._next_turn(), error=view_of_error(error), planning=False)
 
+    @property
+    def has_error(self) -> bool:
+        """Whether an error is shown in place of a plan."""
+        return self._view.get("error") is not None
+
     def forget(self) -> None:
         """Read the headers again next time, because a load has changed what is cached and what is in memory."""
         self._known = self._adapter = None
