@@ -120,7 +120,7 @@ def default_dtype(dtype: Any) -> Iterator[None]:
     with (
         patched_on_this_thread(torch, "get_default_dtype", lambda: dtype),
         _typed_by_hand(dtype),
-        _mode(lambda call: _typed(call, dtype)),
+        _modes()[0](dtype),
     ):
         yield
 
@@ -149,18 +149,9 @@ def _typed_by_hand(dtype: Any) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def linspace_on_cpu() -> Iterator[None]:
-    """Patch ``torch.linspace`` on this thread: without a named device it makes its values on the CPU."""
-    import torch
-
-    def run(call: _Call) -> Any:
-        if call.function is torch.linspace:
-            call.kwargs.setdefault("device", "cpu")
-        return call()
-
-    with _mode(run):
-        yield
+def linspace_on_cpu() -> Any:
+    """Return a context in which ``torch.linspace`` on this thread makes its values on the CPU by default."""
+    return _modes()[1]()
 
 
 @contextlib.contextmanager
@@ -174,62 +165,51 @@ def all_patched_on_this_thread(
         yield
 
 
-class _Call:
-    """A call to a torch function."""
-
-    __slots__ = ("args", "function", "kwargs")
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
-
-    def __call__(self, **changes: Any) -> Any:
-        return self.function(*self.args, **{**self.kwargs, **changes})
-
-
-def _mode(run: Callable[[_Call], Any]) -> Any:
-    """Return a context in which `run` handles every call to a torch function on this thread."""
-    return _mode_class()(run)
-
-
 @functools.cache
-def _mode_class() -> Any:
+def _modes() -> tuple[Any, Any]:
+    """Return the classes whose contexts change torch's functions on this thread; torch is imported first here."""
+    import torch
     from torch.overrides import TorchFunctionMode
 
-    class Mode(TorchFunctionMode):  # type: ignore[misc]
-        def __init__(self, run: Callable[[_Call], Any]) -> None:
+    tensor_type = torch.Tensor
+
+    # These methods run for every call to a torch function while a model is built.
+    class Typed(TorchFunctionMode):  # type: ignore[misc]
+        """Makes each result as if `dtype` were the default: a tensor of another type is made again or cast.
+
+        The process's real default does not matter, because another thread may be changing it.
+        """
+
+        def __init__(self, dtype: Any) -> None:
             super().__init__()
-            self._run = run
+            self._dtype = dtype
 
         def __torch_function__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:
-            return self._run(_Call(func, args, dict(kwargs or {})))
+            kwargs = kwargs or {}
+            made, dtype = func(*args, **kwargs), self._dtype
+            is_right = not isinstance(made, tensor_type) or made.dtype == dtype or not made.dtype.is_floating_point
+            if is_right or _names_type(func, args, kwargs):
+                return made
+            return func(*args, **{**kwargs, "dtype": dtype}) if _makes(func) else made.to(dtype)
 
-    return Mode
+    class LinspaceOnCPU(TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            return func(*args, **({"device": "cpu", **kwargs} if func is torch.linspace else kwargs))
 
-
-def _typed(call: _Call, dtype: Any) -> Any:
-    """Return a call's result as if `dtype` were the default: a tensor of another type is made again or cast.
-
-    The process's real default does not matter, because another thread may be changing it.
-    """
-    import torch
-
-    made = call()
-    is_right = not isinstance(made, torch.Tensor) or made.dtype == dtype or not made.dtype.is_floating_point
-    if is_right or _names_type(call):
-        return made
-    if _makes(call.function):
-        return call(dtype=dtype)
-    return made.to(dtype)
+    return Typed, LinspaceOnCPU
 
 
-def _names_type(call: _Call) -> bool:
+def _names_type(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a call's arguments determine the type of its result, so that the default does not apply."""
     import torch
 
-    given = (*call.args, *call.kwargs.values())
-    return getattr(call.function, "__name__", "") in _NAMES_A_TYPE or any(
+    given = (*args, *kwargs.values())
+    return getattr(function, "__name__", "") in _NAMES_A_TYPE or any(
         isinstance(value, torch.dtype) or _is_typed(value) for value in given
     )
 
