@@ -17,7 +17,7 @@ from nbloader._progress import events
 from nbloader._safety.redaction import clean
 from nbloader._system import own_files
 from nbloader._system.modules import imported
-from nbloader._system.own_files import VERSION, Kind, is_number, read_records, write_whole
+from nbloader._system.own_files import VERSION, Kind, is_number, read_lines, read_records, write_whole
 
 if TYPE_CHECKING:
     from nbloader._load.job import LoadJob
@@ -107,7 +107,8 @@ def record_of(
 
 def remember(record: Run) -> None:
     """Add a record. If the folder cannot be written, the record is dropped: a load never fails because of it."""
-    _change(lambda known: [*known, clean(record)][-MOST_RUNS:])
+    line = json.dumps(clean(record), default=str)
+    _change(lambda known: [*known, line][-MOST_RUNS:])
 
 
 def clear() -> None:
@@ -251,7 +252,8 @@ def _has_stages(run: Run) -> bool:
     )
 
 
-def _change(change: Callable[[list[Run]], list[Run]]) -> None:
+def _change(change: Callable[[list[str]], list[str]]) -> None:
+    """Change the lines of the file; each is a record, or what another version left there."""
     from filelock import FileLock, Timeout  # only the end of a load needs it
 
     path = _path()
@@ -260,7 +262,7 @@ def _change(change: Callable[[list[Run]], list[Run]]) -> None:
     with suppress(OSError, Timeout):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
-            write_whole(path, "".join(json.dumps(run, default=str) + "\n" for run in change(list(_read()))))
+            write_whole(path, "".join(f"{line}\n" for line in change(read_lines(path))))
 
 
 _OR_NOTHING = (float, type(None))

@@ -47,6 +47,15 @@ def state_folder() -> Path | None:
     return folder if folder.is_absolute() else None
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file, whatever they hold; none if the file is missing or cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read(_MOST_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
 def read_records(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
     """Return the records in a file of JSON lines that have the fields in `kinds`; others are skipped.
 
