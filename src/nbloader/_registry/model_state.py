@@ -7,7 +7,7 @@ these, so a few elements of each tensor are compared, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _SAMPLES = 4  # elements of each tensor
@@ -21,11 +21,15 @@ def state_of_model(model: Any) -> ModelState:
     import torch
 
     state: ModelState = {f"{name}:": (type(module), module.training) for name, module in model.named_modules()}
+    plain = {}
     for name, tensor in _tensors(model):
         state[name] = type(tensor), str(tensor.device), tensor.requires_grad
         # Packed weights are left out: bitsandbytes rearranges its own in the first forward pass.
         if type(tensor) in (torch.Tensor, torch.nn.Parameter):
-            state[name] += tensor.dtype, tuple(tensor.shape), tensor._version, _sample(tensor)
+            state[name] += tensor.dtype, tuple(tensor.shape), tensor._version
+            plain[name] = tensor
+    for name, sample in _samples(plain).items():
+        state[name] += (sample,)
     return state
 
 
@@ -45,11 +49,22 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
                 yield (f"{prefix}.{name}" if prefix else name), buffer
 
 
-def _sample(tensor: Any) -> bytes:
-    """Return a few evenly spaced elements; nothing if the tensor is on the meta device, empty or not contiguous."""
+def _samples(tensors: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return a few evenly spaced elements of each tensor that is not on the meta device, empty or not contiguous.
+
+    The elements of all tensors of one type on one device are copied together: a copy for each would take milliseconds.
+    """
     import torch
 
-    if tensor.is_meta or not tensor.numel() or not tensor.is_contiguous():
-        return b""
-    elements = tensor.detach().view(-1)[:: -(-tensor.numel() // _SAMPLES)]
-    return bytes(elements.contiguous().view(torch.uint8).cpu().numpy())
+    groups: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_meta and tensor.numel() and tensor.is_contiguous():
+            elements = tensor.detach().view(-1)[:: -(-tensor.numel() // _SAMPLES)]
+            groups.setdefault((tensor.dtype, tensor.device), {})[name] = elements
+    samples = {}
+    for group in groups.values():
+        together, begin = bytes(torch.cat([*group.values()]).view(torch.uint8).cpu().numpy()), 0
+        for name, elements in group.items():
+            end = begin + elements.nbytes
+            samples[name], begin = together[begin:end], end
+    return samples
