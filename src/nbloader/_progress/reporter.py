@@ -85,17 +85,17 @@ class Reporter:
 
         Only for the loading thread: its parts add up to the duration of the load.
         """
-        outer = self._turn_to(part)
+        outer = self.turn_to(part)
         try:
             yield
         finally:
-            self._turn_to(outer)
+            self.turn_to(outer)
             if outer is None:
                 spent, self._spent = self._spent, {}
                 self.emit(events.Spent, spent)
 
-    def _turn_to(self, part: str | None) -> str | None:
-        """Count the time from now on as spent on `part`; return the previous part."""
+    def turn_to(self, part: str | None) -> str | None:
+        """Count the time from now on as spent on `part`, inside `spending`; return the previous part."""
         now, before = self._clock(), self._part
         if before is not None:
             self._spent[before] = self._spent.get(before, 0.0) + now - self._since

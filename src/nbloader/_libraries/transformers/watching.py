@@ -52,9 +52,8 @@ class Watcher:
         Makes transformers wait for weights that are still being read; None if it can use the files directly.
     on_stranger
         Called when another thread loads with transformers directly: on that thread, with its name.
-    step
-        Called with the names of a step's tensors, and the futures that load them in the background. Returns the
-        context in which the step runs.
+    before_step
+        Called before each step with the names of its tensors, and the futures that load them in the background.
     spending
         Called with one of `nbloader._progress.events.PARTS`. Returns the context of the work that counts as this part.
     """
@@ -65,9 +64,7 @@ class Watcher:
     check_cancelled: Callable[[], None]
     gate: Gate | None = None
     on_stranger: Callable[[str], None] = lambda name: None
-    step: Callable[[Sequence[str], Sequence[Future[Any]]], AbstractContextManager[None]] = lambda keys, tensors: (
-        contextlib.nullcontext()
-    )
+    before_step: Callable[[Sequence[str], Sequence[Future[Any]]], None] = lambda keys, tensors: None
     spending: Callable[[str], AbstractContextManager[None]] = lambda part: contextlib.nullcontext()
 
 
@@ -267,8 +264,8 @@ def _watch_items(watcher: Watcher, items: Iterable[tuple[str, Any]]) -> Iterator
         sources = _sources(step[1])
         # Keep the tensors until the step is over and the model holds them: the step drops its own references earlier.
         tensors = [tensor for group in getattr(step[1], "collected_tensors", {}).values() for tensor in group]
-        with watcher.step(sources, [tensor for tensor in tensors if isinstance(tensor, Future)]):
-            yield step
+        watcher.before_step(sources, [tensor for tensor in tensors if isinstance(tensor, Future)])
+        yield step
         watcher.on_placed(PlacedItem(sources, _bytes_of(tensors)))
 
 

@@ -165,12 +165,13 @@ class Supply:
         return self if is_reading or self._copies or self.is_read_by_placing else None
 
     def wait_for_all(self, keys: Sequence[str]) -> None:
-        """Wait on the loading thread until these tensors are read; raise what `wait_for` raises."""
-        with self._reporter.spending("storage"):
-            for key in keys:
-                tensor = self._checkpoint.tensors.get(key)
-                if tensor is not None:
-                    self.wait_for(os.fspath(self._checkpoint.shards[tensor.shard].path), key)
+        """Wait until these tensors are read; raise what `wait_for` raises."""
+        if self._readahead is None and not self.is_read_by_placing:
+            return
+        for key in keys:
+            tensor = self._checkpoint.tensors.get(key)
+            if tensor is not None:
+                self.wait_for(os.fspath(self._checkpoint.shards[tensor.shard].path), key)
 
     def wait_for(self, path: str, key: str) -> None:
         """Wait until a tensor is read; `path` is its file, and `key` its name in the file.

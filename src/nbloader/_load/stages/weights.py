@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -110,6 +109,7 @@ class _PlaceTracker:
         self._working = self._copying if options.quantization is None else "quantization"
         self._trims = plan.quantization in METHODS or plan.dequantized is not None
         self._untrimmed = 0
+        self._outer: str | None = None
         self._reporter = reporter
         self._tally = reporter.tally(events.Placed, sum(plan.bytes_to_place))
 
@@ -120,7 +120,7 @@ class _PlaceTracker:
             on_warning=lambda text: self._reporter.log("warning", "transformers_says", text=text),
             check_cancelled=self._reporter.check_cancelled,
             gate=supply.gate(),
-            step=lambda keys, tensors: self._step(supply, keys, tensors),
+            before_step=lambda keys, tensors: self._before_step(supply, keys, tensors),
             spending=self._reporter.spending,
             on_stranger=lambda name: self._reporter.log("warning", "stranger", thread=name),
         )
@@ -133,15 +133,15 @@ class _PlaceTracker:
             for shard, size in enumerate(self._planned):
                 self._reporter.emit(events.Placed, shard, size, size)
 
-    @contextmanager
-    def _step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> Iterator[None]:
-        """Wait for the tensors that a step needs, then let it run; count the time of waiting and running separately."""
+    def _before_step(self, supply: Supply, keys: Sequence[str], tensors: Sequence[Future[Any]]) -> None:
+        """Wait for the tensors that a step needs; count the times of waiting, of copying and of the step separately."""
+        self._outer = self._reporter.turn_to("storage")
         supply.wait_for_all(keys)
         self._check_length(keys)
-        with self._reporter.spending("mixed" if supply.is_read_by_placing else self._copying):
+        if not all(tensor.done() for tensor in tensors):
+            self._reporter.turn_to("mixed" if supply.is_read_by_placing else self._copying)
             wait(tensors)
-        with self._reporter.spending(self._working):
-            yield
+        self._reporter.turn_to(self._working)
 
     def _check_length(self, keys: Sequence[str]) -> None:
         """Check now and then that files are not truncated: touching a mapped page after their end kills the process."""
@@ -170,6 +170,7 @@ class _PlaceTracker:
         return (tensor.shard, self._sizes[key]) if tensor is not None else (0, 0)
 
     def _placed(self, item: PlacedItem) -> None:
+        self._reporter.turn_to(self._outer)
         if self._trims:
             self._untrimmed += sum(self._tensors[key].bytes for key in item.sources if key in self._tensors)
             if self._untrimmed >= _TRIMMED_AT_ONCE:
