@@ -88,6 +88,6 @@ def test_a_fixed_number_stays() -> None:
 
 def test_where_the_processors_limit_reading_no_more_readers_are_tried() -> None:
     _, pace = read(network, processors=2)
-    assert pace.readers == 16
-    _, pace = read(lambda reads, size: network(reads, size) * 10, processors=2)
+    assert pace.readers == 24
+    _, pace = read(lambda reads, size: network(reads, size) * 20, processors=2)
     assert pace.readers == MOST_READERS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-_FIRST_READERS = 16
+_FIRST_READERS = 24
 _LEAST_SECONDS = 0.06  # of a measurement at least
 _AGAIN_SECONDS = 2.0  # after which the number of readers is measured again
 _GAIN = 1.1  # factor by which more readers must be faster: less may be noise
@@ -69,7 +69,8 @@ class Pace:
             self._climbing = False
         if self._climbing and rate >= self._enough:
             return self._go_on(now, self.readers)
-        if self._climbing and rate >= _GAIN * self._rates.get(self.readers // 2, 0.0):
+        fewer = max((readers for readers in self._rates if readers < self.readers), default=0)
+        if self._climbing and rate >= _GAIN * self._rates.get(fewer, 0.0):
             return self._go_on(now, 2 * self.readers)
         if self._climbing:
             # Conditions change: measure the previous number again before a smaller one.
@@ -82,8 +83,7 @@ class Pace:
 
     def _go_on(self, now: float, readers: int) -> None:
         """Measure with this number of readers. Hold it if it was measured before; hold the current one at a limit."""
-        if not 1 <= readers <= self._most:
-            readers = self.readers
+        readers = min(max(readers, 1), self._most)
         if readers in self._rates:
             self._holding_since = now
         self._measure(readers)

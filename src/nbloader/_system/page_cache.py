@@ -161,13 +161,14 @@ def kernel_readahead(path: Path) -> int:
     return int(told) << 10
 
 
-def map_pages(address: int, length: int) -> bool:
-    """Map a range of this process's memory in one call, instead of page by page at each access.
+def can_touch(address: int, length: int) -> bool:
+    """Return whether a range of this process's memory can be read.
 
-    Returns whether the range can be read. If the mapped file was truncated, an access would kill the process.
+    If the mapped file was truncated, touching what it has lost would kill the process. It loses its end first, so only
+    the last page is tried: to populate all of them takes longer than to map them by touching.
     """
-    start = address - address % mmap.PAGESIZE
-    return _populate(start, address + length - start) != errno.EFAULT
+    last = address + max(length, 1) - 1
+    return _populate(last - last % mmap.PAGESIZE, mmap.PAGESIZE) != errno.EFAULT
 
 
 def untouched_bytes(ranges: Sequence[tuple[int, int]]) -> int:

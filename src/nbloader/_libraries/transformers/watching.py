@@ -17,7 +17,7 @@ from nbloader._errors import CheckpointError
 from nbloader._libraries import isolation
 from nbloader._libraries.output import records_to
 from nbloader._libraries.transformers.hooks import missing_hooks
-from nbloader._system.page_cache import map_pages
+from nbloader._system.page_cache import can_touch
 from nbloader._text.catalogue import text
 
 _WEIGHTS_BAR = "Loading weights"
@@ -191,7 +191,7 @@ class _WaitingTensor:
     def __getitem__(self, index: Any) -> Any:
         self._gate.wait_for(self._path, self._key)
         tensor = self._tensor[index]
-        if not map_pages(tensor.data_ptr(), tensor.nbytes):
+        if not can_touch(tensor.data_ptr(), tensor.nbytes):
             raise CheckpointError(text("error", "truncated_during_load", path=self._path), text("hint", "again"))
         return tensor
 
