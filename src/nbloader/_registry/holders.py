@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nbloader._progress.freed import Holder
-from nbloader._system.frames import frames_of_threads, without_collections
+from nbloader._system.frames import frames_of_threads, readable_frames
 
 _DEEPEST = 5
 _MOST_LOOKS = 20_000  # objects to inspect for one name
@@ -57,7 +57,7 @@ def _roots() -> Iterator[tuple[str, Any, str]]:
         error = getattr(sys, name, None)
         trace = error.__traceback__ if isinstance(error, BaseException) else error
         while trace is not None:
-            with without_collections():
+            with readable_frames():
                 values = list(trace.tb_frame.f_locals.values())
             yield from ((f"sys.{name}", value, "error") for value in values)
             trace = trace.tb_next

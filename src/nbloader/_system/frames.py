@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+from nbloader._system.garbage import without_collections
 
 _COLLECTS_ANYWHERE = sys.version_info[:2] == (3, 11)
 """Whether a collection can start while ``f_back`` or ``f_locals`` reads the stack of another thread.
@@ -19,29 +19,10 @@ process crashes, or continues with wrong objects. Before 3.11, frames are object
 between bytecodes.
 """
 
-_looking = threading.Lock()
-"""Lock that is held while collections are off."""
 
-
-if hasattr(os, "register_at_fork"):
-    # A forked process must not start with collections off, nor with a lock that no thread of it will release.
-    os.register_at_fork(before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release)
-
-
-@contextlib.contextmanager
-def without_collections() -> Iterator[None]:
-    """Read ``f_back`` or ``f_locals`` of frames that other threads may be running; be brief."""
-    if not _COLLECTS_ANYWHERE:
-        yield
-        return
-    with _looking:
-        was_on = gc.isenabled()
-        try:
-            gc.disable()
-            yield
-        finally:
-            if was_on:
-                gc.enable()
+def readable_frames() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which ``f_back`` and ``f_locals`` of other threads' frames can be read; be brief in it."""
+    return without_collections() if _COLLECTS_ANYWHERE else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -50,7 +31,7 @@ def frames_of_threads() -> Iterator[dict[int, list[FrameType]]]:
 
     Read what is needed of them inside the context, and briefly: on Python 3.11, collections are off there.
     """
-    with without_collections():
+    with readable_frames():
         innermost = sys._current_frames()
         innermost[threading.get_ident()] = sys._getframe(2)  # the caller's: this function was called by contextlib
         frames = {thread: list(_stack(frame)) for thread, frame in innermost.items()}

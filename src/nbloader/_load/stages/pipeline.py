@@ -22,6 +22,7 @@ from nbloader._load.stages.tokenizer import make_tokenizer
 from nbloader._load.stages.weights import place
 from nbloader._planning.plan import check_fit, make_plan
 from nbloader._registry.outcome import LoadedModels, Outcome
+from nbloader._system.garbage import rare_collections
 from nbloader._system.memory import find_free
 from nbloader._text.catalogue import text
 from nbloader._text.units import first_few, sentences
@@ -71,9 +72,9 @@ def run(
             supply = stack.enter_context(reading(fetched.whole, options, reporter))
         with _consenting(source, options):
             allows_code = stack.enter_context(_running_code(source, options))
-            with reporter.spending("tokenizer"):
+            with rare_collections(), reporter.spending("tokenizer"):
                 tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
-            with reporter.spending("imports"):
+            with rare_collections(), reporter.spending("imports"):
                 chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
         with reporter.spending("download"):
             checkpoint, plan = reporter.wait(fetched.whole)
