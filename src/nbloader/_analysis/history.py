@@ -44,7 +44,7 @@ def follow(job: LoadJob) -> None:
     """Tell `job` what it should take by earlier loads, and record it once it is ready."""
     reference = weakref.ref(job)
     imports = must_import()
-    known: list[Run] = []
+    by_model: list[Sequence[Run]] = []
 
     def take(event: events.Event) -> None:
         followed = reference()
@@ -55,13 +55,24 @@ def follow(job: LoadJob) -> None:
         elif (isinstance(event, events.ShardsFound) and followed.plan.bytes_to_download) or (
             isinstance(event, events.FoundInMemory) and event.shard == len(followed.plan.bytes_to_read) - 1
         ):
-            known[:] = known or runs()
             resident = followed.state.bytes_read if isinstance(event, events.FoundInMemory) else None
-            expected = expect(followed.plan, followed.options, followed.model, resident, known, imports=imports)
+            expected = _expect(followed, resident, by_model, imports=imports)
             if expected is not None:
                 followed._tell_expected(expected)
 
     job.subscribe(take)
+
+
+def _expect(job: LoadJob, resident: int | None, by_model: list[Sequence[Run]], *, imports: bool) -> events.Expected | None:
+    """Return what `job` should take, by the loads of its model, or else by those of others; `by_model` keeps both."""
+    for number, name in enumerate((os.fspath(job.model), None)):
+        if number == len(by_model):
+            by_model.append(runs(name))
+        assert job.plan is not None
+        expected = expect(job.plan, job.options, job.model, resident, by_model[number], imports=imports)
+        if expected is not None:
+            return expected
+    return None
 
 
 def record_of(
@@ -118,7 +129,11 @@ def clear() -> None:
 
 def runs(model: str | None = None) -> list[dict[str, Any]]:
     """Return the records of one model, or all of them, the oldest first."""
-    return [run for run in _read() if model is None or run["model"] == clean(model)]
+    if model is None:
+        return _read()
+    name = clean(model)
+    # Most lines are not of this model: to look for its name is much faster than to parse them.
+    return [run for run in _read(json.dumps(name)) if run["model"] == name]
 
 
 def predict_seconds(
@@ -240,9 +255,10 @@ def _path() -> Path | None:
     return None if folder is None else folder / "runs.jsonl"
 
 
-def _read() -> list[dict[str, Any]]:
+def _read(holds: str = "") -> list[dict[str, Any]]:
+    """Return the records whose lines hold a text."""
     path = _path()
-    return [] if path is None else [run for run in read_records(path, _KINDS) if _has_stages(run)]
+    return [] if path is None else [run for run in read_records(path, _KINDS, holds) if _has_stages(run)]
 
 
 def _has_stages(run: Run) -> bool:

@@ -56,10 +56,11 @@ def read_lines(path: Path) -> list[str]:
         return []
 
 
-def read_records(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
+def read_records(path: Path, kinds: Mapping[str, Kind], holds: str = "") -> list[dict[str, Any]]:
     """Return the records in a file of JSON lines that have the fields in `kinds`; others are skipped.
 
-    For int and float, any finite number is accepted. Skipped records are logged once for each file.
+    For int and float, any finite number is accepted. Skipped records are logged once for each file. Lines without the
+    ASCII text `holds` are passed over.
     """
     records, dropped = [], 0
     try:
@@ -71,6 +72,8 @@ def read_records(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
         content, dropped = b"", 1
     lines = content[:_MOST_BYTES].splitlines()
     for line in lines:
+        if holds.encode() not in line:
+            continue
         record = _record_in(line, kinds)
         if record is None:
             dropped += 1
