@@ -63,7 +63,9 @@ def follow(job: LoadJob) -> None:
     job.subscribe(take)
 
 
-def _expect(job: LoadJob, resident: int | None, by_model: list[Sequence[Run]], *, imports: bool) -> events.Expected | None:
+def _expect(
+    job: LoadJob, resident: int | None, by_model: list[Sequence[Run]], *, imports: bool
+) -> events.Expected | None:
     """Return what `job` should take, by the loads of its model, or else by those of others; `by_model` keeps both."""
     for number, name in enumerate((os.fspath(job.model), None)):
         if number == len(by_model):
