@@ -138,8 +138,8 @@ class _PlaceTracker:
         self._outer = self._reporter.turn_to("storage")
         supply.wait_for_all(keys)
         self._check_length(keys)
-        if not all(tensor.done() for tensor in tensors):
-            self._reporter.turn_to("mixed" if supply.is_read_by_placing else self._copying)
+        self._reporter.turn_to("mixed" if supply.is_read_by_placing else self._copying)
+        if not all(tensor.done() for tensor in tensors):  # to wait for none of them takes long, too
             wait(tensors)
         self._reporter.turn_to(self._working)
 
