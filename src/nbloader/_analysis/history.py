@@ -44,7 +44,7 @@ def follow(job: LoadJob) -> None:
     """Tell `job` what it should take by earlier loads, and record it once it is ready."""
     reference = weakref.ref(job)
     imports = must_import()
-    by_model: list[Sequence[Run]] = []
+    known: dict[str | None, Sequence[Run]] = {}
 
     def take(event: events.Event) -> None:
         followed = reference()
@@ -56,7 +56,7 @@ def follow(job: LoadJob) -> None:
             isinstance(event, events.FoundInMemory) and event.shard == len(followed.plan.bytes_to_read) - 1
         ):
             resident = followed.state.bytes_read if isinstance(event, events.FoundInMemory) else None
-            expected = _expect(followed, resident, by_model, imports=imports)
+            expected = _expect(followed, resident, known, imports=imports)
             if expected is not None:
                 followed._tell_expected(expected)
 
@@ -64,14 +64,14 @@ def follow(job: LoadJob) -> None:
 
 
 def _expect(
-    job: LoadJob, resident: int | None, by_model: list[Sequence[Run]], *, imports: bool
+    job: LoadJob, resident: int | None, known: dict[str | None, Sequence[Run]], *, imports: bool
 ) -> events.Expected | None:
-    """Return what `job` should take, by the loads of its model, or else by those of others; `by_model` keeps both."""
-    for number, name in enumerate((os.fspath(job.model), None)):
-        if number == len(by_model):
-            by_model.append(runs(name))
-        assert job.plan is not None
-        expected = expect(job.plan, job.options, job.model, resident, by_model[number], imports=imports)
+    """Return what `job` should take, by the loads of its model or else by all; `known` keeps what was read of both."""
+    assert job.plan is not None
+    for model in (os.fspath(job.model), None):
+        if model not in known:
+            known[model] = runs(model)
+        expected = expect(job.plan, job.options, job.model, resident, known[model], imports=imports)
         if expected is not None:
             return expected
     return None

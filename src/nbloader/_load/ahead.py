@@ -10,6 +10,7 @@ from contextlib import suppress
 from nbloader._libraries.output import captured
 from nbloader._libraries.transformers.loading import import_libraries
 from nbloader._options.environment import is_on
+from nbloader._system.garbage import rare_collections
 from nbloader._system.threads import make_thread
 
 SWITCH = "NBLOADER_IMPORT_AHEAD"
@@ -31,6 +32,6 @@ def import_ahead(then: Callable[[], None]) -> None:
 
 
 def _import(then: Callable[[], None]) -> None:
-    with suppress(Exception), captured(lambda level, line: _logger.debug("%s", line)):
+    with suppress(Exception), captured(lambda level, line: _logger.debug("%s", line)), rare_collections():
         import_libraries()
     then()

@@ -70,9 +70,9 @@ def read_records(path: Path, kinds: Mapping[str, Kind], holds: str = "") -> list
         return []
     except OSError:
         content, dropped = b"", 1
-    lines = content[:_MOST_BYTES].splitlines()
-    for line in lines:
-        if holds.encode() not in line:
+    wanted = holds.encode()
+    for line in content[:_MOST_BYTES].splitlines():
+        if wanted not in line:
             continue
         record = _record_in(line, kinds)
         if record is None:

@@ -143,7 +143,8 @@ class Controller:
             self._workbench = Workbench(self.model, lambda form: page.send({"_form": form}))
             page.send({"_runs": self._workbench.runs()})
             self._workbench.change(self.options)
-            import_ahead(weak_method(self._replan))
+            if history.must_import():
+                import_ahead(weak_method(self._replan))
 
     def _replan(self) -> None:
         """Plan anew once the libraries are imported: a load takes less time now."""

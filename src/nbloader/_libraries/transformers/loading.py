@@ -13,7 +13,6 @@ from nbloader._libraries import isolation
 from nbloader._libraries.transformers.errors import as_load_error
 from nbloader._libraries.transformers.one_thread import isolated, original_tie_weights
 from nbloader._libraries.transformers.watching import OtherThreads, Watcher, waiting, watched
-from nbloader._system.garbage import rare_collections
 from nbloader._system.modules import imported
 from nbloader._text.catalogue import text
 
@@ -23,12 +22,11 @@ if TYPE_CHECKING:
 
 def import_libraries() -> str:
     """Import torch and transformers, and return their names and versions as text."""
-    with rare_collections():
-        import torch
-        import transformers
-        import transformers.models.auto.modeling_auto
+    import torch
+    import transformers
+    import transformers.models.auto.modeling_auto
 
-        original_tie_weights()
+    original_tie_weights()
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
 
 

@@ -72,10 +72,11 @@ def run(
             supply = stack.enter_context(reading(fetched.whole, options, reporter))
         with _consenting(source, options):
             allows_code = stack.enter_context(_running_code(source, options))
-            with rare_collections(), reporter.spending("tokenizer"):
-                tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
-            with rare_collections(), reporter.spending("imports"):
-                chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
+            with rare_collections():  # both import modules of the libraries
+                with reporter.spending("tokenizer"):
+                    tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
+                with reporter.spending("imports"):
+                    chosen = choose_class(fetched, options, reporter, allows_code=allows_code)
         with reporter.spending("download"):
             checkpoint, plan = reporter.wait(fetched.whole)
         make_room(source, checkpoint, options, reporter, loaded_models, fetched.adapter)
