@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def test_parts_come_in_the_order_of_use_and_the_unused_last() -> None:
 
 def test_a_large_checkpoint_has_no_more_parts_than_a_small_one() -> None:
     assert len(make_parts([[Missing(0, 10**12, 10**12)]])) <= 4096
+
+
+def test_the_first_parts_are_small_where_there_is_much_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    missing = [[Missing(0, 5 * MB, 5 * MB)], [Missing(0, MB, 10), Missing(MB, 20 * MB, 20 * MB)]]
+    parts = make_parts(missing, [(1, 0, 1), (1, 9 * MB, 10 * MB)])
+    assert parts[0] == Part(1, 0, MB, 10)  # scattered pages are read in one piece
+    small = parts[1:29]
+    assert [part.length for part in small] == [256 << 10] * 28
+    assert small[0].offset == 9 * MB
+    assert parts[29] == Part(0, 3 * MB, MB, MB)
+    covered = sorted((part.file, part.offset, part.end) for part in parts)
+    assert sum(end - begin for _, begin, end in covered) == 26 * MB
+    assert all(after[1] == before[2] for before, after in pairwise(covered) if after[0] == before[0])
 
 
 @pytest.mark.parametrize("readers", [1, 7, None])

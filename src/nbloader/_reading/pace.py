@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 
+_OPENING_READERS = 8
+_OPENING_READS = 8  # that tell how fast they are, and then how fast one reader is
+_OPENING_RATE = 200e6  # bytes a second of small reads side by side; no disk that seeks gives that many
 _FIRST_READERS = 24
 _LEAST_SECONDS = 0.06  # of a measurement at least
-_AGAIN_SECONDS = 2.0  # after which the number of readers is measured again
+_AGAIN_SECONDS = 2.0  # after which the number of readers is measured again; twice as long after each time in vain
+_ALONE_SECONDS = 10.0  # the same, where one reader alone was more than twice as fast: trying is dear there
 _GAIN = 1.1  # factor by which more readers must be faster: less may be noise
 _AS_GOOD = 0.97  # share of the best measured rate that counts as equally fast
-_SLOW = 500e6  # bytes a second; storage that gives fewer may be a disk that seeks, so fewer readers are tried first
+_SLOW = 500e6  # bytes a second; storage that gives fewer may suffer from many readers, so fewer are tried first
 _ENOUGH = 400e6  # bytes a second and processor; beyond it, more readers only keep other threads from the GIL
 
 
@@ -17,8 +21,10 @@ class Pace:
     """Raises or lowers the number of readers while that raises the bytes read per second.
 
     Network storage answers each request late, but many in parallel: more readers are faster. On a disk, parallel reads
-    cause seeks: fewer readers are faster. Only measuring shows which is the case. After each measurement, the number is
-    doubled, or on slow storage halved, and a change without a gain is undone.
+    cause seeks: one reader is faster. Only measuring shows which is the case. The first parts are small: eight readers
+    read some of them, and if that takes long, one reader reads as many alone. It stays alone if it needs less than half
+    the time. Otherwise, the number is doubled after each measurement, or on slow storage halved, and a change without a
+    gain is undone.
 
     Parameters
     ----------
@@ -31,7 +37,10 @@ class Pace:
     """
 
     def __init__(self, most: int, readers: int | None = None, processors: int | None = None) -> None:
-        self.readers = readers or _FIRST_READERS
+        self.readers = readers or _OPENING_READERS
+        self.is_opening = readers is None
+        """Whether the first parts are being read, after each of which `finished` should be called at once."""
+        self._side_by_side = 0.0  # seconds that the opening's reads took side by side
         self._most = most
         self._fixed = readers is not None
         self._enough = (processors or _processors()) * _ENOUGH
@@ -39,8 +48,10 @@ class Pace:
         self._climbing = True
         self._began: float | None = None
         self._reads = self._bytes = 0
-        self._settling = self.readers
+        self._settling = 0 if self.is_opening else self.readers
         self._holding_since: float | None = None
+        self._again = _AGAIN_SECONDS
+        self._held = 0  # readers that were held last
 
     def finished(self, now: float, count: int, reads: int = 1) -> None:
         """Record reads of `count` bytes in all that ended until `now` (seconds, monotonic)."""
@@ -55,14 +66,35 @@ class Pace:
         self._reads += reads
         self._bytes += count
         elapsed = now - self._began
-        if elapsed >= _LEAST_SECONDS and self._reads >= 2 * self.readers:
+        if self.is_opening:
+            self._open(now, elapsed)
+        elif elapsed >= _LEAST_SECONDS and self._reads >= 2 * self.readers:
             self._judge(now, self._bytes / elapsed)
+
+    def _open(self, now: float, elapsed: float) -> None:
+        if self._side_by_side:
+            if elapsed > self._side_by_side / 2:
+                self._begin_with(min(_FIRST_READERS, self._most))
+            elif self._reads >= _OPENING_READS:
+                self._begin_with(1)
+                self._hold(now, 1)
+                self._again = _ALONE_SECONDS
+        elif self._reads >= _OPENING_READS:
+            if self._bytes >= _OPENING_RATE * elapsed:
+                self._begin_with(min(_FIRST_READERS, self._most))
+            else:
+                self._side_by_side = elapsed
+                self._measure(1)
+
+    def _begin_with(self, readers: int) -> None:
+        self.is_opening = False
+        self._measure(readers)
 
     def _judge(self, now: float, rate: float) -> None:
         is_first = not self._rates
         self._rates[self.readers] = rate
         if self._holding_since is not None:
-            if now - self._holding_since < _AGAIN_SECONDS:
+            if now - self._holding_since < self._again:
                 return self._measure(self.readers)
             self._holding_since, self._climbing, self._rates = None, True, {self.readers: rate}
         elif is_first and rate < _SLOW:
@@ -85,8 +117,13 @@ class Pace:
         """Measure with this number of readers. Hold it if it was measured before; hold the current one at a limit."""
         readers = min(max(readers, 1), self._most)
         if readers in self._rates:
-            self._holding_since = now
+            self._hold(now, readers)
         self._measure(readers)
+
+    def _hold(self, now: float, readers: int) -> None:
+        self._holding_since = now
+        self._again = 2 * self._again if readers == self._held else _AGAIN_SECONDS
+        self._held = readers
 
     def _measure(self, readers: int) -> None:
         self._settling = self.readers if readers != self.readers else 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from nbloader._system.page_cache import Missing
 
 _LEAST_PART = 4 << 20  # bytes; each read waits for the GIL once, so smaller ones are slower; larger ones gain nothing
-_MOST_PARTS = 4096
+_MOST_PARTS = 4000  # beside the first ones
+_FIRST_PART = 256 << 10  # bytes of the parts that show how storage answers; they are few, and not all there is to read
+_FIRST_BYTES = 8 << 20
 
 
 class Part(NamedTuple):
@@ -46,7 +48,21 @@ def make_parts(missing: Sequence[Sequence[Missing]], use: Iterable[tuple[int, in
         for part in _overlapping(files[file], begin, end):
             first_use.setdefault(part, rank)
     parts = [part for parts in files for part in parts]
-    return sorted(parts, key=lambda part: first_use.get(part, len(first_use) + len(parts) + part.file))
+    parts.sort(key=lambda part: first_use.get(part, len(first_use) + len(parts) + part.file))
+    return list(_with_small_first(parts)) if total > 2 * _FIRST_BYTES else parts
+
+
+def _with_small_first(parts: Sequence[Part]) -> Iterator[Part]:
+    left = _FIRST_BYTES
+    for part in parts:
+        if left > 0 and part.absent == part.length:
+            size = min(part.length, left)
+            yield from _split(part.file, Missing(part.offset, size, size), _FIRST_PART)
+            if size < part.length:
+                yield Part(part.file, part.offset + size, part.length - size, part.length - size)
+        else:
+            yield part
+        left -= part.length
 
 
 def _split(file: int, piece: Missing, unit: int) -> list[Part]:

@@ -83,6 +83,7 @@ class Readahead:
         self._known: set[int] = set()  # files that are begun
         self._files: dict[int, int] = {}  # descriptors that threads share
         self._opening = threading.Lock()
+        self._changing = threading.Lock()  # the number of readers
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._teller: threading.Thread | None = None
@@ -106,7 +107,7 @@ class Readahead:
 
     def start(self) -> None:
         """Start to read in the background, and return at once."""
-        self._add_readers()
+        self._follow_pace()
         self._teller = make_thread(self._keep_telling, "nbloader-progress")
         self._teller.start()
 
@@ -177,24 +178,25 @@ class Readahead:
                 if not self._is_read[number]:
                     self._has_come.wait(0.05)
 
-    def _add_readers(self) -> None:
-        while len(self._threads) < min(self._pace.readers, len(self._parts)):
-            thread = make_thread(self._work_behind, "nbloader-reader", len(self._threads))
-            with self._lock:
-                self._working += 1
-            self._threads.append(thread)
-            thread.start()
-        if self._told_readers != self._pace.readers:
+    def _follow_pace(self) -> None:
+        with self._changing:
+            if self._told_readers == self._pace.readers:
+                return
             self._told_readers = self._pace.readers
-            self._on_readers(self._pace.readers)
+            while len(self._threads) < min(self._told_readers, len(self._parts)):
+                thread = make_thread(self._work_behind, "nbloader-reader", len(self._threads))
+                with self._lock:
+                    self._working += 1
+                self._threads.append(thread)
+                thread.start()
+            with self._lock:
+                self._may_go_on.notify_all()
+            self._on_readers(self._told_readers)
 
     def _keep_telling(self) -> None:
         while not self._over.wait(_TELL_SECONDS):
             self._tell()
-            if self._pace.readers != self._told_readers:
-                self._add_readers()
-                with self._lock:
-                    self._may_go_on.notify_all()
+            self._follow_pace()
         self._tell()
 
     def _tell(self) -> None:
@@ -269,6 +271,9 @@ class Readahead:
         if self._stopped:  # perhaps before the part was read to its end
             return
         self._arrivals.finish(number)
+        if self._pace.is_opening and self._threads:
+            self._tell()
+            self._follow_pace()
         if not self._left:
             with self._lock:
                 self._may_go_on.notify_all()
