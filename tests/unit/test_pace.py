@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Callable
 
 import pytest
@@ -50,17 +51,21 @@ def crowded(reads: int, size: int) -> float:
 
 
 def read(
-    storage: Storage, total: int = 20 * GB, readers: int | None = None, processors: int = 64
+    storage: Storage,
+    total: int = 20 * GB,
+    readers: int | None = None,
+    processors: int = 64,
+    noticed: Callable[[float], float] = lambda ended: ended,
 ) -> tuple[float, Pace]:
-    """Read `total` bytes; returns the seconds it takes, and the pace in the end."""
+    """Read `total` bytes; returns the seconds it takes, and the pace in the end. `noticed` is when an end is seen."""
     pace = Pace(MOST_READERS, readers, processors)
     now, left = 0.0, total
     running: list[tuple[float, int]] = []
     while left or running:
         while left and len(running) < pace.readers:
-            size = min(256 << 10 if total - left < 8 << 20 else 4 << 20, left)
+            size = min(256 << 10 if total - left < 16 << 20 else 4 << 20, left)
             left -= size
-            heapq.heappush(running, (now + storage(len(running) + 1, size), size))
+            heapq.heappush(running, (noticed(now + storage(len(running) + 1, size)), size))
         now, size = heapq.heappop(running)
         pace.finished(now, size)
     return now, pace
@@ -83,19 +88,36 @@ def test_storage_that_suffers_from_many_gets_few() -> None:
     assert pace.readers <= 8
 
 
-@pytest.mark.parametrize("storage", [seeking, seeking_much])
+@pytest.mark.parametrize(("storage", "most"), [(seeking, 1.4), (seeking_much, 1.6)])
 @pytest.mark.parametrize("gigabytes", [0.3, 1, 5])
-def test_a_disk_that_seeks_is_left_to_few_readers(gigabytes: float, storage: Storage) -> None:
+def test_a_disk_that_seeks_is_left_to_few_readers(gigabytes: float, storage: Storage, most: float) -> None:
     total = round(gigabytes * GB)
     seconds, pace = read(storage, total)
     assert pace.readers <= 2
-    assert seconds < 1.4 * total / 150e6
+    assert seconds < most * total / 150e6
+
+
+def test_a_busy_process_is_not_taken_for_a_disk_that_seeks() -> None:
+    """An import holds the GIL for some time now and then, so that threads see late that they have read."""
+    for seed in range(100):
+        chance = random.Random(seed)
+        holds: list[tuple[float, float]] = []
+        at = 0.0
+        while at < 20:
+            at += chance.expovariate(20)
+            holds.append((at, at := at + chance.uniform(0.02, 0.1)))
+        seconds, _ = read(
+            network,
+            3 * GB,
+            noticed=lambda ended, holds=holds: next((end for begin, end in holds if begin <= ended < end), ended),
+        )
+        assert seconds < 2  # as long as one reader alone is left to itself
 
 
 def test_one_reader_alone_is_left_at_once_where_every_answer_takes_long() -> None:
     seconds, pace = read(far_network)
     assert pace.readers == MOST_READERS
-    assert seconds < 1.25 * 20 * GB / MOST_READERS * (1 / 50e6 + 0.1 / (4 << 20))
+    assert seconds < 1.3 * 20 * GB / MOST_READERS * (1 / 50e6 + 0.1 / (4 << 20))
 
 
 def test_a_fixed_number_stays() -> None:

@@ -6,14 +6,14 @@ import os
 
 _OPENING_READERS = 8
 _OPENING_READS = 8  # that tell how fast they are, and then how fast one reader is
+_OPENING_ROUNDS = 2
 _OPENING_RATE = 200e6  # bytes a second of small reads side by side; no disk that seeks gives that many
 _FIRST_READERS = 24
 _LEAST_SECONDS = 0.06  # of a measurement at least
+_LATE_SECONDS = 0.3  # that threads may wait for the GIL
 _AGAIN_SECONDS = 2.0  # after which the number of readers is measured again; twice as long after each time in vain
-_ALONE_SECONDS = 10.0  # the same, where one reader alone was more than twice as fast: trying is dear there
 _GAIN = 1.1  # factor by which more readers must be faster: less may be noise
 _AS_GOOD = 0.97  # share of the best measured rate that counts as equally fast
-_SLOW = 500e6  # bytes a second; storage that gives fewer may suffer from many readers, so fewer are tried first
 _ENOUGH = 400e6  # bytes a second and processor; beyond it, more readers only keep other threads from the GIL
 
 
@@ -22,9 +22,9 @@ class Pace:
 
     Network storage answers each request late, but many in parallel: more readers are faster. On a disk, parallel reads
     cause seeks: one reader is faster. Only measuring shows which is the case. The first parts are small: eight readers
-    read some of them, and if that takes long, one reader reads as many alone. It stays alone if it needs less than half
-    the time. Otherwise, the number is doubled after each measurement, or on slow storage halved, and a change without a
-    gain is undone.
+    read some of them, and if that takes long, one reader reads as many alone, and all of this once more. It stays alone
+    if it needs less than half the time, by the shortest time of eight, because threads that wait for the GIL read late.
+    Otherwise, the number is doubled after each measurement, and a change without a gain is undone.
 
     Parameters
     ----------
@@ -40,7 +40,8 @@ class Pace:
         self.readers = readers or _OPENING_READERS
         self.is_opening = readers is None
         """Whether the first parts are being read, after each of which `finished` should be called at once."""
-        self._side_by_side = 0.0  # seconds that the opening's reads took side by side
+        self._side_by_side: list[float] = []  # seconds that the opening's reads took
+        self._rounds = 0  # in which one reader was faster
         self._most = most
         self._fixed = readers is not None
         self._enough = (processors or _processors()) * _ENOUGH
@@ -68,37 +69,42 @@ class Pace:
         elapsed = now - self._began
         if self.is_opening:
             self._open(now, elapsed)
-        elif elapsed >= _LEAST_SECONDS and self._reads >= 2 * self.readers:
+        elif elapsed >= _LEAST_SECONDS and (self._reads >= 2 * self.readers or self._is_slower(elapsed)):
             self._judge(now, self._bytes / elapsed)
 
+    def _is_slower(self, elapsed: float) -> bool:
+        """Return whether a measurement would be over long ago if this number of readers were as fast as another one."""
+        wanted = self._bytes / self._reads * 2 * self.readers
+        return wanted < (elapsed - _LATE_SECONDS) * max(self._rates.values(), default=0.0)
+
     def _open(self, now: float, elapsed: float) -> None:
-        if self._side_by_side:
-            if elapsed > self._side_by_side / 2:
-                self._begin_with(min(_FIRST_READERS, self._most))
-            elif self._reads >= _OPENING_READS:
+        if self.readers > 1:
+            if self._reads >= _OPENING_READS:
+                self._side_by_side.append(elapsed)
+                if self._bytes >= _OPENING_RATE * elapsed:
+                    self._begin_with(min(_FIRST_READERS, self._most))
+                else:
+                    self._measure(1)
+        elif elapsed > min(self._side_by_side) / 2:
+            self._begin_with(min(_FIRST_READERS, self._most))
+        elif self._reads >= _OPENING_READS:
+            self._rounds += 1
+            if self._rounds == _OPENING_ROUNDS:
                 self._begin_with(1)
                 self._hold(now, 1)
-                self._again = _ALONE_SECONDS
-        elif self._reads >= _OPENING_READS:
-            if self._bytes >= _OPENING_RATE * elapsed:
-                self._begin_with(min(_FIRST_READERS, self._most))
             else:
-                self._side_by_side = elapsed
-                self._measure(1)
+                self._measure(_OPENING_READERS)
 
     def _begin_with(self, readers: int) -> None:
         self.is_opening = False
         self._measure(readers)
 
     def _judge(self, now: float, rate: float) -> None:
-        is_first = not self._rates
         self._rates[self.readers] = rate
         if self._holding_since is not None:
             if now - self._holding_since < self._again:
                 return self._measure(self.readers)
             self._holding_since, self._climbing, self._rates = None, True, {self.readers: rate}
-        elif is_first and rate < _SLOW:
-            self._climbing = False
         if self._climbing and rate >= self._enough:
             return self._go_on(now, self.readers)
         fewer = max((readers for readers in self._rates if readers < self.readers), default=0)

@@ -12,7 +12,7 @@ from nbloader._system.page_cache import Missing
 _LEAST_PART = 4 << 20  # bytes; each read waits for the GIL once, so smaller ones are slower; larger ones gain nothing
 _MOST_PARTS = 4000  # beside the first ones
 _FIRST_PART = 256 << 10  # bytes of the parts that show how storage answers; they are few, and not all there is to read
-_FIRST_BYTES = 8 << 20
+_FIRST_BYTES = 16 << 20
 
 
 class Part(NamedTuple):
