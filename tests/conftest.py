@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.home import move_in
 from support.hub import Hub, Repo
+from support.xet import XetStorage
 
 _hub = Hub()
 _home = move_in(_hub)
@@ -20,7 +21,9 @@ def hub() -> Iterator[Hub]:
     _hub.requests.clear()
     _hub.ranges.clear()
     _hub.cdn = None
+    _hub.xet = XetStorage()
     yield _hub
+    _hub.xet.release.set()
     for repo in _hub.repos.values():
         repo.release.set()
     _hub.repos.clear()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import io
 import json
+import ssl
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +22,12 @@ from hypothesis import strategies as st
 from support import archs
 from support.compare import tensor_differences
 from support.hub import Hub, Repo, sha256
+from support.waiting import wait_for
 
 import nbloader
 from nbloader import DownloadError, LoadCancelled, LoadError, SourceError
-from nbloader._hub import http, transfer
+from nbloader._hub import http, part_file
+from nbloader._hub.connections import Connections
 from nbloader._hub.download import DownloadWatcher, download_files
 from nbloader._hub.find import find_repository
 from nbloader._progress import events
@@ -142,6 +147,41 @@ def test_a_hub_that_cannot_be_reached(hub: Hub, folder: Path, tmp_path: Path, mo
         nbloader.load("us/other", cache_dir=tmp_path, progress=False)
 
 
+@pytest.fixture
+def untrusted() -> Iterator[str]:
+    """The address of a server whose certificate nobody trusts."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parents[1] / "support/self_signed.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:9", "the connection was refused"),
+        ("http://hub.invalid", "its name could not be resolved"),
+        ("untrusted", "the server's certificate is not trusted: self"),
+    ],
+)
+def test_why_the_hub_cannot_be_reached_is_said(
+    address: str, said: str, untrusted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    class Unreachable(huggingface_hub.HfApi):
+        def __init__(self, **kwargs: object) -> None:
+            super().__init__(endpoint=untrusted if address == "untrusted" else address)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Unreachable)
+    with pytest.raises(SourceError, match=said):
+        nbloader.load("us/other", cache_dir=tmp_path, progress=False)
+
+
 def test_a_half_cached_repository_is_not_taken_for_whole(hub: Hub, folder: Path, tmp_path: Path) -> None:
     hub.repos["us/llama"] = Repo.of_folder(folder)
     nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
@@ -201,14 +241,15 @@ def test_no_bytes_for_some_seconds_is_said(hub: Hub, demo_small: Path, tmp_path:
     job.result()
 
 
-@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize("status", [403, 404, 407, 408, 429, 500, 502, 503, 504])
 def test_a_hub_that_is_broken_is_no_reason_to_fail(hub: Hub, folder: Path, tmp_path: Path, status: int) -> None:
     hub.repos["us/llama"] = Repo.of_folder(folder)
     nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
     hub.repos["us/llama"].broken = status
     job = nbloader.start("us/llama", cache_dir=tmp_path)
     job.result()
-    assert "offline" in [line.code for line in job.state.log]
+    said = next(line.arguments["reason"] for line in job.state.log if line.code == "offline")
+    assert str(status) in said
 
 
 def test_weights_that_the_config_names(hub: Hub, folder: Path, tmp_path: Path) -> None:
@@ -316,7 +357,7 @@ def test_a_part_that_was_spoilt_on_disk_is_brought_anew(hub: Hub, demo: Repo, de
     demo.faults[SHARD] = ["cut", "429 3600"]
     with pytest.raises(DownloadError):
         load_demo(tmp_path)
-    part = next(tmp_path.rglob(f"blobs/{sha256(demo.files[SHARD])}*"))
+    part = next(tmp_path.rglob(f"blobs/{sha256(demo.files[SHARD])}.nbloader.incomplete"))
     part.write_bytes(bytes(part.stat().st_size))
     hub.ranges.clear()
     assert_whole(load_demo(tmp_path), demo_small)
@@ -338,10 +379,59 @@ def test_a_page_that_stands_between_costs_nothing(hub: Hub, demo: Repo, demo_sma
 def test_a_large_file_comes_in_several_requests(
     hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbloader._hub.transfer._MOST_AT_ONCE", 1_000_003)
+    monkeypatch.setattr("nbloader._hub.transfer.LEAST_PIECE", 1_000_003)
     assert_whole(load_demo(tmp_path), demo_small)
     size = len(demo.files[SHARD])
-    assert [start for name, start in hub.ranges if name == SHARD] == list(range(0, size, 1_000_003))
+    assert sorted(start for name, start in hub.ranges if name == SHARD) == list(range(0, size, 1_000_003))
+
+
+@pytest.fixture
+def _eight_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pieces, and as many connections at once as otherwise only measuring brings."""
+    monkeypatch.setattr("nbloader._hub.transfer.LEAST_PIECE", 300_001)
+    monkeypatch.setattr("nbloader._hub.download.LEAST_PIECE", 300_001)
+    monkeypatch.setattr("nbloader._hub.download.Connections", lambda first: Connections(8))
+
+
+@pytest.mark.usefixtures("_eight_connections")
+def test_several_connections_bring_one_file(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.stall = SHARD
+    job = nbloader.start("us/demo", cache_dir=tmp_path)
+    half = len(demo.files[SHARD]) // 2
+    wait_for(lambda: len([begin for name, begin in hub.ranges if name == SHARD and begin > half]) >= 4)
+    demo.release.set()
+    job.result(60)
+    assert_whole(job, demo_small)
+    begins = [begin for name, begin in hub.ranges if name == SHARD]
+    assert len(begins) == len(set(begins))
+    assert not list(tmp_path.rglob("*.nbloader.incomplete*"))
+
+
+@pytest.mark.usefixtures("_eight_connections")
+@pytest.mark.parametrize("fault", ["whole", "cut", "reset", "503", "429 0"])
+def test_several_connections_are_disturbed(fault: str, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.faults[SHARD] = ["", *[fault] * 5]
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
+@pytest.mark.usefixtures("_eight_connections")
+def test_several_connections_go_on_where_they_were_cancelled(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo.stall = SHARD
+    job = nbloader.start("us/demo", cache_dir=tmp_path)
+    assert demo.stalled.wait(30)
+    size = len(demo.files[SHARD])
+    wait_for(lambda: next(file.bytes_downloaded for file in job.state.downloads if file.name == SHARD) > size // 3)
+    job.cancel()
+    with pytest.raises(LoadCancelled):
+        job.result(30)
+    demo.release.set()
+    demo.stall = None
+    wait_for(lambda: not any(thread.name.startswith("nbloader-download") for thread in threading.enumerate()))
+    again = load_demo(tmp_path)
+    assert_whole(again, demo_small)
+    assert next(file.bytes_cached for file in again.state.downloads if file.name == SHARD) > size // 3
 
 
 def test_a_token_stays_with_the_hub(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
@@ -355,8 +445,54 @@ def test_a_token_stays_with_the_hub(hub: Hub, demo: Repo, demo_small: Path, tmp_
 
 def test_a_hub_that_lists_neither_sizes_nor_hashes(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
     demo.unsized = True
-    demo.faults[SHARD] = ["", "cut"]  # the first request asks for the size
+    demo.faults[SHARD] = ["cut"]
     assert_whole(load_demo(tmp_path), demo_small)
+
+
+def test_a_hub_that_lists_no_sizes_is_asked_only_about_what_is_wanted(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo.unsized = True
+    demo.files = {**demo.files, **{f"photo-{number}.png": b"x" * 100 for number in range(50)}, "model.onnx": b"x"}
+    assert_whole(load_demo(tmp_path), demo_small)
+    asked = [path for method, path in hub.requests if method == "HEAD"]
+    assert len(asked) >= 4
+    assert not any(path.endswith((".png", ".onnx")) for path in asked)
+
+
+@pytest.mark.parametrize("xet", [False, True])
+def test_a_mirror_that_answers_no_head(demo: Repo, demo_small: Path, tmp_path: Path, xet: bool) -> None:
+    demo.unsized = demo.blocks_head = True
+    demo.xet = xet
+    assert_whole(load_demo(tmp_path), demo_small)
+
+
+def test_a_file_that_no_load_needs_may_be_blocked(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.files = {**demo.files, "LICENSE.txt": b"x", "notes.json": b"{}"}
+    demo.blocked = ("LICENSE.txt", "notes.json")
+    job = load_demo(tmp_path)
+    plain = nbloader.load(demo_small, progress=False, keep="all").model
+    assert tensor_differences(job.result().model, plain) == []
+    left_out = {
+        line.arguments["name"]: line.arguments["reason"] for line in job.state.log if line.code == "file_left_out"
+    }
+    assert left_out == dict.fromkeys(demo.blocked, "HTTP 403 Forbidden")
+
+
+@pytest.mark.parametrize("name", ["config.json", SHARD])
+def test_a_file_that_a_load_needs_may_not(demo: Repo, tmp_path: Path, name: str) -> None:
+    demo.blocked = (name,)
+    with pytest.raises(DownloadError, match="403"):
+        load_demo(tmp_path)
+
+
+def test_a_file_that_cannot_be_stored_is_left_out_if_no_load_needs_it(
+    demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo.files = {**demo.files, "notes.json": b"{}"}
+    (tmp_path / "models--us--demo/snapshots" / demo.commit / "notes.json").mkdir(parents=True)
+    job = load_demo(tmp_path)
+    assert job.result().model is not None
 
 
 def test_a_full_disk(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
@@ -385,11 +521,11 @@ def test_a_disk_that_fills_meanwhile_gets_its_room_back(
 ) -> None:
     part = tmp_path / "models--us--demo" / "blobs" / f"{sha256(demo.files[SHARD])}.nbloader.incomplete"
 
-    def open_filling(path: Path, mode: str, buffering: int) -> io.FileIO:
-        return FillingFile(path, mode) if path == part else io.FileIO(path, mode)
+    def open_filling(path: Path, mode: str, buffering: int = -1) -> Any:
+        return FillingFile(path, mode) if path == part else open(path, mode, buffering)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "open", open_filling, raising=False)
+        patch.setattr(part_file, "open", open_filling, raising=False)
         with pytest.raises(DownloadError, match="No space left"):
             load_demo(tmp_path)
     assert not part.exists()
@@ -508,7 +644,7 @@ def test_a_file_that_another_process_brings_is_waited_for(
 ) -> None:
     load_demo(tmp_path / "other")
     key = sha256(demo.files[SHARD])
-    lock = tmp_path / ".locks" / "models--us--demo" / f"{key}.nbloader.incomplete.lock"
+    lock = tmp_path / ".locks" / "models--us--demo" / f"{key}.lock"  # that of huggingface_hub
     lock.parent.mkdir(parents=True)
     hub.ranges.clear()
     with WeakFileLock(lock):

@@ -177,21 +177,44 @@ def test_a_folder_that_hides_a_repository_is_told(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("model", "call"),
+    "pasted",
     [
-        ("https://huggingface.co/owner/name", 'LoaderWidget("owner/name")'),
-        ("https://huggingface.co/owner/name/", 'LoaderWidget("owner/name")'),
-        ("huggingface.co/owner/name", 'LoaderWidget("owner/name")'),
-        ("https://huggingface.co/owner/name/tree/main", 'LoaderWidget("owner/name", revision="main")'),
-        ("http://hub.local:8080/owner/name/blob/v2/config.json", 'LoaderWidget("owner/name", revision="v2")'),
-        ("owner/name@v2", 'LoaderWidget("owner/name", revision="v2")'),
-        ("name@0123abc", 'LoaderWidget("name", revision="0123abc")'),
+        "https://huggingface.co/us/demo",
+        "https://huggingface.co/us/demo/",
+        "huggingface.co/us/demo?library=transformers",
+        "hf.co/us/demo",
+        "https://huggingface.co/us/demo/tree/v2",
+        "https://huggingface.co/us/demo/blob/v2/config.json#L3",
+        "{url}/us/demo",
+        "us/demo@v2",
+        "us/demo/",
     ],
 )
-def test_an_address_or_an_id_with_a_revision_is_told_as_what_it_is(model: str, call: str) -> None:
+def test_an_id_as_people_paste_it(pasted: str, hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small, branches=("main", "v2"))
+    job = nbloader.start(pasted.format(url=hub.url), cache_dir=tmp_path)
+    job.result(60)
+    assert (job.state.name, job.state.commit) == ("us/demo", hub.repos["us/demo"].commit)
+    branch = "v2" if "v2" in pasted else "main"
+    assert (tmp_path / "models--us--demo/refs" / branch).read_text() == job.state.commit
+
+
+@pytest.mark.parametrize(
+    ("model", "choices", "call"),
+    [
+        ("http://hub.local:8080/owner/name/blob/v2/config.json", {}, '"owner/name", revision="v2"'),
+        ("https://example.com/owner/name", {}, '"owner/name"'),
+        ("https://hf.co/owner/name/tree/main/unet", {}, '"owner/name", revision="main", subfolder="unet"'),
+        ("owner/name@v2", {"revision": "v3"}, '"owner/name", revision="v2"'),
+        ("name@0123abc", {"revision": "main"}, '"name", revision="0123abc"'),
+    ],
+)
+def test_an_address_that_says_more_than_an_id_is_told_as_what_it_is(
+    model: str, choices: dict[str, str], call: str
+) -> None:
     with pytest.raises(SourceError, match="is not the id of a repository") as raised:
-        nbloader.plan(model)
-    assert call in raised.value.hint
+        nbloader.plan(model, **choices)
+    assert f"LoaderWidget({call})" in raised.value.hint
 
 
 def test_a_cache_in_the_home_folder_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

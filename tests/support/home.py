@@ -16,7 +16,7 @@ def move_in(hub: Hub) -> tempfile.TemporaryDirectory[str]:
     home = tempfile.TemporaryDirectory(prefix="nbloader-tests-", ignore_cleanup_errors=True)
     os.environ["HF_ENDPOINT"] = hub.url
     os.environ["HF_HOME"] = home.name
-    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ["HF_XET_CLIENT_RETRY_BASE_DELAY"] = "10ms"
     os.environ["XDG_STATE_HOME"] = f"{home.name}/state"
     os.environ["XDG_CACHE_HOME"] = os.environ.get("NBLOADER_TEST_CACHE", home.name)
     os.environ["LC_MESSAGES"] = "C"  # what is said is English, whoever runs the tests

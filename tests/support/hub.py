@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from support.xet import XetStorage, access, keep_to
 
 CHUNK = 64 << 10
 LOOK = 256 << 10  # bytes that are asked for to see a header
@@ -43,7 +46,9 @@ class Repo:
     "short" serves a shorter file, "html" another page altogether, "slow" takes its time, "503 7" is a status with
     Retry-After, and "429 limit" one with the Hub's own header; those of "NAME head" befall looks at a file's header.
     `unsized` leaves sizes and hashes out of the list. `echoes` has a `broken` one repeat the token it was sent.
-    `lists` returns what the list of files is to be, from what it would be.
+    `lists` returns what the list of files is to be, from what it would be. The weights of one with `xet` are in Xet
+    storage, too. `rate` is how many bytes a second each connection gets; None for as many as it can. `blocks_head`
+    answers no HEAD, and files that are `blocked` are refused with 403.
     """
 
     files: Mapping[str, bytes]
@@ -52,6 +57,10 @@ class Repo:
     token: str | None = None
     stall: str | None = None
     unsized: bool = False
+    xet: bool = False
+    rate: float | None = None
+    blocks_head: bool = False
+    blocked: tuple[str, ...] = ()
     broken: int | None = None
     echoes: bool = False
     lists: Callable[[dict[str, Any]], Any] = lambda listed: listed
@@ -80,7 +89,7 @@ class Hub:
     """The server. `requests` lists (method, path) of all that was asked, and of all files that were, `ranges` lists
     (name, first byte), those for headers left out, and `asked` (name, bytes).
 
-    Weights are sent by `cdn`, another server, where there is one; that one wants no token.
+    Weights are sent by `cdn`, another server, where there is one; that one wants no token. `xet` is its Xet storage.
     """
 
     def __init__(self) -> None:
@@ -89,6 +98,7 @@ class Hub:
         self.ranges: list[tuple[str, int]] = []
         self.asked: list[tuple[str, int]] = []
         self.cdn: Hub | None = None
+        self.xet = XetStorage()
         self.wants_no_token = False
         hub = self
 
@@ -122,6 +132,8 @@ class Hub:
         path = urlsplit(request.path).path
         self.requests.append((request.command, request.path))
         parts = [unquote(part) for part in path.strip("/").split("/")]
+        if parts[0] in ("v1", "v2", "xorb"):
+            return self.xet.answer(request, parts, self.url)
         is_api = parts[:2] == ["api", "models"]
         repo_id = "/".join(parts[2:4] if is_api else parts[:2])
         repo = self.repos.get(repo_id)
@@ -136,9 +148,17 @@ class Hub:
         revision = (parts[5] if len(parts) > 5 else "main") if is_api else parts[3]
         if revision not in (*repo.branches, repo.commit, *repo.older):
             return _refuse(request, 404, "RevisionNotFound")
+        if is_api and parts[4:5] == ["xet-read-token"]:
+            return _send_json(request, 200, *access(self.url))
+        if is_api and parts[4:5] == ["tree"]:
+            return _send_json(request, 200, [self._listed(repo, name, content) for name, content in repo.files.items()])
         if is_api:
             return _describe(request, repo_id, repo, not repo.unsized)
         name = "/".join(parts[4:])
+        if request.command == "HEAD" and repo.blocks_head:
+            return _refuse(request, 405, "NoHead")
+        if name in repo.blocked:
+            return _refuse(request, 403, "Blocked")
         if self.cdn is not None and name.endswith(".safetensors"):
             return _send_json(request, 302, {}, {"Location": self.cdn.url + request.path})
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range") or "")
@@ -148,7 +168,27 @@ class Hub:
             self.asked.append((name, span[1] - span[0] if span and span[1] else size))
             if not _looks(span, size):
                 self.ranges.append((name, span[0] if span else 0))
-        return _send_file(request, repo, revision, name, span, with_body)
+        return _send_file(request, repo, revision, name, span, with_body, self._in_xet(repo, repo_id, name))
+
+    def _listed(self, repo: Repo, name: str, content: bytes) -> dict[str, Any]:
+        """Return what the Hub's tree of files says of one, as huggingface_hub 2 asks."""
+        told = _details(name, content)
+        entry = {"type": "file", "path": name, "size": told["size"], "oid": told["blobId"]}
+        if "lfs" in told:
+            entry["lfs"] = {**told["lfs"], "oid": told["lfs"]["sha256"]}
+            entry |= {"xetHash": self.xet.add(content)} if repo.xet else {}
+        return entry
+
+    def _in_xet(self, repo: Repo, repo_id: str, name: str) -> dict[str, str]:
+        """Return the headers that say where in Xet storage a file is."""
+        if not repo.xet or not _is_in_lfs(name) or name not in repo.files:
+            return {}
+        route = f"{self.url}/api/models/{repo_id}/xet-read-token/{repo.commit}"
+        return {"X-Xet-Hash": self.xet.add(repo.files[name]), "X-Xet-Refresh-Route": route}
+
+
+def _is_in_lfs(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin"))
 
 
 def _describe(request: BaseHTTPRequestHandler, repo_id: str, repo: Repo, details: bool) -> None:
@@ -165,7 +205,7 @@ def _details(name: str, content: bytes) -> dict[str, Any]:
         "size": size,
         "blobId": git_id(content),
     }
-    if name.endswith((".safetensors", ".bin")):
+    if _is_in_lfs(name):
         details["lfs"] = {"size": size, "sha256": sha256(content), "pointerSize": 134}
     return details
 
@@ -182,12 +222,13 @@ def _send_file(
     name: str,
     span: tuple[int, int | None] | None,
     with_body: bool,
+    more: Mapping[str, str],
 ) -> None:
     content = repo.older.get(revision, repo.files).get(name)
     if content is None:
         return _refuse(request, 404, "EntryNotFound", repo.commit)
     faults = repo.faults.get(f"{name} head" if _looks(span, len(content)) else name)
-    fault = faults.pop(0) if faults else ""
+    fault = faults.pop(0) if faults and with_body else ""
     if fault[:3].isdigit():
         status, _, wait = fault.partition(" ")
         limit = {"RateLimit": f'"resolvers";r={0 if wait == "limit" else 2900};t=400'}
@@ -206,12 +247,15 @@ def _send_file(
     request.send_header("X-Repo-Commit", repo.commit)
     request.send_header("ETag", f'"{sha256(content)}"')
     request.send_header("Content-Length", str(end - start))
+    for header, value in more.items():
+        request.send_header(header, value)
     if span:
         request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
     request.end_headers()
     if not with_body:
         return None
     half = len(content) // 2
+    began = time.monotonic()
     try:
         for offset in range(start, end, CHUNK):
             if fault in ("cut", "reset") and offset >= half:
@@ -221,6 +265,7 @@ def _send_file(
                 request.close_connection = True
                 return None
             request.wfile.write(content[offset : min(offset + CHUNK, end)])
+            keep_to(repo.rate, began, offset + CHUNK - start)
             if fault == "slow":
                 repo.release.wait(0.02)
             if name == repo.stall and offset + CHUNK >= half and not repo.release.is_set():

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from nbloader._checkpoint.recognise import names_in, not_a_checkpoint
 from nbloader._errors import CheckpointError, SourceError
 from nbloader._hub.cache import snapshot_folder
 from nbloader._hub.find import find_repository
-from nbloader._hub.repository import Repository, address, is_repo_id
+from nbloader._hub.repository import Repository, address, hub_host, is_repo_id
 from nbloader._safety.files import open_regular
 from nbloader._text.catalogue import text
 
@@ -33,8 +33,10 @@ _WEIGHTS = (".safetensors", ".bin")  # not hashed: reading them here would bring
 _SMALL = 65_536  # bytes; the content of a file up to this size is part of its state
 _SHORT = 80  # characters of an invalid argument to show in the error
 _ADDRESS = re.compile(
-    r"(?:https?://)?[\w.-]+\.[a-z]+(?::\d+)?/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+).*)?/?"
+    r"(?P<host>https?://[^/?#]+|[\w.-]+\.[a-z]+(?::\d+)?)/(?P<id>[^/?#]+/[^/?#]+)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)(?P<rest>/[^?#]*)?)?/?(?:[?#].*)?"
 )
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _WITH_REVISION = re.compile(r"(?P<id>[^@\s]+)@(?P<revision>[^@\s]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -178,7 +180,7 @@ def find_source(
         raise SourceError(
             text("error", "path_is_file", path=path), text("hint", "give_folder", parent=repr(str(path.parent)))
         )
-    _check_address(name)
+    name, options = _as_pasted(name, options)
     if not isinstance(model, str) or _looks_like_path(name):
         raise SourceError(text("error", "folder_not_found", path=path, folder=Path.cwd()), text("hint", "path_or_id"))
     if not is_repo_id(name):
@@ -190,16 +192,34 @@ def find_source(
     return Source(name, "cache" if repository.files is None else "hub", repository=repository)
 
 
-def _check_address(name: str) -> None:
-    """Refuse a repository's URL, or an id with ``@revision``; the error names the call that works."""
+def _as_pasted(name: str, options: LoadOptions) -> tuple[str, LoadOptions]:
+    """Return the id that a repository's URL, ``id@revision`` or ``id/`` stands for, and the options with its revision.
+
+    Raises
+    ------
+    SourceError
+        If it stands for more than that: for a subfolder, another revision than the options, or another site.
+    """
     found = _ADDRESS.fullmatch(name) or _WITH_REVISION.fullmatch(name)
     if found is None or not is_repo_id(found["id"]):
-        return
-    revision = found["revision"] or ""
-    arguments = json.dumps(found["id"]) + (f", revision={json.dumps(revision)}" if revision else "")
-    raise SourceError(
-        text("error", "invalid_repository_id", name=repr(name)), text("hint", "give_id", arguments=arguments)
-    )
+        shorter = name.rstrip("/")
+        return (shorter if shorter.count("/") == 1 and is_repo_id(shorter) else name), options
+    groups = found.groupdict()
+    revision = groups["revision"]
+    folder = (groups.get("rest") or "").strip("/") if "/tree/" in name else ""
+    is_elsewhere = groups.get("host", hub_host()).rpartition("/")[2] not in (*_HOSTS, hub_host())
+    if (
+        is_elsewhere
+        or folder != options.subfolder.strip("/") * bool(folder)
+        or options.revision not in (None, revision)
+    ):
+        more = {"revision": revision or options.revision, "subfolder": folder}
+        arguments = [json.dumps(found["id"]), *(f"{key}={json.dumps(value)}" for key, value in more.items() if value)]
+        raise SourceError(
+            text("error", "invalid_repository_id", name=repr(name)),
+            text("hint", "give_id", arguments=", ".join(arguments)),
+        )
+    return found["id"], options if revision is None else replace(options, revision=revision)
 
 
 def _check_shadow(name: str, path: Path, options: LoadOptions) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbloader._errors import SourceError
+from nbloader._hub.part_file import arrived_bytes
 from nbloader._hub.repository import Repository
 from nbloader._text.catalogue import text
 
@@ -58,10 +59,7 @@ def kept_bytes(repo: Repository, name: str, options: LoadOptions) -> int:
     expected = repo.expected(name)
     if cached_file(repo.repo_id, repo.commit, name, options) is not None or has_blob(repo, name, options):
         return expected.bytes
-    try:
-        size = part_file(repo, name, options).stat().st_size
-    except OSError:
-        return 0
+    size = arrived_bytes(part_file(repo, name, options))
     return size if size <= expected.bytes else 0
 
 
@@ -91,7 +89,7 @@ def remember_revision(repo: Repository, options: LoadOptions) -> None:
 
     Call it only when all that a load needs is there: then an offline load never finds half a snapshot.
     """
-    revision = options.revision or "main"
+    revision = repo.revision or "main"
     if revision == repo.commit:
         return
     reference = cache_folder(repo.repo_id, options) / "refs" / revision
@@ -133,6 +131,50 @@ def has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
     expected = repo.expected(name)
     blob = blobs_of(repo, options) / (expected.key or "")
     return expected.key is not None and blob.is_file() and blob.stat().st_size == expected.bytes
+
+
+def link_shared_blob(repo: Repository, name: str, xet_key: str, options: LoadOptions) -> bool:
+    """Return whether a file's content is in the cache for any repository; then it is there for this one, too."""
+    with suppress(ImportError):  # huggingface_hub < 2 has none
+        from huggingface_hub.utils._shared_blobs import shared_blobs_enabled, try_link_from_shared_store
+
+        expected = repo.expected(name)
+        return (
+            shared_blobs_enabled()
+            and expected.key is not None
+            and bool(
+                try_link_from_shared_store(
+                    blob_path=os.fspath(blobs_of(repo, options) / expected.key),
+                    xet_hash=xet_key,
+                    cache_dir=cache_root(options),
+                    expected_size=expected.bytes,
+                )
+            )
+        )
+    return False
+
+
+def share_blob(repo: Repository, name: str, xet_key: str, options: LoadOptions) -> bool:
+    """Offer a file's content to all repositories of the cache, as huggingface_hub does; return whether that is done."""
+    with suppress(ImportError):
+        from huggingface_hub.file_download import are_symlinks_supported
+        from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store, shared_blobs_enabled
+
+        expected = repo.expected(name)
+        return (
+            shared_blobs_enabled()
+            and expected.key is not None
+            and are_symlinks_supported(cache_root(options))
+            and bool(
+                publish_blob_to_shared_store(
+                    blob_path=os.fspath(blobs_of(repo, options) / expected.key),
+                    xet_hash=xet_key,
+                    cache_dir=cache_root(options),
+                    expected_size=expected.bytes,
+                )
+            )
+        )
+    return False
 
 
 def path_in(subfolder: str, name: str) -> str:

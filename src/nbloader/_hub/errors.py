@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -66,7 +68,7 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
         )
     if isinstance(cause, (http_library().HTTPError, ConnectionError, BrokenOffError)):
         return DownloadError(
-            text("error", "connection_failed", where=where, reason=_reason(cause)),
+            text("error", "connection_failed", where=where, reason=reason_of(cause)),
             text("hint", "again_kept"),
         )
     if isinstance(cause, OSError):
@@ -76,8 +78,29 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
     return None
 
 
-def _reason(error: Exception) -> str:
-    return error.args[0] if isinstance(error, BrokenOffError) else type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """Return why a connection failed, in words if that is known."""
+    if isinstance(error, BrokenOffError):
+        return str(error.args[0])
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return _status_text(status)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return text("reason", "certificate", error=cause.verify_message or cause)
+        if isinstance(cause, socket.gaierror):
+            return text("reason", "unresolved")
+        if isinstance(cause, ConnectionRefusedError):
+            return text("reason", "connection_refused")
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, http_library().ProxyError):
+        return text("reason", "proxy", error=str(error))
+    if isinstance(error, http_library().TimeoutException):
+        return text("reason", "timeout")
+    if isinstance(error, LoadError):
+        return error.message
+    return str(error) if isinstance(error, OSError) and error.strerror else type(error).__name__
 
 
 def _status_text(status: int) -> str:

@@ -29,8 +29,7 @@ from nbloader._checkpoint.recognise import not_a_checkpoint
 from nbloader._errors import CheckpointError, DownloadError
 from nbloader._hub.cache import cached_file, kept_bytes, remember_revision, snapshot_folder
 from nbloader._hub.download import DownloadWatcher, download_files, open_file
-from nbloader._hub.repository import Repository
-from nbloader._hub.transfer import Expected
+from nbloader._hub.repository import ListedFiles, Repository
 from nbloader._libraries.imports import check_packages
 from nbloader._options.options import LoadOptions
 from nbloader._planning.stored import check_stored
@@ -93,7 +92,7 @@ class HubFiles:
     def __init__(
         self,
         repository: Repository,
-        files: Mapping[str, Expected],
+        files: ListedFiles,
         options: LoadOptions,
         reporter: Reporter,
         check: Callable[[], None],
@@ -108,6 +107,7 @@ class HubFiles:
         self._lock = threading.Lock()
         self._index: Index | None = None
         self._beside: str | None = None
+        self._optional: Collection[str] = ()
         self.detail: str = ""
         self.planned = 0
 
@@ -207,7 +207,10 @@ class HubFiles:
             support += [name for name in support_files(set(self._files), self._options) if name not in support]
         if self._options.allows_code(self._repository.commit):
             support += sorted(name for name in self._files if name.endswith(CODE))
-        return list(dict.fromkeys([*support, entry, *self._shards]))
+        wanted = list(dict.fromkeys([*support, entry, *self._shards]))
+        self._files.look_up(wanted)
+        self._optional = {*support} - {self._prefix + CONFIG, self._prefix + ADAPTER_CONFIG, entry, *self._shards}
+        return wanted
 
     def _find_weights(self, config: Mapping[str, Any]) -> str:
         """Return the index, or the weights file if there is no index; set the format and the shards of the weights."""
@@ -281,8 +284,12 @@ class HubFiles:
             on_file=self._arrived,
             on_wait=self._waited,
             check_cancelled=self._check,
+            on_missing=self._missed,
         )
-        download_files(self._repository, names, self._options, watcher)
+        download_files(self._repository, names, self._options, watcher, self._optional)
+
+    def _missed(self, name: str, reason: str) -> None:
+        self._reporter.log("warning", "file_left_out", name=name, reason=reason)
 
     def _count(self, name: str, size: int) -> None:
         with self._lock:
@@ -304,6 +311,7 @@ class HubFiles:
         """Log which weights in other formats are not downloaded, and how many bytes that saves."""
         skipped = [name for name in self._files if name not in wanted and name.lower().endswith(_WEIGHT_ENDINGS)]
         if skipped:
-            size = size_text(self._bytes(skipped))
+            known = [self._files.known(name) for name in skipped]
+            size = size_text(sum(expected.bytes for expected in known if expected is not None))
             names = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
             self._reporter.log("info", "skipped", count=len(skipped), size=size, names=names)

@@ -1,0 +1,110 @@
+"""Files in the Hub's Xet storage, brought by the Hub's own library hf_xet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from nbloader._hub.http import answer_timeout, headers_of, http_library
+from nbloader._hub.repository import hub_host
+from nbloader._hub.transfer import BrokenOffError, Open, Reply
+from nbloader._text.catalogue import text
+
+if TYPE_CHECKING:
+    from nbloader._options.options import LoadOptions
+
+_LEAST = 1 << 20  # bytes of a file; the requests that Xet takes before the first byte cost more than a smaller file
+
+
+class XetFile(NamedTuple):
+    """A file in Xet storage: the hash that names its content there, and what opens it at an offset."""
+
+    key: str
+    opened: Open
+
+
+class XetStorage:
+    """The Xet storage of a repository's files, for one download.
+
+    Parameters
+    ----------
+    options
+        Whose token is used.
+    """
+
+    def __init__(self, options: LoadOptions) -> None:
+        self._options = options
+        self._groups: dict[str, Any] = {}  # by the address that gives access tokens for the storage
+        self._own: Any = None  # not shared with huggingface_hub, so that closing it ends nothing of others
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def find(self, url: str, size: int) -> XetFile | None:
+        """Return a file on the Hub as it is in Xet storage; None if it is not there, or hf_xet is not.
+
+        `url` is the file's address on the Hub.
+        """
+        from huggingface_hub import constants, get_hf_file_metadata
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if size < _LEAST or constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
+            return None
+        try:
+            found = get_hf_file_metadata(url, token=self._options.token, timeout=answer_timeout()).xet_file_data
+        except (HfHubHTTPError, http_library().HTTPError, ConnectionError, ValueError):
+            return None  # the request for the file itself says what is wrong, if anything is
+        if found is None:
+            return None
+
+        @contextmanager
+        def opened(begin: int, end: int) -> Iterator[Reply]:
+            yield Reply(begin, size, self._chunks(found.refresh_route, found.file_hash, size, begin, end))
+
+        return XetFile(found.file_hash, opened)
+
+    def _chunks(self, route: str, key: str, size: int, begin: int, end: int) -> Iterator[bytes]:
+        from hf_xet import XetFileInfo
+
+        stream = None
+        try:
+            stream = self._group(route).download_stream(XetFileInfo(key, size), start=begin, end=end)
+            yield from stream
+        except (RuntimeError, OSError, ValueError) as error:
+            raise BrokenOffError(text("reason", "xet_failed", error=type(error).__name__)) from None
+        finally:
+            if stream is not None:
+                stream.cancel()
+
+    def _session(self) -> Any:
+        from hf_xet import XetSession
+
+        if self._own is None:
+            self._own = XetSession()
+        return self._own
+
+    def _group(self, route: str) -> Any:
+        with self._lock:
+            if self._is_closed:
+                raise BrokenOffError(text("reason", "closed"))
+            if route not in self._groups:
+                headers = headers_of(self._options)
+                without = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+                is_hub = urlsplit(route).netloc == hub_host()  # nobody else gets the token
+                self._groups[route] = self._session().new_download_stream_group(
+                    token_refresh_url=route,
+                    token_refresh_headers=headers if is_hub else without,
+                    custom_headers=without,
+                )
+            return self._groups[route]
+
+    def close(self) -> None:
+        """End all transfers."""
+        with self._lock:
+            self._is_closed = True
+            self._groups.clear()
+            if self._own is not None:
+                self._own.sigint_abort()  # aborting a group would leave requests that are tried again

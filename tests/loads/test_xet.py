@@ -1,0 +1,139 @@
+"""Downloads from Xet storage on loopback, by the real hf_xet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants, hf_hub_download
+from support.compare import tensor_differences
+from support.hub import Hub, Repo
+from support.waiting import wait_for
+
+import nbloader
+from nbloader import DownloadError, LoadCancelled
+
+SHARD = "model-00002-of-00004.safetensors"
+
+
+@pytest.fixture
+def demo(hub: Hub, demo_small: Path) -> Repo:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small, xet=True)
+    return hub.repos["us/demo"]
+
+
+def load(cache: Path, name: str = "us/demo", **choices: Any) -> nbloader.LoadJob:
+    job = nbloader.start(name, cache_dir=cache, reload=True, **choices)
+    job.result(60)
+    return job
+
+
+def assert_whole(job: nbloader.LoadJob, demo_small: Path) -> None:
+    plain = nbloader.load(demo_small, progress=False, keep="all").model
+    assert tensor_differences(job.result().model, plain) == []
+    assert job.state.bytes_downloaded == job.state.bytes_to_download
+
+
+def waits_of(job: nbloader.LoadJob) -> list[str]:
+    return [line.arguments["reason"] for line in job.state.log if line.code == "download_waits"]
+
+
+def shards_by_http(hub: Hub) -> set[str]:
+    return {name for name, _ in hub.ranges if name.endswith(".safetensors")}
+
+
+def test_weights_come_from_xet_storage(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    job = load(tmp_path)
+    assert_whole(job, demo_small)
+    assert shards_by_http(hub) == set()
+    weights = sum(len(content) for name, content in demo.files.items() if name.endswith(".safetensors"))
+    assert weights <= sum(size for _, size in hub.xet.requests) < 1.05 * weights
+    assert waits_of(job) == []
+    assert not list(tmp_path.rglob("*.nbloader.incomplete*"))
+
+
+def test_xet_can_be_turned_off(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    assert_whole(load(tmp_path), demo_small)
+    assert hub.xet.requests == []
+
+
+def test_a_token_stays_with_the_hub(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    demo.token = "hf_secret"
+    assert_whole(load(tmp_path, token="hf_secret"), demo_small)
+    assert shards_by_http(hub) == set()
+    assert hub.xet.authorizations <= {"Bearer let-me-in", None}
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "401", "403"])
+def test_a_fault_of_the_storage_is_passed_over(
+    fault: str, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    hub.xet.faults = ["", fault]
+    assert_whole(load(tmp_path), demo_small)
+
+
+@pytest.mark.parametrize("refusals", [[401], [500, 503]])
+def test_a_refusal_of_the_storage_is_passed_over(
+    refusals: list[int], hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    hub.xet.refusals = refusals
+    assert_whole(load(tmp_path), demo_small)
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_storage_that_lacks_a_part_is_left_for_http(
+    status: int, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    hub.xet.faults = [""] + [str(status)] * 1000
+    job = load(tmp_path)
+    assert_whole(job, demo_small)
+    assert len(shards_by_http(hub)) >= 3
+    assert waits_of(job)[0].startswith("Xet storage does not answer as it should")
+
+
+def test_a_wrong_chunk_never_reaches_the_model(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    hub.xet.faults = ["wrong"]
+    with pytest.raises(DownloadError, match="its hash is"):
+        load(tmp_path)
+    with pytest.raises(nbloader.LoadError):
+        load(tmp_path, local_files_only=True)
+    assert_whole(load(tmp_path), demo_small)
+
+
+def test_cancel_ends_a_transfer_that_sends_nothing_and_the_next_goes_on(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    hub.xet.faults = [""] * 8 + ["stall"] * 1000
+    job = nbloader.start("us/demo", cache_dir=tmp_path)
+    assert hub.xet.stalled.wait(30)
+    wait_for(lambda: sum(file.bytes_downloaded for file in job.state.downloads) > 4 << 20)
+    job.cancel()
+    with pytest.raises(LoadCancelled):
+        job.result(30)
+    hub.xet.release.set()
+    hub.xet.faults = []
+    again = load(tmp_path)
+    assert_whole(again, demo_small)
+    assert sum(file.bytes_cached for file in again.state.downloads) > 4 << 20
+
+
+def test_content_of_another_repository_is_not_downloaded_again(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    """Both ways: what huggingface_hub has shared is used, and what is stored is shared with it."""
+    hub.repos["us/copy"] = Repo(demo.files, xet=True)
+    path = hf_hub_download("us/copy", SHARD, cache_dir=tmp_path)
+    hub.xet.requests.clear()
+    assert_whole(load(tmp_path), demo_small)
+    asked = {key for key, _ in hub.xet.requests}
+    assert hub.xet.add(demo.files[SHARD]) not in asked
+    hub.xet.requests.clear()
+    other = hf_hub_download("us/copy", "model-00001-of-00004.safetensors", cache_dir=tmp_path)
+    assert hub.xet.requests == []
+    assert Path(other).read_bytes() == demo.files["model-00001-of-00004.safetensors"]
+    assert Path(path).resolve() == (tmp_path / "models--us--demo/snapshots" / demo.commit / SHARD).resolve()
+    load(tmp_path, local_files_only=True)
