@@ -76,15 +76,15 @@ def test_a_large_checkpoint_has_no_more_parts_than_a_small_one() -> None:
 
 def test_the_first_parts_are_small_where_there_is_much_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    missing = [[Missing(0, 5 * MB, 5 * MB)], [Missing(0, MB, 10), Missing(MB, 20 * MB, 20 * MB)]]
+    missing = [[Missing(0, 21 * MB, 21 * MB)], [Missing(0, MB, 10), Missing(MB, 20 * MB, 20 * MB)]]
     parts = make_parts(missing, [(1, 0, 1), (1, 9 * MB, 10 * MB)])
     assert parts[0] == Part(1, 0, MB, 10)  # scattered pages are read in one piece
-    small = parts[1:29]
-    assert [part.length for part in small] == [256 << 10] * 28
+    small = parts[1:61]
+    assert [part.length for part in small] == [256 << 10] * 60
     assert small[0].offset == 9 * MB
-    assert parts[29] == Part(0, 3 * MB, MB, MB)
+    assert parts[61] == Part(0, 11 * MB, MB, MB)
     covered = sorted((part.file, part.offset, part.end) for part in parts)
-    assert sum(end - begin for _, begin, end in covered) == 26 * MB
+    assert sum(end - begin for _, begin, end in covered) == 42 * MB
     assert all(after[1] == before[2] for before, after in pairwise(covered) if after[0] == before[0])
 
 
