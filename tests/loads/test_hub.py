@@ -443,6 +443,21 @@ def test_a_token_stays_with_the_hub(hub: Hub, demo: Repo, demo_small: Path, tmp_
     hub.cdn.close()
 
 
+@pytest.mark.usefixtures("_eight_connections")
+def test_the_storage_of_a_file_is_asked_for_all_of_it_until_its_address_expires(
+    hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    hub.cdn = Hub()
+    hub.cdn.repos, hub.cdn.wants_no_token = {"us/demo": Repo(demo.files)}, True
+    hub.cdn.repos["us/demo"].faults[SHARD] = ["", "", "403"]
+    assert_whole(load_demo(tmp_path), demo_small)
+    pieces = [name for name, _ in hub.cdn.ranges if name == SHARD]
+    asked = [path for method, path in hub.requests if method == "GET" and path.endswith(SHARD)]
+    assert len(pieces) > 10
+    assert 2 <= len(asked) <= 10  # each connection asks the Hub once at most, and once more after the refusal
+    hub.cdn.close()
+
+
 def test_a_hub_that_lists_neither_sizes_nor_hashes(demo: Repo, demo_small: Path, tmp_path: Path) -> None:
     demo.unsized = True
     demo.faults[SHARD] = ["cut"]

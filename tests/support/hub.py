@@ -48,7 +48,8 @@ class Repo:
     `unsized` leaves sizes and hashes out of the list. `echoes` has a `broken` one repeat the token it was sent.
     `lists` returns what the list of files is to be, from what it would be. The weights of one with `xet` are in Xet
     storage, too. `rate` is how many bytes a second each connection gets; None for as many as it can. `blocks_head`
-    answers no HEAD, and files that are `blocked` are refused with 403.
+    answers no HEAD, and files that are `blocked` are refused with 403. Requests with `silent` in their path get no
+    answer.
     """
 
     files: Mapping[str, bytes]
@@ -61,6 +62,7 @@ class Repo:
     rate: float | None = None
     blocks_head: bool = False
     blocked: tuple[str, ...] = ()
+    silent: str | None = None
     broken: int | None = None
     echoes: bool = False
     lists: Callable[[dict[str, Any]], Any] = lambda listed: listed
@@ -86,8 +88,8 @@ class Repo:
 
 
 class Hub:
-    """The server. `requests` lists (method, path) of all that was asked, and of all files that were, `ranges` lists
-    (name, first byte), those for headers left out, and `asked` (name, bytes).
+    """The server. `requests` lists (method, path) of all that was asked, `headers` (path, headers), and of all files
+    that were, `ranges` lists (name, first byte), those for headers left out, and `asked` (name, bytes).
 
     Weights are sent by `cdn`, another server, where there is one; that one wants no token. `xet` is its Xet storage.
     """
@@ -95,6 +97,7 @@ class Hub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
+        self.headers: list[tuple[str, dict[str, str]]] = []
         self.ranges: list[tuple[str, int]] = []
         self.asked: list[tuple[str, int]] = []
         self.cdn: Hub | None = None
@@ -131,6 +134,7 @@ class Hub:
     def _answer(self, request: BaseHTTPRequestHandler, with_body: bool) -> None:
         path = urlsplit(request.path).path
         self.requests.append((request.command, request.path))
+        self.headers.append((request.path, {name.lower(): value for name, value in request.headers.items()}))
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[0] in ("v1", "v2", "xorb"):
             return self.xet.answer(request, parts, self.url)
@@ -143,6 +147,9 @@ class Hub:
             return _refuse(request, repo.broken, str(request.headers["authorization"]) if repo.echoes else "Broken")
         if self.wants_no_token and request.headers.get("authorization"):
             return _refuse(request, 400, "OneWayOfAuthorization")
+        if repo.silent and repo.silent in path:
+            repo.release.wait(60)
+            return _refuse(request, 503, "Silent")
         if repo.token and not self.wants_no_token and request.headers.get("authorization") != f"Bearer {repo.token}":
             return _refuse(request, 403 if repo.gated else 401, "GatedRepo" if repo.gated else "RepoNotFound")
         revision = (parts[5] if len(parts) > 5 else "main") if is_api else parts[3]

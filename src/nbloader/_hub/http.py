@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from nbloader._hub.transfer import BrokenOffError, Reply, WrongContentError
 from nbloader._text.catalogue import text
@@ -104,7 +105,7 @@ class FileOnHub:
                     yield _reply(response)
                     return
         with _response(self._url, self._headers, begin, end) as response:
-            if response.history:
+            if urlsplit(str(response.url)).netloc != urlsplit(self._url).netloc:
                 self._storage = str(response.url)
             yield _reply(response)
 
