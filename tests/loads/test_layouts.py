@@ -200,6 +200,20 @@ def test_an_id_as_people_paste_it(pasted: str, hub: Hub, demo_small: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("pasted", "choices"),
+    [("https://hf.co/us/demo", {"revision": "v2"}), ("https://hf.co/us/demo/tree/v2/sub", {"subfolder": "sub"})],
+)
+def test_options_say_what_a_pasted_id_leaves_open(
+    pasted: str, choices: dict[str, str], hub: Hub, demo_small: Path, tmp_path: Path
+) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small, f"{choices['subfolder']}/" if "subfolder" in choices else "")
+    hub.repos["us/demo"].branches = ("v2",)
+    job = nbloader.start(pasted, cache_dir=tmp_path, **choices)
+    job.result(60)
+    assert (tmp_path / "models--us--demo/refs/v2").read_text() == job.state.commit
+
+
+@pytest.mark.parametrize(
     ("model", "choices", "call"),
     [
         ("http://hub.local:8080/owner/name/blob/v2/config.json", {}, '"owner/name", revision="v2"'),

@@ -208,11 +208,9 @@ def _as_pasted(name: str, options: LoadOptions) -> tuple[str, LoadOptions]:
     revision = groups["revision"]
     folder = (groups.get("rest") or "").strip("/") if "/tree/" in name else ""
     is_elsewhere = groups.get("host", hub_host()).rpartition("/")[2] not in (*_HOSTS, hub_host())
-    if (
-        is_elsewhere
-        or folder != options.subfolder.strip("/") * bool(folder)
-        or options.revision not in (None, revision)
-    ):
+    is_other_folder = folder != "" and folder != options.subfolder.strip("/")
+    is_other_revision = None not in (revision, options.revision) and revision != options.revision
+    if is_elsewhere or is_other_folder or is_other_revision:
         more = {"revision": revision or options.revision, "subfolder": folder}
         arguments = [json.dumps(found["id"]), *(f"{key}={json.dumps(value)}" for key, value in more.items() if value)]
         raise SourceError(
