@@ -69,8 +69,10 @@ def hub(folder: Path, rate: float) -> Iterator[str]:
     command = [sys.executable, "-c", _HUB, str(folder), str(rate)]
     with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().split()[1]
-        server.terminate()
+        try:
+            yield server.stdout.readline().split()[1]
+        finally:
+            server.terminate()
 
 
 def seconds(way: str, repository: str, url: str) -> tuple[float, float]:
