@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +17,8 @@ from support.waiting import wait_for
 
 import nbloader
 from nbloader import DownloadError, LoadCancelled
+from nbloader._hub.download import DownloadWatcher, download_files
+from nbloader._hub.find import find_repository
 
 SHARD = "model-00002-of-00004.safetensors"
 
@@ -119,6 +125,41 @@ def test_cancel_ends_a_transfer_that_sends_nothing_and_the_next_goes_on(
     again = load(tmp_path)
     assert_whole(again, demo_small)
     assert sum(file.bytes_cached for file in again.state.downloads) > 4 << 20
+
+
+@pytest.mark.parametrize("silent", ["/xet-read-token/", "/v1/"])
+def test_cancel_ends_a_transfer_that_waits_for_its_first_answer(
+    silent: str, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    """The download itself ends, not only the load that waits for it."""
+    demo.silent = hub.xet.silent = silent
+    cancelled = threading.Event()
+
+    def check() -> None:
+        if cancelled.is_set():
+            raise LoadCancelled("cancelled")
+
+    def download() -> None:
+        options = nbloader.LoadOptions(cache_dir=str(tmp_path))
+        watcher = DownloadWatcher(lambda name, size: None, lambda name: None, lambda *wait: None, check)
+        with contextlib.suppress(LoadCancelled):
+            download_files(find_repository("us/demo", options, "config.json"), [SHARD], options, watcher)
+
+    thread = threading.Thread(target=download, daemon=True)
+    thread.start()
+    wait_for(lambda: any(silent in path for _, path in hub.requests))
+    cancelled.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("hf_xet", [None, SimpleNamespace()])
+def test_a_library_that_is_missing_or_too_old_is_done_without(
+    hf_xet: Any, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hf_xet", hf_xet)
+    assert_whole(load(tmp_path), demo_small)
+    assert hub.xet.requests == []
 
 
 def test_content_of_another_repository_is_not_downloaded_again(

@@ -28,13 +28,15 @@ class XetStorage:
 
     `faults` lists what befalls requests for parts of a content, one after the other: a status, "cut" ends half-way,
     "wrong" changes a byte, and "stall" sends nothing until `release` is set. `refusals` lists statuses for requests
-    that ask where the parts are. `rate` is how many bytes a second each connection gets. `requests` lists (key, bytes)
-    of the parts that were asked for, `authorizations` what requests to the storage came with.
+    that ask where the parts are. `rate` is how many bytes a second each connection gets. Requests with
+    `silent` in their path get no answer. `requests` lists (key, bytes) of the parts that were asked for, and
+    `authorizations` what requests to the storage came with.
     """
 
     contents: dict[str, bytes] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     rate: float | None = None
+    silent: str | None = None
     refusals: list[int] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
     authorizations: set[str | None] = field(default_factory=set)
@@ -49,6 +51,9 @@ class XetStorage:
     def answer(self, request: BaseHTTPRequestHandler, parts: list[str], url: str) -> None:
         """Answer a request for a path of the storage."""
         self.authorizations.add(request.headers.get("authorization"))
+        if self.silent and self.silent in request.path:
+            self.release.wait(60)
+            return _reply(request, 503)
         if parts[0] == "xorb":
             return self._send(request, parts[1], int(parts[2]))
         content = self.contents.get(parts[-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -41,6 +40,7 @@ class XetStorage:
         self._groups: dict[str, Any] = {}  # by the address that gives access tokens for the storage
         self._own: Any = None  # not shared with huggingface_hub, so that closing it ends nothing of others
         self._lock = threading.Lock()
+        self._opening = threading.Lock()  # held while the Hub and the storage are asked, which may take long
         self._is_closed = False
 
     def find(self, url: str, size: int) -> XetFile | None:
@@ -51,7 +51,7 @@ class XetStorage:
         from huggingface_hub import constants, get_hf_file_metadata
         from huggingface_hub.errors import HfHubHTTPError
 
-        if size < _LEAST or constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
+        if size < _LEAST or constants.HF_HUB_DISABLE_XET or not _has_streams():
             return None
         try:
             found = get_hf_file_metadata(url, token=self._options.token, timeout=answer_timeout()).xet_file_data
@@ -79,17 +79,8 @@ class XetStorage:
             if stream is not None:
                 stream.cancel()
 
-    def _session(self) -> Any:
-        from hf_xet import XetSession
-
-        if self._own is None:
-            self._own = XetSession()
-        return self._own
-
     def _group(self, route: str) -> Any:
-        with self._lock:
-            if self._is_closed:
-                raise BrokenOffError(text("reason", "closed"))
+        with self._opening:
             if route not in self._groups:
                 headers = headers_of(self._options)
                 without = {name: value for name, value in headers.items() if name.lower() != "authorization"}
@@ -101,10 +92,28 @@ class XetStorage:
                 )
             return self._groups[route]
 
+    def _session(self) -> Any:
+        from hf_xet import XetSession
+
+        with self._lock:
+            if self._is_closed:
+                raise BrokenOffError(text("reason", "closed"))
+            if self._own is None:
+                self._own = XetSession()
+            return self._own
+
     def close(self) -> None:
         """End all transfers."""
         with self._lock:
             self._is_closed = True
-            self._groups.clear()
             if self._own is not None:
                 self._own.sigint_abort()  # aborting a group would leave requests that are tried again
+
+
+def _has_streams() -> bool:
+    """Return whether hf_xet is installed, can be imported, and is new enough."""
+    try:
+        import hf_xet
+    except ImportError:
+        return False
+    return hasattr(hf_xet, "XetDownloadStreamGroup")
