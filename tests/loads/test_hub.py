@@ -129,24 +129,6 @@ def test_not_cached_while_offline(hub: Hub, tmp_path: Path) -> None:
         nbloader.load("us/nothing", cache_dir=tmp_path, local_files_only=True, progress=False)
 
 
-def test_a_hub_that_cannot_be_reached(hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    hub.repos["us/llama"] = Repo.of_folder(folder)
-    nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
-
-    class Unreachable(huggingface_hub.HfApi):
-        def __init__(self, **kwargs: object) -> None:
-            super().__init__(endpoint="http://127.0.0.1:9")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Unreachable)
-    job = nbloader.start("us/llama", cache_dir=tmp_path)
-    job.result()
-    assert "offline" in [line.code for line in job.state.log]
-    with pytest.raises(SourceError, match="does not answer"):
-        nbloader.load("us/other", cache_dir=tmp_path, progress=False)
-
-
 @pytest.fixture
 def untrusted() -> Iterator[str]:
     """The address of a server whose certificate nobody trusts."""
@@ -160,24 +142,55 @@ def untrusted() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture
+def portal() -> Iterator[str]:
+    """The address of a network's page for logging in, which answers every request."""
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in to this network.</html>")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Portal)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("where", "said"),
     [
         ("http://127.0.0.1:9", "the connection was refused"),
         ("http://hub.invalid", "its name could not be resolved"),
         ("untrusted", "the server's certificate is not trusted: self"),
+        ("portal", "another page answers in its place"),
     ],
 )
-def test_why_the_hub_cannot_be_reached_is_said(
-    address: str, said: str, untrusted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_cannot_be_reached(
+    where: str, said: str, hub: Hub, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     import huggingface_hub
+
+    hub.repos["us/llama"] = Repo.of_folder(folder)
+    nbloader.load("us/llama", cache_dir=tmp_path, progress=False)
+    address = where if where.startswith("http") else request.getfixturevalue(where)
 
     class Unreachable(huggingface_hub.HfApi):
         def __init__(self, **kwargs: object) -> None:
-            super().__init__(endpoint=untrusted if address == "untrusted" else address)
+            super().__init__(endpoint=address)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Unreachable)
+    job = nbloader.start("us/llama", cache_dir=tmp_path)
+    job.result()
+    assert said in next(line.arguments["reason"] for line in job.state.log if line.code == "offline")
     with pytest.raises(SourceError, match=said):
         nbloader.load("us/other", cache_dir=tmp_path, progress=False)
 

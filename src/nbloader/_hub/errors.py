@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 from collections.abc import Iterator
@@ -98,6 +99,8 @@ def reason_of(error: BaseException) -> str:
         return text("reason", "proxy", error=str(error))
     if isinstance(error, http_library().TimeoutException):
         return text("reason", "timeout")
+    if isinstance(error, json.JSONDecodeError):
+        return text("reason", "other_page")
     if isinstance(error, LoadError):
         return error.message
     return str(error) if isinstance(error, OSError) and error.strerror else type(error).__name__
