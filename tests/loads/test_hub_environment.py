@@ -7,12 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 from support.hub import Hub, Repo
 
 SHARD = "model-00001-of-00004.safetensors"
@@ -126,9 +130,59 @@ def test_what_the_cache_is_made_of(hub: Hub, demo: Repo, tmp_path: Path) -> None
     assert not download(hub, tmp_path / "own", {"HF_HUB_DISABLE_SHARED_BLOBS": "1"})["is_shared"]
 
 
+class Proxy(ThreadingHTTPServer):
+    """A proxy that passes everything on, or refuses it with `status`; `paths` lists what it was asked for."""
+
+    def __init__(self, status: int | None = None) -> None:
+        self.paths: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                proxy.paths.append(url.path)
+                if status is not None:
+                    return self.send_error(status)
+                server = HTTPConnection(url.netloc)
+                server.request(self.command, f"{url.path}?{url.query}", headers=dict(self.headers))
+                answer = server.getresponse()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer.read())
+                return None
+
+            do_HEAD = do_GET
+
+            def log_message(self, *args: Any) -> None: ...
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *args: object) -> None:
+        self.shutdown()
+        super().__exit__(*args)
+
+
+def test_a_proxy(hub: Hub, demo: Repo, tmp_path: Path) -> None:
+    with Proxy() as proxy:
+        told = download(hub, tmp_path, {"HTTP_PROXY": f"http://127.0.0.1:{proxy.server_port}"})
+    assert "error" not in told
+    asked = [path.split("/")[1] for path in proxy.paths]
+    assert {"api", "us", "v1", "xorb"} <= set(asked)
+
+
+@pytest.mark.parametrize("status", [407, 502])
+def test_a_proxy_that_refuses(status: int, hub: Hub, demo: Repo, tmp_path: Path) -> None:
+    with Proxy(status) as proxy:
+        told = download(hub, tmp_path, {"HTTP_PROXY": f"http://127.0.0.1:{proxy.server_port}"})
+    assert f"HTTP {status}" in told["error"]
+
+
 def test_no_variable_of_huggingface_hub_is_unknown() -> None:
     """Its installed sources are the list; a new variable has to be tested here, or said why it need not be."""
-    text = Path(huggingface_hub.constants.__file__).read_text()
+    text = Path(constants.__file__).read_text()
     found = set(re.findall(r'(?:environ\.get|getenv)\(\s*"((?:HF|HUGGING|XDG|TRANSFORMERS)\w*)"', text))
     tested = set(re.findall(r'"((?:HF|HUGGING|XDG|TRANSFORMERS)\w*)"', Path(__file__).read_text()))
     assert len(found) > 20
