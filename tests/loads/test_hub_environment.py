@@ -19,6 +19,7 @@ import pytest
 from huggingface_hub import constants
 from support.hub import Hub, Repo
 
+CERTIFICATE = Path(__file__).parents[1] / "support/self_signed.pem"
 SHARD = "model-00001-of-00004.safetensors"
 
 _DOWNLOAD = """
@@ -178,6 +179,14 @@ def test_a_proxy_that_refuses(status: int, hub: Hub, demo: Repo, tmp_path: Path)
     with Proxy(status) as proxy:
         told = download(hub, tmp_path, {"HTTP_PROXY": f"http://127.0.0.1:{proxy.server_port}"})
     assert f"HTTP {status}" in told["error"]
+
+
+def test_a_certificate_of_ones_own(demo_small: Path, tmp_path: Path) -> None:
+    hub = Hub(CERTIFICATE)
+    hub.repos["us/demo"] = Repo.of_folder(demo_small, xet=True)
+    assert "the server's certificate is not trusted" in download(hub, tmp_path / "untrusted", {})["error"]
+    assert "error" not in download(hub, tmp_path, {"SSL_CERT_FILE": str(CERTIFICATE)})
+    hub.close()
 
 
 def test_no_variable_of_huggingface_hub_is_unknown() -> None:

@@ -101,6 +101,13 @@ def test_storage_that_lacks_a_part_is_left_for_http(
     assert waits_of(job)[0].startswith("Xet storage does not answer as it should")
 
 
+def test_storage_that_a_network_blocks_is_left_for_http(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
+    hub.xet.url = "http://127.0.0.1:9"
+    job = load(tmp_path)
+    assert_whole(job, demo_small)
+    assert waits_of(job)[0].startswith("Xet storage does not answer as it should")
+
+
 def test_a_wrong_chunk_never_reaches_the_model(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
     hub.xet.faults = ["wrong"]
     with pytest.raises(DownloadError, match="its hash is"):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -92,9 +93,10 @@ class Hub:
     that were, `ranges` lists (name, first byte), those for headers left out, and `asked` (name, bytes).
 
     Weights are sent by `cdn`, another server, where there is one; that one wants no token. `xet` is its Xet storage.
+    One with a `certificate` speaks TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str]] = []
         self.headers: list[tuple[str, dict[str, str]]] = []
@@ -123,6 +125,13 @@ class Hub:
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self.url = f"https://localhost:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -156,7 +165,7 @@ class Hub:
         if revision not in (*repo.branches, repo.commit, *repo.older):
             return _refuse(request, 404, "RevisionNotFound")
         if is_api and parts[4:5] == ["xet-read-token"]:
-            return _send_json(request, 200, *access(self.url))
+            return _send_json(request, 200, *access(self.xet.url or self.url))
         if is_api and parts[4:5] == ["tree"]:
             return _send_json(request, 200, [self._listed(repo, name, content) for name, content in repo.files.items()])
         if is_api:

@@ -28,15 +28,16 @@ class XetStorage:
 
     `faults` lists what befalls requests for parts of a content, one after the other: a status, "cut" ends half-way,
     "wrong" changes a byte, and "stall" sends nothing until `release` is set. `refusals` lists statuses for requests
-    that ask where the parts are. `rate` is how many bytes a second each connection gets. Requests with
-    `silent` in their path get no answer. `requests` lists (key, bytes) of the parts that were asked for, and
-    `authorizations` what requests to the storage came with.
+    that ask where the parts are. `rate` is how many bytes a second each connection gets. Requests with `silent` in
+    their path get no answer. `url` is where the storage is, if not at the Hub. `requests` lists (key, bytes) of the
+    parts that were asked for, and `authorizations` what requests to the storage came with.
     """
 
     contents: dict[str, bytes] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     rate: float | None = None
     silent: str | None = None
+    url: str | None = None
     refusals: list[int] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
     authorizations: set[str | None] = field(default_factory=set)

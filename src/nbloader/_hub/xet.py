@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from nbloader._options.options import LoadOptions
 
 _LEAST = 1 << 20  # bytes of a file; the requests that Xet takes before the first byte cost more than a smaller file
+
+_SETTINGS = {  # a minute for each of several tries is too long where the file can come by HTTP
+    "client.connect_timeout": "10s",
+    "client.retry_max_attempts": 2,
+    "client.retry_base_delay": "1s",
+}
 
 
 class XetFile(NamedTuple):
@@ -95,11 +102,12 @@ class XetStorage:
     def _session(self) -> Any:
         from hf_xet import XetSession
 
+        config = _config()
         with self._lock:
             if self._is_closed:
                 raise BrokenOffError(text("reason", "closed"))
             if self._own is None:
-                self._own = XetSession()
+                self._own = XetSession(config)
             return self._own
 
     def close(self) -> None:
@@ -108,6 +116,16 @@ class XetStorage:
             self._is_closed = True
             if self._own is not None:
                 self._own.sigint_abort()  # aborting a group would leave requests that are tried again
+
+
+def _config() -> Any:
+    """Return hf_xet's settings: those of the environment, and ours where it says nothing."""
+    from hf_xet import XetConfig
+
+    own = {
+        path: value for path, value in _SETTINGS.items() if f"HF_XET_{path.upper().replace('.', '_')}" not in os.environ
+    }
+    return XetConfig().with_config(own)
 
 
 def _has_streams() -> bool:
