@@ -24,10 +24,11 @@ from nbloader._progress.state import ErrorInfo
 from nbloader._safety.redaction import clean
 from nbloader._text.catalogue import LOCALES, speak, text
 from nbloader._text.units import size_text
+from nbloader._verify import verify
 from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
-_OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": ()}
+_OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": (), "verify": ("fetch",)}
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
@@ -126,11 +127,25 @@ def _convert(model: str, choices: dict[str, Any]) -> int:
     return 0
 
 
+def _verify(model: str, choices: dict[str, Any], fetch: bool) -> int:
+    def tell(name: str, is_right: bool) -> None:
+        print(text("verify", "right" if is_right else "wrong", name=clean(name)), flush=True)
+
+    found = verify(model, merge_options(None, choices), tell, fetch=fetch)
+    counts = {"right": len(found.right), "wrong": len(found.wrong)}
+    if not found.wrong:
+        print(text("verify", "all_right", **counts))
+        return 0
+    print(text("verify", "fetched" if fetch else "differ", **counts))
+    return 0 if fetch else 1
+
+
 _COMMANDS: Mapping[str, Callable[..., int]] = {
     "load": _load,
     "plan": _plan,
     "doctor": _doctor,
     "convert": _convert,
+    "verify": _verify,
 }
 
 
@@ -151,9 +166,12 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help=text("cli", "doctor"))
     doctor.add_argument("--no-load", action="store_true", help=text("cli", "no_load"))
     convert = commands.add_parser("convert", help=text("cli", "convert"))
+    check = commands.add_parser("verify", help=text("cli", "verify"))
+    check.add_argument("--fetch", action="store_true", help=text("cli", "fetch"))
     for command in (load, look, doctor):
         _add_options(command)
-    _add_options(convert, finds_files=True)
+    for command in (convert, check):
+        _add_options(command, finds_files=True)
     return parser
 
 

@@ -194,3 +194,29 @@ def test_a_widget_in_a_terminal_is_a_bar(runner: list[str], demo_small: Path) ->
     done = subprocess.run([sys.executable, *runner, code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == f"LoaderWidget({str(demo_small)!r}): ready"
     assert f"{demo_small.name}: Ready 100%" in done.stderr
+
+
+@pytest.mark.parametrize("xet", [False, True])
+def test_cached_files_are_compared_with_the_hub(xet: bool, hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small, xet=xet)
+    assert run("load", "us/demo", "--cache-dir", str(tmp_path), "--quiet").returncode == 0
+    done = run("verify", "us/demo", "--cache-dir", str(tmp_path))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "All 8 files are as the Hub lists them.")
+    for name in ("model-00002-of-00004.safetensors", "config.json"):
+        path = next(tmp_path.rglob(name)).resolve()
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    done = run("verify", "us/demo", "--cache-dir", str(tmp_path))
+    assert done.returncode == 1
+    wrong = {line.partition(":")[0] for line in done.stdout.splitlines() if "differs" in line}
+    assert wrong == {"model-00002-of-00004.safetensors", "config.json"}
+    done = run("verify", "us/demo", "--cache-dir", str(tmp_path), "--fetch")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 files were downloaded again.")
+    assert run("verify", "us/demo", "--cache-dir", str(tmp_path)).returncode == 0
+    assert run("load", "us/demo", "--cache-dir", str(tmp_path), "--quiet").returncode == 0
+
+
+def test_only_a_repository_can_be_compared(demo_small: Path) -> None:
+    done = run("verify", str(demo_small))
+    assert done.returncode == 1
+    assert "cannot be compared with the Hub" in done.stderr

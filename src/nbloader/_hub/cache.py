@@ -84,6 +84,15 @@ def link(repo: Repository, name: str, blob: Path, options: LoadOptions, *, is_ne
             shutil.copyfile(blob, pointer)  # other snapshots may link to it
 
 
+def forget(repo: Repository, name: str, options: LoadOptions) -> None:
+    """Delete a file's content from the cache, for every revision and name, and where it is shared with others."""
+    pointer = cache_folder(repo.repo_id, options) / "snapshots" / repo.commit / name
+    content = Path(os.path.realpath(pointer))
+    is_inside = content.is_relative_to(os.path.realpath(cache_root(options)))
+    for path in (pointer, blobs_of(repo, options) / str(repo.expected(name).key), *([content] if is_inside else [])):
+        path.unlink(missing_ok=True)
+
+
 def remember_revision(repo: Repository, options: LoadOptions) -> None:
     """Record in the cache which commit the branch is at, so that it is found offline.
 
