@@ -23,6 +23,12 @@ _SETTINGS = {  # a minute for each of several tries is too long where the file c
     "client.connect_timeout": "10s",
     "client.retry_max_attempts": 2,
     "client.retry_base_delay": "1s",
+    # what has come and is not written yet: by default up to 1.6 GB, which a load needs itself
+    "reconstruction.download_buffer_size": 128_000_000,
+    "reconstruction.download_buffer_perfile_size": 64_000_000,
+    "reconstruction.download_buffer_limit": 256_000_000,
+    "reconstruction.min_prefetch_buffer": 128_000_000,
+    "reconstruction.min_reconstruction_fetch_size": 64_000_000,
 }
 
 
