@@ -144,46 +144,31 @@ def has_blob(repo: Repository, name: str, options: LoadOptions) -> bool:
 
 def link_shared_blob(repo: Repository, name: str, xet_key: str, options: LoadOptions) -> bool:
     """Return whether a file's content is in the cache for any repository; then it is there for this one, too."""
-    with suppress(ImportError):  # huggingface_hub < 2 has none
-        from huggingface_hub.utils._shared_blobs import shared_blobs_enabled, try_link_from_shared_store
-
-        expected = repo.expected(name)
-        return (
-            shared_blobs_enabled()
-            and expected.key is not None
-            and bool(
-                try_link_from_shared_store(
-                    blob_path=os.fspath(blobs_of(repo, options) / expected.key),
-                    xet_hash=xet_key,
-                    cache_dir=cache_root(options),
-                    expected_size=expected.bytes,
-                )
-            )
-        )
-    return False
+    return _ask_shared_store("try_link_from_shared_store", repo, name, xet_key, options)
 
 
 def share_blob(repo: Repository, name: str, xet_key: str, options: LoadOptions) -> bool:
     """Offer a file's content to all repositories of the cache, as huggingface_hub does; return whether that is done."""
-    with suppress(ImportError):
-        from huggingface_hub.file_download import are_symlinks_supported
-        from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store, shared_blobs_enabled
+    return _ask_shared_store("publish_blob_to_shared_store", repo, name, xet_key, options)
 
-        expected = repo.expected(name)
-        return (
-            shared_blobs_enabled()
-            and expected.key is not None
-            and are_symlinks_supported(cache_root(options))
-            and bool(
-                publish_blob_to_shared_store(
-                    blob_path=os.fspath(blobs_of(repo, options) / expected.key),
-                    xet_hash=xet_key,
-                    cache_dir=cache_root(options),
-                    expected_size=expected.bytes,
-                )
-            )
+
+def _ask_shared_store(what: str, repo: Repository, name: str, xet_key: str, options: LoadOptions) -> bool:
+    try:
+        from huggingface_hub.file_download import are_symlinks_supported
+        from huggingface_hub.utils import _shared_blobs
+    except ImportError:  # huggingface_hub < 2 has none
+        return False
+    expected = repo.expected(name)
+    if expected.key is None or not _shared_blobs.shared_blobs_enabled():
+        return False
+    return are_symlinks_supported(cache_root(options)) and bool(
+        getattr(_shared_blobs, what)(
+            blob_path=os.fspath(blobs_of(repo, options) / expected.key),
+            xet_hash=xet_key,
+            cache_dir=cache_root(options),
+            expected_size=expected.bytes,
         )
-    return False
+    )
 
 
 def path_in(subfolder: str, name: str) -> str:

@@ -83,7 +83,7 @@ def reason_of(error: BaseException) -> str:
     """Return why a connection failed, in words if that is known."""
     if isinstance(error, BrokenOffError):
         return str(error.args[0])
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = status_of(error)
     if status is not None:
         return _status_text(status)
     cause: BaseException | None = error
@@ -104,6 +104,11 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, LoadError):
         return error.message
     return str(error) if isinstance(error, OSError) and error.strerror else type(error).__name__
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status that an error is about; None if no server answered."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _status_text(status: int) -> str:

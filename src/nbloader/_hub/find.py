@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbloader._errors import DownloadError, SourceError
 from nbloader._hub.cache import cache_folder, cached_file, path_in, snapshot_of
-from nbloader._hub.errors import as_load_error, reason_of
+from nbloader._hub.errors import as_load_error, reason_of, status_of
 from nbloader._hub.http import answer_timeout, headers_of, http_library, opened
 from nbloader._hub.part_file import Expected
 from nbloader._hub.repository import ListedFiles, Repository
@@ -56,7 +56,7 @@ def find_repository(repo_id: str, options: LoadOptions, needed: str) -> Reposito
             try:
                 return _cached_repository(repo_id, options, needed, why, why)
             except SourceError:
-                if _status(error) in range(400, 500):
+                if status_of(error) in range(400, 500):
                     raise error from None  # what the server says is more than that nothing is cached
                 raise
         except (TypeError, AttributeError, KeyError) as error:  # raised for an answer that is not a list of files
@@ -122,7 +122,7 @@ def _ask(repo_id: str, commit: str, options: LoadOptions, name: str) -> Expected
             found = get_hf_file_metadata(url, token=options.token, timeout=answer_timeout())
             size, etag = found.size, found.etag or ""
         except HfHubHTTPError as error:
-            if _status(error) not in _NO_HEAD:
+            if status_of(error) not in _NO_HEAD:
                 raise
             with opened(url, headers_of(options), 0, 1) as reply:
                 size = reply.total
@@ -137,11 +137,7 @@ def _is_refusal(error: Exception) -> bool:
     from huggingface_hub import errors
 
     is_told = isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError))
-    return is_told or _status(error) == HTTPStatus.UNAUTHORIZED
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+    return is_told or status_of(error) == HTTPStatus.UNAUTHORIZED
 
 
 def _cached_repository(repo_id: str, options: LoadOptions, needed: str, why: str, note: str) -> Repository:

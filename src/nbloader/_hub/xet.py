@@ -82,11 +82,15 @@ class XetStorage:
     def _chunks(self, route: str, key: str, size: int, begin: int, end: int) -> Iterator[bytes]:
         from hf_xet import XetFileInfo
 
-        stream = None
+        stream, left = None, end - begin
         try:
             stream = self._group(route).download_stream(XetFileInfo(key, size), start=begin, end=end)
-            yield from stream
-        except (RuntimeError, OSError, ValueError) as error:
+            for chunk in stream:
+                left -= len(chunk)
+                yield chunk
+            if left > 0:  # a stream that cannot reach its storage may end as if it were complete
+                raise EOFError
+        except (EOFError, RuntimeError, OSError, ValueError) as error:
             raise BrokenOffError(text("reason", "xet_failed", error=type(error).__name__)) from None
         finally:
             if stream is not None:
