@@ -120,8 +120,9 @@ def watch(job):
     while not job.done():
         state = job.state
         true = sum(resident_bytes(file, 0, size) for file, size in handles)
-        if 0 < state.bytes_read < total:
-            seen.append((state.now, state.fraction, abs(state.bytes_read - true) / total, state.eta))
+        told, later = state.bytes_read, job.state.bytes_read  # looking takes a while, in which both grow
+        if 0 < told < total:
+            seen.append((state.now, state.fraction, max(told - true, true - later, 0) / total, state.eta))
         time.sleep(0.02)
     end = job.state.elapsed
     late = [(abs(now + eta - end), end - now) for now, share, _, eta in seen

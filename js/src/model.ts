@@ -18,4 +18,4 @@ export function cancel(model: Model, number: number): void {
 }
 
 export const isOver = (status: State["status"]): boolean =>
-  status === "ready" || status === "failed" || status === "cancelled";
+  status === "ready" || status === "downloaded" || status === "failed" || status === "cancelled";

@@ -49,6 +49,7 @@ function Workbench({ model, form, status }: { model: Model; form: FormView; stat
         form={form}
         isLoading={status !== "idle" && !isOver(status)}
         onLoad={() => send("load", edits)}
+        onDownload={() => send("download", edits)}
       />
     </div>
   );

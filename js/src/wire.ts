@@ -100,7 +100,7 @@ export interface Failure {
 /** The current load. `number` identifies it in messages; `ahead` lists (number, name) of the loads before it. */
 export interface State {
   number: number;
-  status: "idle" | "queued" | "running" | "ready" | "failed" | "cancelled";
+  status: "idle" | "queued" | "running" | "ready" | "downloaded" | "failed" | "cancelled";
   cancelling: boolean;
   name: string;
   doing: string;

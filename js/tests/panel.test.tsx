@@ -215,6 +215,16 @@ describe("the panel", () => {
     expect(button()?.disabled).toBe(true);
   });
 
+  it("tells a download from a load", () => {
+    const stages = STATE.stages.filter((stage) => ["resolve", "download"].includes(stage.name));
+    model.set({ status: "running", stages });
+    expect(text(".nbl-status")).toBe("●Downloading");
+    model.set({ status: "downloaded", stages, fraction: 1 });
+    expect(text(".nbl-status")).toBe("✓Downloaded");
+    expect(text(".nbl-outcome")).toBe("All files are on this machine. Nothing is loaded.");
+    expect(el.querySelector<HTMLButtonElement>(".nbl-cancel")?.disabled).toBe(true);
+  });
+
   it("shows what it waits for, and cancels that by its number", () => {
     model.set({
       status: "queued",

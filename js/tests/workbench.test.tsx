@@ -75,6 +75,7 @@ const FORM: FormView = {
 let root: HTMLElement;
 let edits: Edits;
 let changes: Edits[];
+let downloads = 0;
 
 function drawForm(form: FormView): void {
   render(
@@ -155,7 +156,30 @@ describe("the form", () => {
 
 describe("the plan", () => {
   const draw = (form: FormView, isLoading = false) =>
-    render(<PlanView form={form} isLoading={isLoading} onLoad={() => changes.push({})} />, root);
+    render(
+      <PlanView
+        form={form}
+        isLoading={isLoading}
+        onLoad={() => changes.push({})}
+        onDownload={() => {
+          downloads += 1;
+        }}
+      />,
+      root,
+    );
+
+  it("offers a download without a load where files are missing", () => {
+    const button = () =>
+      [...root.querySelectorAll("button")].find((each) => each.textContent === "Download only");
+    draw({ ...FORM, plan: { ...PLAN, download: 0 } });
+    expect(button()).toBeUndefined();
+    draw({ ...FORM, plan: { ...PLAN, download: 1e6 } });
+    downloads = 0;
+    button()?.click();
+    expect(downloads).toBe(1);
+    draw({ ...FORM, plan: { ...PLAN, download: 1e6 } }, true);
+    expect(button()?.disabled).toBe(true);
+  });
 
   it("shows the costs, by part", () => {
     draw(FORM);

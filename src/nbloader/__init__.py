@@ -3,7 +3,7 @@
 from nbloader import events
 from nbloader._analysis.diagnose import diagnose
 from nbloader._analysis.diagnosis import Diagnosis, Remedy
-from nbloader._api import load, plan, preload, start
+from nbloader._api import download, load, plan, preload, start
 from nbloader._checkpoint.demo import demo_checkpoint
 from nbloader._errors import (
     CheckpointError,
@@ -80,6 +80,7 @@ __all__ = [
     "WontFitError",
     "demo_checkpoint",
     "diagnose",
+    "download",
     "events",
     "load",
     "loaded",

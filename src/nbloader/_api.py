@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nbloader._analysis import history
@@ -91,6 +92,47 @@ def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
     for job in jobs:
         registry.keep(job)
     return jobs
+
+
+def download(
+    model: str | os.PathLike[str],
+    options: LoadOptions | None = None,
+    *,
+    progress: bool = True,
+    progress_callback: ProgressCallback | None = None,
+    **choices: Any,
+) -> Path:
+    """Download what a load with these options needs, and nothing else; return the folder of the checkpoint.
+
+    Files that are cached already are not downloaded again. What is stored is what huggingface_hub stores: other tools
+    find it, and a later load needs no network.
+
+    Parameters
+    ----------
+    progress
+        Whether to show a bar.
+
+    The other parameters are those of `start`.
+
+    Raises
+    ------
+    LoadError
+        If the download failed; the error says what happened, where, and what to do.
+    LoadCancelled
+        If it was cancelled.
+    KeyboardInterrupt
+        If the wait was interrupted; the download is cancelled first.
+
+    Examples
+    --------
+    >>> folder = nbloader.download("HuggingFaceTB/SmolLM2-135M")
+    """
+    job = begin(LoadJob(model, merge_options(options, choices), download_only=True), progress_callback)
+    if progress:
+        from nbloader._views.terminal import show_bar
+
+        show_bar(job)
+    return job._folder()
 
 
 def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:

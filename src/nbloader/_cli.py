@@ -28,7 +28,14 @@ from nbloader._verify import verify
 from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
-_OWN = {"load": ("quiet",), "plan": ("context_length",), "doctor": ("no_load",), "convert": (), "verify": ("fetch",)}
+_OWN = {
+    "load": ("quiet",),
+    "download": ("quiet",),
+    "plan": ("context_length",),
+    "doctor": ("no_load",),
+    "convert": (),
+    "verify": ("fetch",),
+}
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
@@ -78,14 +85,18 @@ def _plan(model: str, choices: dict[str, Any], context_length: int) -> int:
     return 0
 
 
-def _load(model: str, choices: dict[str, Any], quiet: bool) -> int:
-    job = LoadJob(model, merge_options(None, choices))
+def _load(model: str, choices: dict[str, Any], quiet: bool, *, download_only: bool = False) -> int:
+    job = LoadJob(model, merge_options(None, choices), download_only=download_only)
     if not quiet:
         job.subscribe(_print_stage)
     status = _finish(begin(job), quiet=quiet)
     if status == 0:
         print(result_line(job.state))
     return status
+
+
+def _download(model: str, choices: dict[str, Any], quiet: bool) -> int:
+    return _load(model, choices, quiet, download_only=True)
 
 
 def _finish(job: LoadJob, *, quiet: bool = False) -> int:
@@ -96,7 +107,7 @@ def _finish(job: LoadJob, *, quiet: bool = False) -> int:
                 show_bar(job)
             elif not quiet:
                 ended.callback(tell_warnings, job)
-            job.result()
+            job._folder() if job._download_only else job.result()
     except LoadError:
         print(result_line(job.state), file=sys.stderr)
         return 1
@@ -142,6 +153,7 @@ def _verify(model: str, choices: dict[str, Any], fetch: bool) -> int:
 
 _COMMANDS: Mapping[str, Callable[..., int]] = {
     "load": _load,
+    "download": _download,
     "plan": _plan,
     "doctor": _doctor,
     "convert": _convert,
@@ -160,7 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nbloader", description=text("cli", "description"))
     commands = parser.add_subparsers(dest="command", required=True)
     load = commands.add_parser("load", help=text("cli", "load"))
-    load.add_argument("--quiet", action="store_true", help=text("cli", "quiet"))
+    download = commands.add_parser("download", help=text("cli", "download"))
+    for command in (load, download):
+        command.add_argument("--quiet", action="store_true", help=text("cli", "quiet"))
     look = commands.add_parser("plan", help=text("cli", "plan"))
     look.add_argument("--context-length", type=int, default=4096, help=text("cli", "context_length"))
     doctor = commands.add_parser("doctor", help=text("cli", "doctor"))
@@ -168,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help=text("cli", "convert"))
     check = commands.add_parser("verify", help=text("cli", "verify"))
     check.add_argument("--fetch", action="store_true", help=text("cli", "fetch"))
-    for command in (load, look, doctor):
+    for command in (load, download, look, doctor):
         _add_options(command)
     for command in (convert, check):
         _add_options(command, finds_files=True)

@@ -13,18 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbloader._checkpoint.checkpoint import Checkpoint
+from nbloader._checkpoint.checkpoint import Checkpoint, read_checkpoint
 from nbloader._checkpoint.headers import is_packed
 from nbloader._checkpoint.source import find_source
 from nbloader._errors import CheckpointError, LoadCancelled, LoadError, OptionError, first_line
 from nbloader._hub.repository import save_tensors
 from nbloader._libraries.transformers.errors import load_error_of
-from nbloader._load.stages.download import fetching
+from nbloader._load.stages.download import download_all
 from nbloader._options.options import LoadOptions
 from nbloader._progress.reporter import Reporter
 from nbloader._safety.redaction import leaving
 from nbloader._safety.untrusted import TensorStub, read_pickle
-from nbloader._system.memory import find_free
 from nbloader._system.own_files import is_alive, one_process
 from nbloader._system.threads import Flag
 from nbloader._text.catalogue import text
@@ -78,7 +77,7 @@ def convert(
 
 def _convert(model: str | os.PathLike[str], options: LoadOptions, tell: Callable[[str], None]) -> Converted:
     with _as_checkpoint_error(model):
-        checkpoint = _bring(model, replace(options, use_safetensors=None, force=True))
+        checkpoint = _bring(model, replace(options, use_safetensors=None))
     _clear(checkpoint.folder)
     if checkpoint.format != "bin":
         raise CheckpointError(
@@ -113,8 +112,8 @@ def _as_checkpoint_error(folder: str | os.PathLike[str]) -> Iterator[None]:
 def _bring(model: str | os.PathLike[str], options: LoadOptions) -> Checkpoint:
     source = find_source(model, options)
     reporter = Reporter(lambda event: None, lambda: 0.0, Flag())
-    with fetching(model, source, options, reporter, lambda plan, smaller: None, find_free) as fetched:
-        return fetched.whole.result()[0]
+    folder = download_all(source, options, reporter)
+    return read_checkpoint(folder, options.variant, options.use_safetensors)
 
 
 def _check_room(folder: Path, size: int) -> None:

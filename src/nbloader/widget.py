@@ -273,7 +273,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         super().set_state({name: value for name, value in sync_data.items() if name not in refused})
 
     def _started(self) -> LoadJob:
-        if self.job is None:
+        if self.job is None or self.job._download_only:
             self.load(reload=self._reload, replace=self._replace)
         assert self.job is not None
         return self.job

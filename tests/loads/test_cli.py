@@ -45,6 +45,24 @@ def test_options_are_passed_on(demo_small: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_a_download_without_a_load(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small)
+    done = run("download", "us/demo", "--cache-dir", str(tmp_path))
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split(" s  ")[1].split("  ")[0] for line in lines[:-1]] == ["Find checkpoint", "Download"]
+    assert "downloaded in" in lines[-1]
+    assert str(tmp_path) in lines[-1]
+    again = run("download", "us/demo", "--cache-dir", str(tmp_path), "--quiet")
+    assert again.stdout.startswith("us/demo: all files are in ")
+
+
+def test_a_failed_download_is_told_and_exits_non_zero(hub: Hub, tmp_path: Path) -> None:
+    done = run("download", "us/nothing", "--cache-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "SourceError" in done.stderr
+
+
 def test_a_failure_is_told_and_exits_non_zero(tmp_path: Path) -> None:
     done = run("load", str(tmp_path))
     assert done.returncode == 1

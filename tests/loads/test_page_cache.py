@@ -18,6 +18,7 @@ from nbloader._system.page_cache import (
     make_resident,
     read_through,
     resident_bytes,
+    seems_resident,
     untouched_bytes,
 )
 
@@ -64,6 +65,20 @@ def test_what_is_missing_is_what_is_not_resident(file: Path) -> None:
     assert [piece.offset for piece in find_missing(file)] == [0, 2 * CHUNK, 3 * CHUNK]
     file.read_bytes()
     assert find_missing(file) == []
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 1), (2, 1), (3, 1), (0, 4)])
+def test_a_file_that_lacks_megabytes_does_not_seem_resident(tmp_path: Path, part: tuple[int, int]) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(page_cache._SAMPLED_EVERY) * 4 + b"end")
+    os.sync()
+    path.read_bytes()
+    assert seems_resident(path)
+    first, count = part
+    with open(path, "rb") as opened:
+        begin, length = first * page_cache._SAMPLED_EVERY, count * page_cache._SAMPLED_EVERY
+        os.posix_fadvise(opened.fileno(), begin, length, os.POSIX_FADV_DONTNEED)
+    assert not seems_resident(path)
 
 
 def test_where_the_system_cannot_say_everything_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from nbloader._views.messages import Message, RefusedError, read_message
         ({"kind": "answer", "number": 7, "question": 2, "choice": 1}, Message("answer", 7, 2, 1)),
         ({"kind": "plan", "choices": {"dtype": "float32"}}, Message("plan", choices={"dtype": "float32"})),
         ({"kind": "load", "choices": {}}, Message("load", choices={})),
+        ({"kind": "download", "choices": {}}, Message("download", choices={})),
         ({"kind": "clear_history"}, Message("clear_history")),
     ],
 )
@@ -70,7 +71,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 PARTS = st.sampled_from(["kind", "number", "choice", "choices", "path"])
-KINDS = st.sampled_from(["drawn", "cancel", "unload", "answer", "plan", "load", "clear_history"])
+KINDS = st.sampled_from(["drawn", "cancel", "unload", "answer", "plan", "load", "download", "clear_history"])
 
 
 @given(JSON | st.dictionaries(PARTS, KINDS | JSON))

@@ -110,6 +110,7 @@ KINDS = {
     events.Ready: st.builds(
         events.Ready, T, st.just({"model_class": "M", "parameters": 1, "bytes": 1, "dtype": "float32", "device": "cpu"})
     ),
+    events.DownloadReady: st.builds(events.DownloadReady, T, st.just("folder")),
     events.Failed: st.builds(events.Failed, T, st.just("LoadError"), st.just("No."), st.just("Try.")),
     events.Cancelled: st.builds(events.Cancelled, T),
     events.Unloaded: st.builds(
@@ -117,7 +118,8 @@ KINDS = {
     ),
 }
 ANY = st.one_of(*KINDS.values())
-UNENDED = st.one_of(*(kind for event, kind in KINDS.items() if event not in (events.Ready, events.Unloaded)))
+WHOLE = (events.Ready, events.DownloadReady, events.Unloaded)
+UNENDED = st.one_of(*(kind for event, kind in KINDS.items() if event not in WHOLE))
 
 
 def test_every_event_is_among_them() -> None:
@@ -134,7 +136,7 @@ def test_whatever_happens_in_whatever_order_the_figures_hold_together(
         now = max(0.0, now + pause)  # threads stamp an event, and are overtaken before they tell it
         before, state = state, fold(state, replace(event, t=now))
         assert 0 <= before.fraction <= state.fraction <= 1
-        assert state.fraction < 1 or state.status == "ready" or state.gone is not None
+        assert state.fraction < 1 or state.status in ("ready", "downloaded") or state.gone is not None
         assert before.status not in FINAL or isinstance(event, events.Unloaded) or state is before
         assert state.now >= before.now
         assert (state.rate or 0) >= 0
@@ -346,7 +348,13 @@ def test_what_was_read_by_others_is_counted_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "final", [events.Ready(1.0, {}), events.Failed(1.0, "LoadError", "a", "b"), events.Cancelled(1.0)]
+    "final",
+    [
+        events.Ready(1.0, {}),
+        events.DownloadReady(1.0, "folder"),
+        events.Failed(1.0, "LoadError", "a", "b"),
+        events.Cancelled(1.0),
+    ],
 )
 def test_nothing_changes_after_the_end(final: events.Event) -> None:
     state = fold(running(MB), final)

@@ -11,6 +11,7 @@ import comm
 import pytest
 from support import archs
 from support.comm import RecordingComm
+from support.hub import Hub, Repo
 
 from nbloader import LoaderWidget, WontFitError
 from nbloader._analysis import history as _history
@@ -205,6 +206,21 @@ def test_a_page_that_draws_an_unshown_widget_opens_its_workbench(demo_small: Pat
     assert watched.planned()["plan"] is not None
     watched.widget._handle_custom_msg({"kind": "load", "choices": {}}, [])
     watched.state(lambda state: state["status"] == "ready")
+
+
+def test_a_model_can_be_downloaded_only_and_loaded_later(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
+    hub.repos["us/demo"] = Repo.of_folder(demo_small)
+    bench = Watched("us/demo", cache_dir=tmp_path)
+    assert bench.planned()["plan"]["download"] > 0
+    bench.click("download", choices={})
+    state = bench.state(lambda state: state["status"] == "downloaded")
+    assert state["fraction"] == 1
+    assert [stage["name"] for stage in state["stages"]] == ["resolve", "download"]
+    bench.form(lambda form: form["plan"] is not None and form["plan"]["download"] == 0)
+    assert bench.widget._runs["runs"] == []
+    hub.requests.clear()
+    assert bench.widget.result().model is not None
+    assert not any("/resolve/" in path for method, path in hub.requests if method == "GET")
 
 
 def test_a_page_that_draws_a_panel_opens_none(demo_small: Path) -> None:

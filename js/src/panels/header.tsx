@@ -9,6 +9,8 @@ const MARKS: Record<string, string> = {
   running: "●",
   asking: "?",
   ready: "✓",
+  downloading: "●",
+  downloaded: "✓",
   failed: "✕",
   cancelled: "⊘",
   gone: "○",
@@ -18,7 +20,9 @@ const MARKS: Record<string, string> = {
 export function Header(props: { state: State; onCancel: () => void; onUnload: () => void }) {
   const { state, onCancel, onUnload } = props;
   const isReady = state.status === "ready";
-  const status = state.gone !== null ? "gone" : state.question === null ? state.status : "asking";
+  const willLoad = state.stages.some((stage) => stage.name === "weights");
+  const doing = state.status === "running" && !willLoad ? "downloading" : state.status;
+  const status = state.gone !== null ? "gone" : state.question === null ? doing : "asking";
   return (
     <div class="nbl-header">
       <span class={`nbl-status nbl-is-${status}`}>

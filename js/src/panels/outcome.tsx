@@ -67,6 +67,13 @@ export function Outcome(props: {
       </p>
     );
   }
+  if (state.status === "downloaded") {
+    return (
+      <p class="nbl-outcome nbl-is-ready" role="status">
+        {texts.panel.downloaded}
+      </p>
+    );
+  }
   if (state.status === "cancelled") {
     return (
       <p class="nbl-outcome nbl-is-cancelled" role="status">

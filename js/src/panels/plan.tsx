@@ -7,9 +7,14 @@ import { Gauge } from "./gauge";
 
 const MARKS: Record<string, string> = { fits: "✓", tight: "⚠", wont_fit: "✕" };
 
-/** What the options chosen now will cost, and the ways on from here: load it, or take it along as code. */
-export function PlanView(props: { form: FormView; isLoading: boolean; onLoad: () => void }) {
-  const { form, isLoading, onLoad } = props;
+/** What the options chosen now will cost, and the ways on from here: load it, only download it, or take it along as code. */
+export function PlanView(props: {
+  form: FormView;
+  isLoading: boolean;
+  onLoad: () => void;
+  onDownload: () => void;
+}) {
+  const { form, isLoading, onLoad, onDownload } = props;
   const { plan, error } = form;
   return (
     <section class="nbl-plan" aria-busy={form.planning}>
@@ -59,6 +64,11 @@ export function PlanView(props: { form: FormView; isLoading: boolean; onLoad: ()
         <button type="button" class="nbl-button nbl-primary" disabled={isLoading} onClick={onLoad}>
           {texts.form.load}
         </button>
+        {plan !== null && plan.download > 0 && (
+          <button type="button" class="nbl-button" disabled={isLoading} onClick={onDownload}>
+            {texts.form.download}
+          </button>
+        )}
         <Copy code={form.code} label={texts.form.copy} />
       </div>
       <code class="nbl-code">{form.code}</code>

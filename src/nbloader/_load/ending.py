@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbloader._errors import LoadCancelled, LoadError
 from nbloader._progress import events as _events
+from nbloader._registry.outcome import Downloaded, Outcome
 from nbloader._system.threads import Flag
 from nbloader._text.catalogue import text
 
 if TYPE_CHECKING:
     from nbloader._load.event_log import EventLog
     from nbloader._load.heartbeat import Heartbeat
-    from nbloader._registry.outcome import Outcome
 
 _TICK = 0.05  # seconds between two checks of whether the load has ended
 
@@ -50,6 +52,7 @@ class Ending:
         self._log = log
         self._heartbeat = heartbeat
         self._loaded: Loaded | None = None
+        self._folder: Path | None = None
         self._error: LoadError | LoadCancelled | None = None
         self._is_unloaded = False
         self._successor = ""
@@ -83,14 +86,23 @@ class Ending:
 
     def result(self, given: list[Loaded]) -> Loaded:
         """Return the load's result, from `given` if the model is unloaded by now; raise its error if it failed."""
+        self._check()
+        loaded = given[0] if given else self._loaded
+        if loaded is None:
+            raise self._only_downloaded() if self._folder is not None else self._unloaded()
+        return loaded
+
+    def folder(self) -> Path:
+        """Return the folder of a download; raise its error if it failed."""
+        self._check()
+        assert self._folder is not None
+        return self._folder
+
+    def _check(self) -> None:
         if isinstance(self._error, LoadError):
             raise self._error.fresh()
         if self._error is not None:
             raise LoadCancelled(str(self._error))
-        loaded = given[0] if given else self._loaded
-        if loaded is None:
-            raise self._unloaded()
-        return loaded
 
     def let_go(self, successor: str) -> None:
         """Drop the load's result. `successor` names the model that needs the room; it is empty if there is none."""
@@ -106,7 +118,10 @@ class Ending:
             )
         return LoadError(text("error", "model_unloaded", name=name), text("hint", "load_again"))
 
-    def end(self, outcome: Outcome | None, failure: LoadError | LoadCancelled | None) -> None:
+    def _only_downloaded(self) -> LoadError:
+        return LoadError(text("error", "only_downloaded", name=self._log.state.name), text("hint", "load_it"))
+
+    def end(self, outcome: Outcome | Downloaded | None, failure: LoadError | LoadCancelled | None) -> None:
         """End the load: ready with an outcome, failed with an error, else cancelled. Only the first call counts."""
         with self._log.lock:
             if self._has_ended:
@@ -123,9 +138,9 @@ class Ending:
 
     @property
     def _has_ended(self) -> bool:
-        return self._loaded is not None or self._error is not None
+        return self._loaded is not None or self._folder is not None or self._error is not None
 
-    def _set(self, outcome: Outcome | None, failure: LoadError | LoadCancelled | None) -> _events.Event:
+    def _set(self, outcome: Outcome | Downloaded | None, failure: LoadError | LoadCancelled | None) -> _events.Event:
         now = self._log.now()
         if isinstance(failure, LoadError):
             self._error = failure
@@ -133,6 +148,9 @@ class Ending:
         if outcome is None:
             self._error = failure or LoadCancelled(text("panel", "cancelled"))
             return _events.Cancelled(now)
+        if not isinstance(outcome, Outcome):
+            self._folder = outcome.folder
+            return _events.DownloadReady(now, os.fspath(outcome.folder))
         self._loaded = Loaded(outcome.model, outcome.tokenizer)
         for given in self._expecting:
             given.append(self._loaded)

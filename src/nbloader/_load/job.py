@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbloader._errors import OptionError
@@ -53,6 +54,8 @@ class LoadJob:
         The load's options.
     reload
         Whether to load even if the model is loaded already.
+    download_only
+        Whether to download only what the load would need.
     can_ask
         Returns whether a person can answer questions; finding out may take seconds. If no person can, the load
         ends with the error that it would have asked about.
@@ -71,16 +74,19 @@ class LoadJob:
         options: LoadOptions,
         *,
         reload: bool = False,
+        download_only: bool = False,
         can_ask: CanAsk = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.options = _on_ambient_device(options)
         self.number = next(_numbers)
+        self._download_only = download_only
         self._comes_next = False
         self._reloads = reload
         name = clean(os.fspath(model) if isinstance(model, (str, os.PathLike)) else repr(model))
-        state = LoadState(name=name, stages=stages_of(with_adapter=options.adapter is not None))
+        stages = stages_of(with_adapter=options.adapter is not None, download_only=download_only)
+        state = LoadState(name=name, stages=stages)
         # None of these refers to the job: without a reference cycle, the last reference to the job frees the model.
         self._log = EventLog(state, _stopwatch(clock))
         self._cancelled = Flag()
@@ -173,14 +179,7 @@ class LoadJob:
             If the load has not ended in time; it continues.
         """
         with self._expecting() as given:
-            try:
-                has_ended = self._ending.wait(timeout)
-            except KeyboardInterrupt:
-                self.cancel()
-                self._ending.wait(2 * CANCEL_SECONDS)
-                raise
-            if not has_ended:
-                raise TimeoutError(text("detail", "timeout", name=self.state.name, seconds=timeout))
+            self._wait(timeout)
             return self._ending.result(given)
 
     def subscribe(self, function: Callable[[_events.Event], None]) -> Callable[[], None]:
@@ -206,6 +205,21 @@ class LoadJob:
         return registry.unload(self)
 
     # What follows is for the registry and for views of this package.
+
+    def _wait(self, timeout: float | None) -> None:
+        try:
+            has_ended = self._ending.wait(timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            self._ending.wait(2 * CANCEL_SECONDS)
+            raise
+        if not has_ended:
+            raise TimeoutError(text("detail", "timeout", name=self.state.name, seconds=timeout))
+
+    def _folder(self, timeout: float | None = None) -> Path:
+        """Wait for a download and return its folder, as `result` does for a load."""
+        self._wait(timeout)
+        return self._ending.folder()
 
     def _set_plan(self, plan: LoadPlan) -> None:
         self._plan = plan

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nbloader._load.questions import Questions
     from nbloader._planning.plan import LoadPlan
     from nbloader._progress.reporter import Reporter
-    from nbloader._registry.outcome import Outcome
+    from nbloader._registry.outcome import Downloaded, Outcome
 
 
 class Run:
@@ -93,7 +93,7 @@ class Run:
     def _load_to_the_end(self) -> None:
         reporter, options = self._reporter, self._job.options
         speak(options.locale)
-        outcome: Outcome | None = None
+        outcome: Outcome | Downloaded | None = None
         failure: LoadError | LoadCancelled | None = None
         stall_watch = StallWatch(threading.get_native_id(), threading.get_ident(), find_thread_activity)
         watched = (options, self._log, self._ending, reporter, self._heartbeat, stall_watch)
@@ -122,7 +122,7 @@ class Run:
             self._reporter.log("warning", "killed", available=available, **known)
         self._was_short_of_memory = self._was_short_of_memory or killed.is_for_memory
 
-    def _load_or_ask(self) -> Outcome | None:
+    def _load_or_ask(self) -> Outcome | Downloaded | None:
         """Return the outcome of the load; None if a person has chosen how to continue after an error."""
         try:
             return self._load()
@@ -135,13 +135,15 @@ class Run:
         self._reporter.emit(_events.Answered, changes)
         return None
 
-    def _load(self) -> Outcome:
+    def _load(self) -> Outcome | Downloaded:
         job, reporter = self._job, self._reporter
         loaded_models = registry.LoadedModelsOfJob(job)
         reporter.emit(_events.Started)
         with reporter.spending("resolve"):
             write_demo(job.model, reporter)
             source = resolve(job.model, job.options, reporter)
+        if job._download_only:
+            return pipeline.download(source, job.options, reporter)
         # A model that is loaded already need not wait for the load that has the turn.
         outcome = pipeline.find(source, reporter, loaded_models)
         if outcome is not None:

@@ -25,6 +25,8 @@ cannot be measured separately. ``"unpickle"`` is reading the tensors of ``.bin``
 
 STAGES = ("demo", "resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
 
+STAGES_OF_DOWNLOADS = ("resolve", "download")
+
 NOT_ALWAYS = ("demo", "adapter")
 """Stages that only some loads have: writing the demo checkpoint, and attaching an adapter."""
 
@@ -292,6 +294,13 @@ class Ready(Event):
     """Every weight byte the model uses is in memory or on its device."""
 
     summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DownloadReady(Event):
+    """Every file that a load needs is on this machine, below `folder`; nothing else was asked for."""
+
+    folder: str
 
 
 @dataclass(frozen=True)

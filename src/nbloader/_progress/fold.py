@@ -281,6 +281,11 @@ def _(event: events.Ready, state: LoadState) -> LoadState:
 
 
 @_apply.register
+def _(event: events.DownloadReady, state: LoadState) -> LoadState:
+    return replace(state, status="downloaded", stage=None, ended=event.t, folder=event.folder)
+
+
+@_apply.register
 def _(event: events.Failed, state: LoadState) -> LoadState:
     error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files, event.code)
     return replace(state, status="failed", question=None, ended=event.t, error=error)

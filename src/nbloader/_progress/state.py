@@ -16,7 +16,7 @@ from nbloader._progress.time_left import RATE_STEP, RATE_WINDOW, Lane, Progress,
 from nbloader._system.memory import Memory
 
 _STALL = 1.0
-FINAL = ("ready", "failed", "cancelled")
+FINAL = ("ready", "downloaded", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stage:
     detail: str = ""
 
 
-Status = Literal["idle", "queued", "running", "ready", "failed", "cancelled"]
+Status = Literal["idle", "queued", "running", "ready", "downloaded", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Question:
 class LoadState:
     """The state of a load, `now` seconds after it began.
 
-    Sizes are in bytes, times in seconds. `status` is one of idle, queued, running, ready, failed, cancelled. After the
-    model was unloaded, it is idle, and `gone` is what unloading freed.
+    Sizes are in bytes, times in seconds. `status` is one of idle, queued, running, ready, downloaded (of a download
+    without a load), failed, cancelled. After the model was unloaded, it is idle, and `gone` is what unloading freed.
     """
 
     status: Status = "idle"
@@ -220,7 +220,7 @@ class LoadState:
 
         It is the share of the load's time that has passed, by `eta`; while that cannot be told, the share of the bytes.
         """
-        return 1.0 if self.status == "ready" or self.gone is not None else self.floor
+        return 1.0 if self.status in ("ready", "downloaded") or self.gone is not None else self.floor
 
     @property
     def elapsed(self) -> float:
@@ -251,12 +251,13 @@ class LoadState:
         if self.status != "running" or self.question is not None or self._is_stuck:
             return None
         stages = {stage.name: stage for stage in self.stages}
+        weights = stages.get("weights", Stage("weights"))  # a download has no such stage
         lanes = (
             Lane(self.bytes_downloaded - self.bytes_cached, self.bytes_to_download - self.bytes_downloaded),
             Lane(self.bytes_read - self.bytes_resident, self.bytes_to_read - self.bytes_read),
             Lane(self.bytes_placed, self.bytes_to_place - self.bytes_placed),
         )
-        times = stages["resolve"].started, stages["weights"].started, stages["weights"].ended
+        times = stages["resolve"].started, weights.started, weights.ended
         return seconds_left(Progress(self.now, *times, lanes, self.moves), self.expected)
 
     @property
@@ -278,7 +279,9 @@ class LoadState:
         return replace(self, now=max(self.now, now))
 
 
-def stages_of(*, with_adapter: bool) -> tuple[Stage, ...]:
+def stages_of(*, with_adapter: bool, download_only: bool = False) -> tuple[Stage, ...]:
     """Return the stages of a load, none of them begun."""
+    if download_only:
+        return tuple(Stage(name) for name in events.STAGES_OF_DOWNLOADS)
     left_out = set(events.NOT_ALWAYS) - ({"adapter"} if with_adapter else set())
     return tuple(Stage(name) for name in events.STAGES if name not in left_out)

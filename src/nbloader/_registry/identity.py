@@ -35,9 +35,9 @@ def place_of(model: Any) -> str:
     return os.path.realpath(place) if place != DEMO and os.path.isdir(place) else place
 
 
-def request_of(job: Job) -> tuple[str, LoadOptions]:
-    """Return the request of a job: the place of its model, and the options that change the model."""
-    return place_of(job.model), _effective(job.options)
+def request_of(job: Job) -> tuple[str, LoadOptions, bool]:
+    """Return the request of a job: the place of its model, the options that change the model, and whether to load."""
+    return place_of(job.model), _effective(job.options), job._download_only
 
 
 def _effective(options: LoadOptions) -> LoadOptions:

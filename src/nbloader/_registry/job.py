@@ -28,6 +28,7 @@ class Job(Protocol):
     model: str | os.PathLike[str]
     options: LoadOptions
     number: int
+    _download_only: bool
     _reloads: bool
     _comes_next: bool
 

@@ -68,10 +68,14 @@ class _Registry:
         return self._running if self._running is not None and self._running._is_alive() else None
 
     def enter(self, job: Job) -> None:
-        """Add a started job, and queue it in the order of the requests, after jobs that come next."""
+        """Add a started job, and queue it in the order of the requests, after jobs that come next.
+
+        A job that only downloads needs no turn.
+        """
         if job not in self.active:
             self._active.append(job)
-            self.line_up(job)
+            if not job._download_only:
+                self.line_up(job)
 
     def line_up(self, job: Job) -> None:
         """Queue a job, unless it is queued already."""

@@ -1,8 +1,9 @@
-"""Outcome: the result of a load. LoadedModels: the models that are loaded already, as one load sees them."""
+"""Outcome, Downloaded: the results of jobs. LoadedModels: the models that are loaded already, as one load sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +17,12 @@ class Outcome(NamedTuple):
     model: Any
     tokenizer: Any
     summary: Mapping[str, Any]
+
+
+class Downloaded(NamedTuple):
+    """The result of a download without a load: the folder of the checkpoint."""
+
+    folder: Path
 
 
 class LoadedModels(Protocol):

@@ -46,6 +46,7 @@ def follow(job: LoadJob, callback: ProgressCallback) -> None:
 class _Teller:
     def __init__(self, job: LoadJob, callback: ProgressCallback) -> None:
         self._job = weakref.ref(job)
+        self._downloads_until = 100 if job._download_only else 10
         self._callback = callback
         self._has_ended = False
         self._progress = 0.0
@@ -58,7 +59,7 @@ class _Teller:
             state = self._state()
             if state.stage is not None:
                 self._take(events.StageStarted(0.0, state.stage))
-            if state.status == "ready":
+            if state.status in ("ready", "downloaded"):
                 self._tell_end(events.Ready(0.0, {}))
             elif state.error is not None:
                 error = state.error
@@ -85,7 +86,7 @@ class _Teller:
         elif isinstance(event, events.Downloaded):
             state = self._state()
             # The tokenizer is loaded during the download.
-            begin, end = (_TOKENIZED, _LOADING) if self._progress >= _TOKENIZED else (0, 10)
+            begin, end = (_TOKENIZED, _LOADING) if self._progress >= _TOKENIZED else (0, self._downloads_until)
             share = _share(state.bytes_downloaded, state.bytes_to_download)
             self._tell("downloading", begin + (end - begin) * share)
         elif isinstance(event, (events.Read, events.Placed)) and self._in_weights:
@@ -96,7 +97,7 @@ class _Teller:
             self._tell_end(event)
 
     def _tell_end(self, event: events.Event) -> None:
-        if isinstance(event, events.Ready):
+        if isinstance(event, (events.Ready, events.DownloadReady)):
             self._tell("complete", 100)
         elif isinstance(event, events.Failed):
             message = text("message", "error", message=event.message, hint=event.hint).strip()

@@ -82,8 +82,15 @@ class Controller:
         self.options = merge_options(self.options, changes)
         if self.options.locale is not None:
             self._page.speak(self.options.locale)
-        made, old = LoadJob(self.model, self.options, reload=reload), self.job
-        if old is not None and (reload or not are_alike(old, made)):
+        self._start(LoadJob(self.model, self.options, reload=reload), replace=replace)
+
+    def download(self) -> None:
+        """Download what a load would need, and load nothing."""
+        self._start(LoadJob(self.model, self.options, download_only=True))
+
+    def _start(self, made: LoadJob, *, replace: bool = False) -> None:
+        old = self.job
+        if old is not None and (made._reloads or not are_alike(old, made)):
             old.cancel()
         job = self._begin(made, can_ask=self._page.can_ask, replace=replace)
         if job is not old:
@@ -106,13 +113,13 @@ class Controller:
 
     def _take(self, event: events.Event) -> None:
         """Handle an event: keep options that answered a question, and add a load that ended to the runs."""
-        if isinstance(event, (events.Ready, events.Failed, events.Cancelled)):
+        if isinstance(event, (events.Ready, events.DownloadReady, events.Failed, events.Cancelled)):
             self._former = None
         if isinstance(event, events.Unloaded) and self.job is not None:
             self._page.send(self.view())
         if isinstance(event, events.Answered):
             self.options = merge_options(self.options, event.changes)
-        if isinstance(event, (events.Answered, events.Ready)):
+        if isinstance(event, (events.Answered, events.Ready, events.DownloadReady)):
             self._refresh()
         if isinstance(event, events.Ready) and not event.summary.get("already_loaded"):
             make_thread(weak_method(self._diagnose), "nbloader-diagnosis", self.job).start()
@@ -187,6 +194,8 @@ class Controller:
             self._change(message.choices)
         elif message.kind == "load" and self._change(message.choices):
             self.load(reload=False, replace=False, changes={})
+        elif message.kind == "download" and self._change(message.choices):
+            self.download()
         elif message.kind == "clear_history":
             self.clear_history()
 

@@ -22,6 +22,7 @@ _KINDS: Mapping[str, Mapping[str, type]] = {
     "answer": {"number": int, "question": int, "choice": int},
     "plan": {"choices": dict},
     "load": {"choices": dict},
+    "download": {"choices": dict},
     "clear_history": {},
 }
 _MAY_LACK = {"drawn": "language"}

@@ -20,7 +20,16 @@ from xml.etree import ElementTree
 from nbloader._text.catalogue import Text
 from nbloader._text.units import seconds_text, size_text
 
-_MARKS = {"idle": "○", "queued": "◌", "running": "●", "ready": "✓", "failed": "✕", "cancelled": "⊘", "gone": "○"}
+_MARKS = {
+    "idle": "○",
+    "queued": "◌",
+    "running": "●",
+    "ready": "✓",
+    "downloaded": "✓",
+    "failed": "✕",
+    "cancelled": "⊘",
+    "gone": "○",
+}
 _MOST_LANES, _MOST_LINES = 64, 50  # keeps the notebook file small
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _CHART = {"style": "width: 240px"}

@@ -140,7 +140,7 @@ def _wait(job: LoadJob) -> None:
 
 def _draw(bar: _Bar, state: LoadState, spoken: str) -> None:
     bar.total = state.bytes_to_do
-    bar.n = state.bytes_to_do if state.status == "ready" else min(state.bytes_done, state.bytes_to_do)
+    bar.n = state.bytes_to_do if state.status in ("ready", "downloaded") else min(state.bytes_done, state.bytes_to_do)
     what = text("doing", state.stage) if state.stage else text("status", state.status)
     bar.set_description_str(f"{state.name}: {in_locale(what, spoken)}", refresh=False)
     rate, eta = state.rate, state.eta
@@ -214,6 +214,10 @@ def result_line(state: LoadState) -> str:
             dtype=state.summary["dtype"],
             device=state.summary["device"],
         )
+    if state.status == "downloaded":
+        size = state.bytes_to_download - state.bytes_cached
+        known = {"name": state.name, "bytes": size_text(size), "seconds": seconds_text(state.elapsed)}
+        return text("terminal", "downloaded" if size else "nothing_to_download", folder=state.folder, **known)
     if state.error is not None:
         return error_lines(state.error)
     return text("terminal", "cancelled", seconds=seconds_text(state.elapsed))

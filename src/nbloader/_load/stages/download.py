@@ -22,6 +22,7 @@ from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._system.memory import Free
 from nbloader._system.threads import Flag, make_thread
+from nbloader._text.catalogue import text
 
 OnPlan = Callable[[LoadPlan, Callable[[], Sequence[tuple[Mapping[str, Any], int]]]], None]
 """Called with the plan, and with a function that returns option changes that need less memory, and how much."""
@@ -168,6 +169,32 @@ class _Fetch:
             if base:
                 known = {"adapter": adapter.name, "base": base, "model": self._source.name}
                 self._reporter.log("warning", "other_base", **known)
+
+
+def download_all(source: Source, options: LoadOptions, reporter: Reporter) -> Path:
+    """Download what a load needs, with its adapter; return the folder of the checkpoint.
+
+    What this environment cannot load is downloaded too: it may be for another machine.
+
+    Raises
+    ------
+    DownloadError
+        If the Hub refuses or the connection fails.
+    CheckpointError
+        If the repository holds no weights that can be loaded.
+    """
+    repository, files, check = source.repository, None, reporter.check_cancelled
+    with reporter.stage("download") as note:
+        note.detail = text("detail", "cached")
+        if repository is not None and repository.files is not None:
+            files = HubFiles(repository, repository.files, options, reporter, check, will_load=False)
+            files.bring_support()
+            note.detail = files.detail
+            files.bring_weights()
+        adapter = find_adapter(options, check)
+        if adapter is not None and adapter.repository is not None:
+            bring_adapter(adapter, adapter.repository, options, reporter, check, files)
+    return source.root(options) / options.subfolder
 
 
 def look(source: Source, options: LoadOptions) -> tuple[Checkpoint, int]:

@@ -87,7 +87,11 @@ def _teller_of_waits(reporter: Reporter) -> Callable[[str, float, str], None]:
 
 
 class HubFiles:
-    """The files of a repository that a load needs, and their download."""
+    """The files of a repository that a load needs, and their download.
+
+    Without `will_load`, the shards are not reported as bytes to read and to place, and the checkpoint's code is
+    downloaded even if it may not run yet.
+    """
 
     def __init__(
         self,
@@ -96,8 +100,11 @@ class HubFiles:
         options: LoadOptions,
         reporter: Reporter,
         check: Callable[[], None],
+        *,
+        will_load: bool = True,
     ) -> None:
         self._repository = repository
+        self._will_load = will_load
         self._files = files
         self._options = options
         self._reporter = reporter
@@ -164,6 +171,8 @@ class HubFiles:
         missing = self._missing(wanted)
         self._log_skipped(set(wanted))
         if missing:
+            if self._will_load:
+                self._report_shards()
             self._plan(wanted)
             self.planned = len(wanted)
         counts = {"missing": len(missing), "wanted": len(wanted)}
@@ -177,11 +186,11 @@ class HubFiles:
         self._bring(self._missing_shards)
         remember_revision(self._repository, self._options)
 
+    def _report_shards(self) -> None:
+        sizes = [(name.removeprefix(self._prefix), self._files[name].bytes) for name in self._shards]
+        self._reporter.emit(events.ShardsFound, tuple((name, size, size) for name, size in sizes))
+
     def _plan(self, wanted: Sequence[str]) -> None:
-        shards = tuple(
-            (name.removeprefix(self._prefix), self._files[name].bytes, self._files[name].bytes) for name in self._shards
-        )
-        self._reporter.emit(events.ShardsFound, shards)
         here = self._kept(wanted)
         files = tuple((name.removeprefix(self._prefix), self._files[name].bytes, here[name]) for name in wanted)
         self._reporter.emit(events.DownloadPlanned, files)
@@ -205,7 +214,8 @@ class HubFiles:
             support += [] if self._beside is None else [self._prefix + self._beside]
         if self._prefix:
             support += [name for name in support_files(set(self._files), self._options) if name not in support]
-        if self._options.allows_code(self._repository.commit):
+        needs_code = not self._will_load and "auto_map" in config
+        if needs_code or self._options.allows_code(self._repository.commit):
             support += sorted(name for name in self._files if name.endswith(CODE))
         wanted = list(dict.fromkeys([*support, entry, *self._shards]))
         self._files.look_up(wanted)

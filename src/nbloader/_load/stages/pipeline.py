@@ -15,13 +15,13 @@ from nbloader._libraries.transformers.code import code_of
 from nbloader._load.stages.adapter import attach_adapter
 from nbloader._load.stages.config import choose_class
 from nbloader._load.stages.device import finish_placing
-from nbloader._load.stages.download import OnPlan, fetching
+from nbloader._load.stages.download import OnPlan, download_all, fetching
 from nbloader._load.stages.metadata import describe
 from nbloader._load.stages.supply import reading
 from nbloader._load.stages.tokenizer import make_tokenizer
 from nbloader._load.stages.weights import place
 from nbloader._planning.plan import check_fit, make_plan
-from nbloader._registry.outcome import LoadedModels, Outcome
+from nbloader._registry.outcome import Downloaded, LoadedModels, Outcome
 from nbloader._system.garbage import rare_collections
 from nbloader._system.memory import find_free
 from nbloader._text.catalogue import text
@@ -91,6 +91,20 @@ def run(
         _check_unchanged(source, options, checkpoint, before)
     summary = describe(loaded, tokenizer, source, plan, reporter)
     return Outcome(loaded, tokenizer, summary)
+
+
+def download(source: Source, options: LoadOptions, reporter: Reporter) -> Downloaded:
+    """Download what a load of `source` needs; report progress to `reporter`.
+
+    Raises
+    ------
+    LoadError
+        If files cannot be downloaded.
+    LoadCancelled
+        If the download was cancelled.
+    """
+    with reporter.spending("download"):
+        return Downloaded(download_all(source, options, reporter))
 
 
 def _states(source: Source, options: LoadOptions) -> Mapping[Path, Mapping[str, Any]]:

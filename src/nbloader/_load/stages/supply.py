@@ -21,7 +21,7 @@ from nbloader._reading.parts import make_parts
 from nbloader._reading.readahead import Readahead
 from nbloader._system.memory import sample_memory
 from nbloader._system.memory_file import MemoryFile
-from nbloader._system.page_cache import Missing, drops_cache, find_missing, read_through
+from nbloader._system.page_cache import Missing, drops_cache, find_missing, read_through, seems_resident
 from nbloader._system.threads import make_thread
 from nbloader._text.catalogue import text
 from nbloader._text.units import size_text
@@ -29,7 +29,9 @@ from nbloader._text.units import size_text
 _ROOM = 0.8
 """Share of the available memory that read-ahead may fill without the risk that its bytes are evicted."""
 _LEAST_WINDOW = 256 << 20  # bytes
-_SURVEYED_AT_ONCE = 256 << 20  # bytes; the kernel needs up to 30 ms per GB to find out what is resident
+_COUNTED = 256 << 20
+"""Bytes of a checkpoint up to which every page is looked at. In a larger one that seems to be in memory, a sample is:
+what is missing nevertheless, placing reads. The kernel needs up to 30 ms per GB to count."""
 
 
 @contextmanager
@@ -73,17 +75,22 @@ class Supply:
 
     def start(self) -> None:
         """Start to find out which bytes are missing, and to read them; return at once, or soon."""
-        if self._whole.done() and self._whole.result()[0].bytes <= _SURVEYED_AT_ONCE:
+        checkpoint = self._whole.result()[0] if self._whole.done() else None
+        if checkpoint is not None and checkpoint.bytes <= _COUNTED:
             self._look()
+        elif checkpoint is not None and all(seems_resident(shard.path) for shard in checkpoint.shards):
+            self._look([[] for _ in checkpoint.shards])
         else:
             make_thread(self._look, "nbloader-survey").start()
 
-    def _look(self) -> None:
+    def _look(self, missing: list[list[Missing]] | None = None) -> None:
         try:
             self._checkpoint, plan = self._whole.result()
             self._numbers = {os.fspath(shard.path): number for number, shard in enumerate(self._checkpoint.shards)}
             tell_reads(self._checkpoint, self._reporter)
-            self._plan_reading(plan, self._options)
+            if missing is None:
+                missing = [find_missing(shard.path) for shard in self._checkpoint.shards]
+            self._plan_reading(plan, self._options, missing)
             if self._readahead is not None and not self._stopped and not self._readahead.is_little:
                 self._readahead.start()
         except BaseException as error:  # noqa: BLE001 - raised on the thread that waits
@@ -103,9 +110,8 @@ class Supply:
             self._readahead.run()
         return self._readahead
 
-    def _plan_reading(self, plan: LoadPlan, options: LoadOptions) -> None:
+    def _plan_reading(self, plan: LoadPlan, options: LoadOptions, missing: list[list[Missing]]) -> None:
         paths = [shard.path for shard in self._checkpoint.shards]
-        missing = [find_missing(path) for path in paths]
         to_read = sum(piece.absent for pieces in missing for piece in pieces)
         room = int(_ROOM * sample_memory().available)
         drops = to_read > 0 and drops_cache(paths[0])
