@@ -95,6 +95,22 @@ def take_workbench(server: Server, path: Path) -> None:
             panel.screenshot(path=path.with_stem(f"{path.stem}-narrow"))
 
 
+def take_download(server: Server, path: Path) -> None:
+    """Take the workbench of a model that is not cached, before and after it is downloaded."""
+    cell = f"from nbloader import LoaderWidget\nw = LoaderWidget({MODEL!r}, cache_dir={tempfile.mkdtemp()!r})\nw"
+    with open_browser(viewport={"width": 1200, "height": 1600}) as page:
+        open_notebook(page, server, server.write("download.ipynb", [cell]))
+        run(page, 0)
+        panel = page.locator(".nbl-panel")
+        button = panel.get_by_role("button", name="Download only")
+        button.wait_for()
+        panel.screenshot(path=path.with_stem(f"{path.stem}-before"))
+        button.click()
+        page.wait_for_selector(".nbl-status.nbl-is-downloaded")
+        button.wait_for(state="detached")
+        panel.screenshot(path=path)
+
+
 def with_code(checkpoint: Path, folder: Path) -> Path:
     """Return a checkpoint that brings Python code."""
     config = json.loads((checkpoint / "config.json").read_text())
@@ -130,6 +146,7 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
         "failed": ("LoaderWidget('./models/no-such-folder')", ".nbl-panel .nbl-outcome.nbl-is-failed"),
     }
     take_workbench(server, folder / f"workbench-{theme}.png")
+    take_download(server, folder / f"download-{theme}.png")
     for state, (code, until) in states.items():
         stalled.stalled.clear()
         stalled.release.clear()
