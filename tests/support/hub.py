@@ -167,7 +167,9 @@ class Hub:
         if is_api and parts[4:5] == ["xet-read-token"]:
             return _send_json(request, 200, *access(self.xet.url or self.url))
         if is_api and parts[4:5] == ["tree"]:
-            return _send_json(request, 200, [self._listed(repo, name, content) for name, content in repo.files.items()])
+            top = "".join(f"{part}/" for part in parts[6:])
+            listed = [self._listed(repo, name, repo.files[name]) for name in repo.files if name.startswith(top)]
+            return _send_json(request, 200, listed) if listed else _refuse(request, 404, "EntryNotFound")
         if is_api:
             return _describe(request, repo_id, repo, not repo.unsized)
         name = "/".join(parts[4:])
