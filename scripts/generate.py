@@ -76,6 +76,12 @@ _CHOSEN_LATER = {
 }
 """Hints of errors that get theirs where they are not raised, or by what they are about."""
 
+_GIVING_HINTS = {
+    "did_you_mean": ("known",),
+    "_about_token": ("token_missing", "token_expired", "token_without_access"),
+}
+"""Functions that return one of these hints."""
+
 _INTRODUCTION = """# Errors
 
 A load that cannot succeed raises a `LoadError`. Each error has a stable `code`, a message that says what happened and
@@ -144,12 +150,12 @@ def _raised() -> dict[tuple[str, str], tuple[str, list[tuple[str, str]]]]:
 
 
 def _keys(node: ast.AST, groups: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return (group, key) of every text in an expression; ``did_you_mean`` gives one of the hints."""
+    """Return (group, key) of every text in an expression, those that it gets from `_GIVING_HINTS` included."""
     found: list[tuple[str, str]] = []
     for call in ast.walk(node):
         name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
-        if name == "did_you_mean" and "hint" in groups:
-            found.append(("hint", "known"))
+        if "hint" in groups:
+            found += [("hint", hint) for hint in _GIVING_HINTS.get(name, ())]
         if name != "text" or not isinstance(call, ast.Call) or len(call.args) < 2:
             continue
         group, key = call.args[:2]

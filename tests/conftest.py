@@ -21,6 +21,7 @@ def hub() -> Iterator[Hub]:
     _hub.requests.clear()
     _hub.ranges.clear()
     _hub.cdn = None
+    _hub.below = ""
     _hub.xet = XetStorage()
     yield _hub
     _hub.xet.release.set()

@@ -20,7 +20,7 @@ from huggingface_hub.utils import WeakFileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import archs
-from support.compare import tensor_differences
+from support.compare import assert_whole, tensor_differences
 from support.hub import Hub, Repo, sha256
 from support.waiting import wait_for
 
@@ -117,6 +117,48 @@ def test_a_gated_repository_says_how_to_get_in(hub: Hub, folder: Path, tmp_path:
     hub.repos["us/gated"] = Repo.of_folder(folder, token="hf_secret", gated=True)
     with pytest.raises(DownloadError, match="Request access"):
         nbloader.load("us/gated", cache_dir=tmp_path, progress=False)
+
+
+MISSING, EXPIRED, POWERLESS = "No access token was sent", "is not valid or has expired", "does not give access"
+
+
+@pytest.mark.parametrize(
+    ("faults", "token", "variable", "kind", "said"),
+    [
+        (
+            {"token": "hf_right"},
+            None,
+            None,
+            SourceError,
+            ["whether the repository is private", MISSING, "/settings/tokens"],
+        ),
+        ({"token": "hf_right"}, "hf_other", None, SourceError, ["private", f"from token= {POWERLESS}"]),
+        ({"token": "hf_right"}, False, "hf_right", SourceError, ["private", MISSING]),
+        ({"token": "hf_right", "gated": True}, None, None, DownloadError, ["Request access on http", MISSING]),
+        ({"token": "hf_right", "gated": True}, None, "hf_other", DownloadError, ["/us/model", f"HF_TOKEN {POWERLESS}"]),
+        ({"knows_tokens": False}, "hf_old", None, DownloadError, [f"from token= {EXPIRED}", "create another on"]),
+        ({"knows_tokens": False}, None, "hf_old", DownloadError, [f"from HF_TOKEN {EXPIRED}"]),
+    ],
+)
+def test_what_is_wrong_with_the_token_is_said(
+    hub: Hub,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: dict[str, Any],
+    token: Any,
+    variable: str | None,
+    kind: type[LoadError],
+    said: list[str],
+) -> None:
+    hub.repos["us/model"] = Repo.of_folder(folder, **faults)
+    if variable is not None:
+        monkeypatch.setenv("HF_TOKEN", variable)
+    with pytest.raises(kind) as raised:
+        nbloader.load("us/model", cache_dir=tmp_path, token=token, progress=False)
+    assert [words for words in said if words not in raised.value.hint] == []
+    assert ("spelling" in raised.value.hint) == (kind is SourceError)
+    assert not any(each in str(raised.value) + raised.value.hint for each in (token, variable) if isinstance(each, str))
 
 
 def test_a_repository_that_is_not_there(hub: Hub, tmp_path: Path) -> None:
@@ -297,12 +339,6 @@ def load_demo(cache: Path, **choices: Any) -> nbloader.LoadJob:
     job = nbloader.start("us/demo", cache_dir=cache, reload=True, **choices)
     job.result(60)
     return job
-
-
-def assert_whole(job: nbloader.LoadJob, demo_small: Path) -> None:
-    plain = nbloader.load(demo_small, progress=False, keep="all").model
-    assert tensor_differences(job.result().model, plain) == []
-    assert job.state.bytes_downloaded == job.state.bytes_to_download
 
 
 @pytest.mark.parametrize(

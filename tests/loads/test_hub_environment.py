@@ -85,6 +85,16 @@ def test_the_place_of_the_cache(name: str, hub: Hub, demo: Repo, tmp_path: Path)
     assert list(Path(told["cache"]).rglob(SHARD))
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+@pytest.mark.parametrize("xet", [True, False])
+def test_a_hub_below_a_path(xet: bool, end: str, hub: Hub, demo: Repo, tmp_path: Path) -> None:
+    demo.xet, hub.below = xet, "/mirror/hf"
+    told = download(hub, tmp_path, {"HF_ENDPOINT": f"{hub.url}{hub.below}{end}"})
+    assert "error" not in told
+    assert (hub.xet.requests != []) == xet
+    assert all(path.startswith(hub.below) for _, path in hub.requests if not path.startswith(("/v1", "/v2", "/xorb")))
+
+
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_no_network(name: str, hub: Hub, demo: Repo, tmp_path: Path) -> None:
     hub.requests.clear()

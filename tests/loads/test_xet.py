@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import os
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from support.compare import tensor_differences
+from support.compare import assert_whole
 from support.hub import Hub, Repo
 from support.waiting import wait_for
 
@@ -35,18 +38,23 @@ def load(cache: Path, name: str = "us/demo", **choices: Any) -> nbloader.LoadJob
     return job
 
 
-def assert_whole(job: nbloader.LoadJob, demo_small: Path) -> None:
-    plain = nbloader.load(demo_small, progress=False, keep="all").model
-    assert tensor_differences(job.result().model, plain) == []
-    assert job.state.bytes_downloaded == job.state.bytes_to_download
-
-
 def waits_of(job: nbloader.LoadJob) -> list[str]:
     return [line.arguments["reason"] for line in job.state.log if line.code == "download_waits"]
 
 
 def shards_by_http(hub: Hub) -> set[str]:
     return {name for name, _ in hub.ranges if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize("refused", ["symlink", "link", "flock"])
+def test_a_file_system_that_lacks_something(
+    refused: str, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: Any, **_more: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl if refused == "flock" else os, refused, refuse)
+    assert_whole(load(tmp_path), demo_small)
 
 
 def test_weights_come_from_xet_storage(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:

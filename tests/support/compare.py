@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import nbloader
 from nbloader import LoadPlan
 
 
@@ -28,6 +30,13 @@ def differences(one: Any, other: Any) -> list[str]:
             f"{name}: {part}" for part in _config_difference(getattr(one, name, None), getattr(other, name, None))
         ]
     return sorted(found)
+
+
+def assert_whole(job: nbloader.LoadJob, folder: Path) -> None:
+    """Assert that a load from the Hub has downloaded everything, and made the model of a folder."""
+    plain = nbloader.load(folder, progress=False, keep="all").model
+    assert tensor_differences(job.result().model, plain) == []
+    assert job.state.bytes_downloaded == job.state.bytes_to_download
 
 
 def tensor_differences(one: Any, other: Any) -> list[str]:

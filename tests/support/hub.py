@@ -41,7 +41,8 @@ def git_id(content: bytes) -> str:
 class Repo:
     """A repository: files by name, and how it misbehaves.
 
-    `stall` names a file that stops half-way until `release` is set; `token` is who may read; `broken` is a status that
+    `stall` names a file that stops half-way until `release` is set; `token` is who may read, and no token is
+    known without `knows_tokens`; `broken` is a status that
     every request gets. `faults` lists, by file, what befalls the requests for it, one after the other: "cut" ends
     half-way, "reset" breaks the connection there, "whole" ignores the range asked for, "wrong" changes a byte,
     "short" serves a shorter file, "html" another page altogether, "slow" takes its time, "503 7" is a status with
@@ -56,6 +57,7 @@ class Repo:
     files: Mapping[str, bytes]
     branches: tuple[str, ...] = ("main",)
     gated: bool = False
+    knows_tokens: bool = True
     token: str | None = None
     stall: str | None = None
     unsized: bool = False
@@ -93,7 +95,7 @@ class Hub:
     that were, `ranges` lists (name, first byte), those for headers left out, and `asked` (name, bytes).
 
     Weights are sent by `cdn`, another server, where there is one; that one wants no token. `xet` is its Xet storage.
-    One with a `certificate` speaks TLS.
+    One with a `certificate` speaks TLS. `below` is the path that it answers under, as some mirrors do.
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
@@ -105,6 +107,7 @@ class Hub:
         self.cdn: Hub | None = None
         self.xet = XetStorage()
         self.wants_no_token = False
+        self.below = ""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -147,6 +150,10 @@ class Hub:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[0] in ("v1", "v2", "xorb"):
             return self.xet.answer(request, parts, self.url)
+        above = [part for part in self.below.split("/") if part]
+        if parts[: len(above)] != above:
+            return _refuse(request, 404, "NothingHere")
+        parts = parts[len(above) :]
         is_api = parts[:2] == ["api", "models"]
         repo_id = "/".join(parts[2:4] if is_api else parts[:2])
         repo = self.repos.get(repo_id)
@@ -159,8 +166,13 @@ class Hub:
         if repo.silent and repo.silent in path:
             repo.release.wait(60)
             return _refuse(request, 503, "Silent")
-        if repo.token and not self.wants_no_token and request.headers.get("authorization") != f"Bearer {repo.token}":
-            return _refuse(request, 403 if repo.gated else 401, "GatedRepo" if repo.gated else "RepoNotFound")
+        sent = request.headers.get("authorization")
+        if sent and not repo.knows_tokens:
+            return _refuse(request, 401, "", "Access token has expired")
+        if repo.token and not self.wants_no_token and sent != f"Bearer {repo.token}":
+            if repo.gated:
+                return _refuse(request, 403 if sent else 401, "GatedRepo")
+            return _refuse(request, 404 if sent else 401, "RepoNotFound")
         revision = (parts[5] if len(parts) > 5 else "main") if is_api else parts[3]
         if revision not in (*repo.branches, repo.commit, *repo.older):
             return _refuse(request, 404, "RevisionNotFound")
@@ -201,7 +213,7 @@ class Hub:
         """Return the headers that say where in Xet storage a file is."""
         if not repo.xet or not _is_in_lfs(name) or name not in repo.files:
             return {}
-        route = f"{self.url}/api/models/{repo_id}/xet-read-token/{repo.commit}"
+        route = f"{self.url}{self.below}/api/models/{repo_id}/xet-read-token/{repo.commit}"
         return {"X-Xet-Hash": self.xet.add(repo.files[name]), "X-Xet-Refresh-Route": route}
 
 
@@ -244,7 +256,7 @@ def _send_file(
 ) -> None:
     content = repo.older.get(revision, repo.files).get(name)
     if content is None:
-        return _refuse(request, 404, "EntryNotFound", repo.commit)
+        return _refuse(request, 404, "EntryNotFound", commit=repo.commit)
     faults = repo.faults.get(f"{name} head" if _looks(span, len(content)) else name)
     fault = faults.pop(0) if faults and with_body else ""
     if fault[:3].isdigit():
@@ -295,9 +307,11 @@ def _send_file(
         repo.hung_up.set()
 
 
-def _refuse(request: BaseHTTPRequestHandler, status: int, code: str, commit: str | None = None) -> None:
-    headers = {"X-Error-Code": code, "X-Error-Message": code, **({"X-Repo-Commit": commit} if commit else {})}
-    _send_json(request, status, {"error": code}, headers, code)
+def _refuse(
+    request: BaseHTTPRequestHandler, status: int, code: str, message: str = "", commit: str | None = None
+) -> None:
+    headers = {"X-Error-Message": message or code, **({"X-Repo-Commit": commit} if commit else {})}
+    _send_json(request, status, {"error": code}, headers | ({"X-Error-Code": code} if code else {}), code or None)
 
 
 def _send_json(

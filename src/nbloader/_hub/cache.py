@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
+import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -161,14 +163,31 @@ def _ask_shared_store(what: str, repo: Repository, name: str, xet_key: str, opti
     expected = repo.expected(name)
     if expected.key is None or not _shared_blobs.shared_blobs_enabled():
         return False
-    return are_symlinks_supported(cache_root(options)) and bool(
-        getattr(_shared_blobs, what)(
-            blob_path=os.fspath(blobs_of(repo, options) / expected.key),
-            xet_hash=xet_key,
-            cache_dir=cache_root(options),
-            expected_size=expected.bytes,
+    root = cache_root(options)
+    return (
+        are_symlinks_supported(root)
+        and _can_lock(root)
+        and bool(
+            getattr(_shared_blobs, what)(
+                blob_path=os.fspath(blobs_of(repo, options) / expected.key),
+                xet_hash=xet_key,
+                cache_dir=root,
+                expected_size=expected.bytes,
+            )
         )
     )
+
+
+def _can_lock(folder: str | os.PathLike[str]) -> bool:
+    """Return whether files in a folder can be locked; where they cannot, the shared store would wait forever."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def path_in(subfolder: str, name: str) -> str:

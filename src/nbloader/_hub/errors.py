@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,12 +13,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from nbloader._errors import DownloadError, LoadCancelled, LoadError, SourceError
-from nbloader._hub.http import http_library
+from nbloader._hub.http import headers_of, http_library
 from nbloader._hub.transfer import BrokenOffError
 from nbloader._text.catalogue import text
+from nbloader._text.units import sentences
 
 if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
     from nbloader._options.options import LoadOptions
+
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 @contextmanager
@@ -42,25 +48,25 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
     if isinstance(cause, errors.GatedRepoError):
         return DownloadError(
             text("error", "gated_repository", where=where),
-            text("hint", "ask_access"),
+            sentences(text("hint", "ask_access", page=f"{constants.ENDPOINT}/{repo_id}"), _about_token(cause, options)),
         )
     if isinstance(cause, errors.RevisionNotFoundError):
         return SourceError(
             text("error", "revision_not_found", where=where, revision=repr(options.revision)),
             text("hint", "check_revision"),
         )
-    if isinstance(cause, errors.RepositoryNotFoundError):
-        return SourceError(text("error", "repository_not_found", where=where), text("hint", "spelling_or_token"))
+    if isinstance(cause, errors.RepositoryNotFoundError) and not _refuses_token(cause, options):
+        return SourceError(
+            text("error", "repository_not_found", where=where),
+            sentences(text("hint", "spelling_or_private"), _about_token(cause, options)),
+        )
     if isinstance(cause, errors.HfHubHTTPError):
         # not the server's text, which may repeat the request, token included
         status = cause.response.status_code
+        is_about_token = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
         return DownloadError(
             text("error", "hub_http_error", where=where, status=_status_text(status)),
-            text("hint", "token_expired")
-            if status == HTTPStatus.UNAUTHORIZED
-            else text("hint", "token_rights")
-            if status == HTTPStatus.FORBIDDEN
-            else text("hint", "later"),
+            _about_token(cause, options) if is_about_token else text("hint", "later"),
         )
     if isinstance(cause, BrokenOffError) and cause.wait is not None:
         return DownloadError(
@@ -77,6 +83,28 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
             text("error", "cache_write_failed", where=where, cause=str(cause)), text("hint", "room_or_rights")
         )
     return None
+
+
+def _refuses_token(error: HfHubHTTPError, options: LoadOptions) -> bool:
+    """Return whether the Hub does not know the token that was sent; huggingface_hub says "not found" then, too."""
+    is_named = error.response.headers.get("X-Error-Code") == "RepoNotFound"
+    return status_of(error) == HTTPStatus.UNAUTHORIZED and not is_named and "authorization" in headers_of(options)
+
+
+def _about_token(error: HfHubHTTPError, options: LoadOptions) -> str:
+    """Return what to do about the access token: it is missing, not valid any more, or without access."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
+
+    page = f"{constants.ENDPOINT}/settings/tokens"
+    if "authorization" not in headers_of(options):
+        return text("hint", "token_missing", page=page)
+    named = next((name for name in _TOKEN_VARIABLES if os.environ.get(name)), "hf auth login")
+    origin = "token=" if isinstance(options.token, str) else named
+    is_invalid = status_of(error) == HTTPStatus.UNAUTHORIZED and not isinstance(error, GatedRepoError)
+    if is_invalid:
+        return text("hint", "token_expired", origin=origin, page=page)
+    return text("hint", "token_without_access", origin=origin, page=page)
 
 
 def reason_of(error: BaseException) -> str:

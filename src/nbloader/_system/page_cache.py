@@ -107,8 +107,8 @@ def seems_resident(path: Path) -> bool:
     with open(path, "rb", buffering=0) as file:
         fd, size = file.fileno(), os.fstat(file.fileno()).st_size
         last = max(0, size - _PIECE) // mmap.PAGESIZE * mmap.PAGESIZE
-        pieces = ((offset, min(_PIECE, size - offset)) for offset in (*range(0, size, _SAMPLED_EVERY), last))
-        return all(resident_bytes(fd, offset, length) == length for offset, length in pieces)
+        pieces = [(offset, min(_PIECE, size - offset)) for offset in range(0, size, _SAMPLED_EVERY)]
+        return all(resident_bytes(fd, offset, length) == length for offset, length in (*pieces, (last, size - last)))
 
 
 def _missing_ranges(fd: int) -> list[Missing]:
