@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
+import nbloader
 from nbloader import LoadOptions
 from nbloader._checkpoint.needed import support_files
 
@@ -128,6 +129,29 @@ def test_what_a_model_asks_for_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     opened = asked(hub, files, lambda folder: load("us/kind", cache_dir=folder), tmp_path / "cache")
     support = {name for name in opened if not name.endswith(".safetensors")}
     assert support == OF_MODELS == chosen(list(files), tokenizer=False) & OF_MODELS
+
+
+def test_what_an_adapter_asks_for_is_what_its_load_downloads(hub: Hub, tmp_path: Path) -> None:
+    base = archs.save(archs.build("llama"), tmp_path / "base")
+    files = dict(Repo.of_folder(archs.make_adapter(base, tmp_path / "adapter", str(base))).files)
+    files |= dict.fromkeys(("README.md", "optimizer.pt", *OF_TRAINING), b"{}")
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    opened = asked(hub, files, lambda folder: load("us/kind", cache_dir=folder), tmp_path / "cache")
+    hub.requests.clear()
+    nbloader.load(base, adapter="us/kind", cache_dir=tmp_path / "other", progress=False, tokenizer=False)
+    ours = {name for name in files if any(path.endswith(f"/{name}") for _, path in hub.requests)}
+    assert opened == ours == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_what_code_of_a_checkpoint_asks_for_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    files = dict(Repo.of_folder(archs.with_code(tmp_path / "mine", "needed")).files)
+    load = transformers.AutoModel.from_pretrained
+    opened = asked(
+        hub, files, lambda folder: load("us/kind", cache_dir=folder, trust_remote_code=True), tmp_path / "cache"
+    )
+    assert any(name.endswith(".py") for name in opened)
+    brought = nbloader.download("us/kind", cache_dir=tmp_path / "other", progress=False)
+    assert opened <= {path.name for path in brought.iterdir()}
 
 
 def test_every_name_that_transformers_gives_such_a_file_is_downloaded() -> None:

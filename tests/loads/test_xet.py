@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,33 @@ def test_a_file_system_that_lacks_something(
 
     monkeypatch.setattr(fcntl if refused == "flock" else os, refused, refuse)
     assert_whole(load(tmp_path), demo_small)
+
+
+@pytest.mark.parametrize("xet", [True, False])
+def test_a_link_to_nothing_is_downloaded_again(
+    xet: bool, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo.xet = xet
+    link = nbloader.download("us/demo", cache_dir=tmp_path, progress=False) / SHARD
+    link.resolve().unlink()
+    assert link.is_symlink()
+    assert not link.exists()
+    assert_whole(load(tmp_path), demo_small)
+
+
+@pytest.mark.parametrize("folder", ["models--us--demo", "models--us--demo/blobs"])
+@pytest.mark.parametrize("xet", [True, False])
+def test_a_cache_of_which_a_part_is_on_another_file_system(
+    xet: bool, folder: str, hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path
+) -> None:
+    demo.xet = xet
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        assert os.stat(elsewhere).st_dev != os.stat(tmp_path).st_dev
+        (tmp_path / folder).parent.mkdir(exist_ok=True)
+        (tmp_path / folder).symlink_to(elsewhere)
+        job = load(tmp_path)
+        assert_whole(job, demo_small)
+        nbloader.unload()
 
 
 def test_weights_come_from_xet_storage(hub: Hub, demo: Repo, demo_small: Path, tmp_path: Path) -> None:
