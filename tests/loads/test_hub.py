@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
+import os
 import ssl
 import tempfile
 import threading
@@ -558,6 +560,19 @@ def test_a_file_that_cannot_be_stored_is_left_out_if_no_load_needs_it(
     (tmp_path / "models--us--demo/snapshots" / demo.commit / "notes.json").mkdir(parents=True)
     job = load_demo(tmp_path)
     assert job.result().model is not None
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_that_refuses_to_lock_files(
+    number: int, demo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DownloadError, match="could not be stored") as raised:
+        nbloader.load("us/demo", cache_dir=tmp_path, progress=False)
+    assert "cannot lock files" in raised.value.hint
 
 
 def test_a_full_disk(demo: Repo, demo_small: Path, tmp_path: Path) -> None:

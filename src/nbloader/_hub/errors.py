@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -79,8 +80,10 @@ def _explain(error: Exception, repo_id: str, options: LoadOptions) -> LoadError 
             text("hint", "again_kept"),
         )
     if isinstance(cause, OSError):
+        cannot_lock = cause.errno in (errno.ENOLCK, errno.ENOTSUP)
         return DownloadError(
-            text("error", "cache_write_failed", where=where, cause=str(cause)), text("hint", "room_or_rights")
+            text("error", "cache_write_failed", where=where, cause=str(cause)),
+            text("hint", "no_locks" if cannot_lock else "room_or_rights"),
         )
     return None
 
