@@ -115,6 +115,18 @@ def test_a_download_waits_for_no_load(hub: Hub, folder: Path, demo_small: Path, 
         load.result()
 
 
+def test_a_load_waits_for_no_download(hub: Hub, folder: Path, demo_small: Path, tmp_path: Path) -> None:
+    slow = hub.repos["us/slow"] = Repo.of_folder(demo_small, stall=LAST)
+    download = start("us/slow", cache_dir=tmp_path)
+    try:
+        assert slow.stalled.wait(30)
+        assert nbloader.start(folder).result(60).model is not None
+        assert not download.done()
+    finally:
+        slow.release.set()
+        download._folder(60)
+
+
 def test_two_equal_requests_are_one_download_and_a_load_is_another(hub: Hub, demo_small: Path, tmp_path: Path) -> None:
     repo = hub.repos["us/demo"] = Repo.of_folder(demo_small, stall=LAST)
     one, two = (LoadJob("us/demo", LoadOptions(cache_dir=str(tmp_path)), download_only=True) for _ in range(2))
