@@ -107,7 +107,7 @@ def _finish(job: LoadJob, *, quiet: bool = False) -> int:
                 show_bar(job)
             elif not quiet:
                 ended.callback(tell_warnings, job)
-            job._folder() if job._download_only else job.result()
+            job._join()
     except LoadError:
         print(result_line(job.state), file=sys.stderr)
         return 1

@@ -23,9 +23,7 @@ LAST = "model-00004-of-00004.safetensors"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, demo_small: Path) -> Path:
     folder = archs.save(archs.build("llama"), tmp_path_factory.mktemp("llama"), shards=3)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((demo_small / name).read_bytes())
-    return folder
+    return archs.copy_tokenizer(demo_small, folder)
 
 
 def start(model: str, **choices: object) -> LoadJob:

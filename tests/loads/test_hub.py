@@ -38,9 +38,7 @@ from nbloader._progress import events
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, demo_small: Path) -> Path:
     folder = archs.save(archs.build("llama"), tmp_path_factory.mktemp("llama"), shards=3)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((demo_small / name).read_bytes())
-    return folder
+    return archs.copy_tokenizer(demo_small, folder)
 
 
 def test_a_repository_is_downloaded_and_loaded(hub: Hub, folder: Path, tmp_path: Path) -> None:

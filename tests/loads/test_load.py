@@ -213,8 +213,7 @@ def test_the_class_can_be_named(tmp_path: Path) -> None:
 
 def test_a_subfolder_loads_with_the_tokenizer_above_it(tmp_path: Path, demo_small: Path) -> None:
     archs.save(archs.build("llama"), tmp_path / "deep")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((demo_small / name).read_bytes())
+    archs.copy_tokenizer(demo_small, tmp_path)
     model, tokenizer = nbloader.load(tmp_path, progress=False, subfolder="deep")
     assert model.config.model_type == "llama"
     assert tokenizer.decode(tokenizer("a b").input_ids) == "a b"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def save(model: Any, folder: Path, shards: int = 1, dtype: str | None = None) ->
         model = model.to(dtype=getattr(__import__("torch"), dtype))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, max_shard_size=max(1, total // shards) if shards > 1 else "50GB")
+    return folder
+
+
+def copy_tokenizer(source: Path, folder: Path) -> Path:
+    """Give a checkpoint the tokenizer of another one; return its folder."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
     return folder
 
 

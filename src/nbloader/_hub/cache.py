@@ -9,6 +9,7 @@ import sys
 import tempfile
 import uuid
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,6 +179,7 @@ def _ask_shared_store(what: str, repo: Repository, name: str, xet_key: str, opti
     )
 
 
+@cache
 def _can_lock(folder: str | os.PathLike[str]) -> bool:
     """Return whether files in a folder can be locked; where they cannot, the shared store would wait forever."""
     if sys.platform == "win32":

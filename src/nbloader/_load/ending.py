@@ -85,20 +85,20 @@ class Ending:
                 self._expecting = [other for other in self._expecting if other is not given]
 
     def result(self, given: list[Loaded]) -> Loaded:
-        """Return the load's result, from `given` if the model is unloaded by now; raise its error if it failed."""
-        self._check()
+        """Return the result of a load that has succeeded, from `given` if the model is unloaded by now."""
         loaded = given[0] if given else self._loaded
         if loaded is None:
             raise self._only_downloaded() if self._folder is not None else self._unloaded()
         return loaded
 
+    @property
     def folder(self) -> Path:
-        """Return the folder of a download; raise its error if it failed."""
-        self._check()
+        """The folder of a download that has succeeded."""
         assert self._folder is not None
         return self._folder
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise the load's error if it failed, or was cancelled."""
         if isinstance(self._error, LoadError):
             raise self._error.fresh()
         if self._error is not None:
@@ -148,7 +148,7 @@ class Ending:
         if outcome is None:
             self._error = failure or LoadCancelled(text("panel", "cancelled"))
             return _events.Cancelled(now)
-        if not isinstance(outcome, Outcome):
+        if isinstance(outcome, Downloaded):
             self._folder = outcome.folder
             return _events.DownloadReady(now, os.fspath(outcome.folder))
         self._loaded = Loaded(outcome.model, outcome.tokenizer)

@@ -179,7 +179,7 @@ class LoadJob:
             If the load has not ended in time; it continues.
         """
         with self._expecting() as given:
-            self._wait(timeout)
+            self._join(timeout)
             return self._ending.result(given)
 
     def subscribe(self, function: Callable[[_events.Event], None]) -> Callable[[], None]:
@@ -206,7 +206,8 @@ class LoadJob:
 
     # What follows is for the registry and for views of this package.
 
-    def _wait(self, timeout: float | None) -> None:
+    def _join(self, timeout: float | None = None) -> None:
+        """Wait for the end, as `result` does, and raise the error if there is one."""
         try:
             has_ended = self._ending.wait(timeout)
         except KeyboardInterrupt:
@@ -215,11 +216,12 @@ class LoadJob:
             raise
         if not has_ended:
             raise TimeoutError(text("detail", "timeout", name=self.state.name, seconds=timeout))
+        self._ending.check()
 
     def _folder(self, timeout: float | None = None) -> Path:
         """Wait for a download and return its folder, as `result` does for a load."""
-        self._wait(timeout)
-        return self._ending.folder()
+        self._join(timeout)
+        return self._ending.folder
 
     def _set_plan(self, plan: LoadPlan) -> None:
         self._plan = plan

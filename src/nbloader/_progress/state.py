@@ -16,7 +16,8 @@ from nbloader._progress.time_left import RATE_STEP, RATE_WINDOW, Lane, Progress,
 from nbloader._system.memory import Memory
 
 _STALL = 1.0
-FINAL = ("ready", "downloaded", "failed", "cancelled")
+SUCCEEDED = ("ready", "downloaded")
+FINAL = (*SUCCEEDED, "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class LoadState:
 
         It is the share of the load's time that has passed, by `eta`; while that cannot be told, the share of the bytes.
         """
-        return 1.0 if self.status in ("ready", "downloaded") or self.gone is not None else self.floor
+        return 1.0 if self.status in SUCCEEDED or self.gone is not None else self.floor
 
     @property
     def elapsed(self) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbloader._progress import events
+from nbloader._progress.state import SUCCEEDED
 from nbloader._text.catalogue import text
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Teller:
             state = self._state()
             if state.stage is not None:
                 self._take(events.StageStarted(0.0, state.stage))
-            if state.status in ("ready", "downloaded"):
+            if state.status in SUCCEEDED:
                 self._tell_end(events.Ready(0.0, {}))
             elif state.error is not None:
                 error = state.error

@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from tqdm import tqdm
 
+from nbloader._progress.state import SUCCEEDED
 from nbloader._text.catalogue import in_locale, locale, text
 from nbloader._text.units import columns, seconds_text, size_text, span_text, types_text
 
@@ -140,7 +141,7 @@ def _wait(job: LoadJob) -> None:
 
 def _draw(bar: _Bar, state: LoadState, spoken: str) -> None:
     bar.total = state.bytes_to_do
-    bar.n = state.bytes_to_do if state.status in ("ready", "downloaded") else min(state.bytes_done, state.bytes_to_do)
+    bar.n = state.bytes_to_do if state.status in SUCCEEDED else min(state.bytes_done, state.bytes_to_do)
     what = text("doing", state.stage) if state.stage else text("status", state.status)
     bar.set_description_str(f"{state.name}: {in_locale(what, spoken)}", refresh=False)
     rate, eta = state.rate, state.eta
