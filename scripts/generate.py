@@ -168,15 +168,10 @@ def _keys(node: ast.AST, groups: tuple[str, ...]) -> list[tuple[str, str]]:
 def _tokens() -> str:
     """Return the colours that the panel and what a notebook keeps have in common, as CSS."""
     tokens = colors()
-    phases = "".join(f"  --nbl-{name}: {color};\n" for name, color in tokens["phases"].items())
-    rules = [f".nbl-part-{name} {{\n  --nbl-part: {color};\n}}\n" for name, color in tokens["parts"].items()]
-    return "\n".join(
-        [
-            "/* Written from src/nbloader/tokens.json by scripts/generate.py. */",
-            f".nbl-panel {{\n{phases}}}\n",
-            *rules,
-        ]
-    )
+    lines = [f"  --nbl-{name}: {color};\n" for name, color in tokens["phases"].items()]
+    lines += [f"  --nbl-part-{name}: {color};\n" for name, color in tokens["parts"].items()]
+    head = "/* Written from src/nbloader/tokens.json by scripts/generate.py. */"
+    return f"{head}\n.nbl-panel {{\n{''.join(lines)}}}\n"
 
 
 def _wire() -> str:

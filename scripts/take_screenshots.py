@@ -72,7 +72,8 @@ def take_ready(server: Server, path: Path) -> None:
         open_notebook(page, server, server.write("ready.ipynb", [BEFORE, cell]))
         run(page, 0)
         run(page, 1)
-        page.wait_for_selector(".nbl-panel .nbl-outcome.nbl-is-ready")
+        page.get_by_role("button", name="Show the timeline").click()
+        page.wait_for_selector(".nbl-panel .nbl-diagnosis details")
         page.locator(".nbl-panel").screenshot(path=path)
 
 
@@ -84,11 +85,13 @@ def take_workbench(server: Server, path: Path) -> None:
         run(page, 0)
         run(page, 1)
         panel = page.locator(".nbl-panel")
-        for runs, dtype in enumerate(("auto", "float32"), 1):
+        for dtype in ("auto", "float32"):
             panel.get_by_label("Type").select_option(dtype)
             panel.get_by_role("button", name="Load", exact=True).click()
-            page.wait_for_function(f"document.querySelectorAll('.nbl-run').length === {runs}")
-        page.wait_for_selector(".nbl-costs >> text=earlier load")
+            page.wait_for_selector(".nbl-status.nbl-is-ready")
+            panel.get_by_role("button", name="Change").click()
+        page.wait_for_selector(".nbl-facts >> text=earlier load")
+        panel.locator(".nbl-runs summary").click()
         panel.screenshot(path=path)
         panel.evaluate(f"node => node.style.width = '{NARROW}px'")
         if path.parent.name != "docs":
@@ -136,8 +139,8 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
             f"LoaderWidget({STALLED!r}, cache_dir={caches[2]!r}, stall_seconds=15)",
             ".nbl-panel .nbl-stall button",
         ),
-        "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-outcome.nbl-is-ready"),
-        "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ".nbl-outcome.nbl-is-ready"),
+        "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-status.nbl-is-ready"),
+        "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ".nbl-status.nbl-is-ready"),
         "asking": (
             f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=4))!r}, dtype='float32', max_memory='50MB')",
             ".nbl-panel .nbl-question",

@@ -3,6 +3,7 @@
 import { render as draw } from "preact";
 import { type Model, TRAITS } from "./model";
 import { Panel } from "./panel";
+import type { Store } from "./store";
 import { setTexts, texts } from "./texts";
 import type { State } from "./wire";
 
@@ -28,7 +29,7 @@ function isState(value: unknown): boolean {
 }
 
 /** Draws the panel, and again at every change; returns how to stop. */
-export function mount(model: Model, el: HTMLElement): () => void {
+export function mount(model: Model, store: Store, el: HTMLElement): () => void {
   const makeRoot = (): HTMLElement => {
     const made = document.createElement("div");
     made.className = "nbl-panel";
@@ -56,7 +57,7 @@ export function mount(model: Model, el: HTMLElement): () => void {
       if (isBroken) {
         begin("");
       }
-      draw(<Panel model={model} silent={Math.floor((Date.now() - heard) / 1000)} />, root);
+      draw(<Panel model={model} store={store} silent={Math.floor((Date.now() - heard) / 1000)} />, root);
     } catch {
       begin(texts.panel?.unreadable ?? "✕");
     }

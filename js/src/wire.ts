@@ -8,19 +8,10 @@ export interface Stage {
   detail: string;
 }
 
-/** A device's memory. */
-export interface Accelerator {
+/** A place for memory, such as the host or a device. */
+export interface Place {
   name: string;
   total: number;
-  used: number;
-}
-
-/** The memory of this process, the host and each device. */
-export interface Memory {
-  total: number;
-  available: number;
-  process: number;
-  accelerators: readonly Accelerator[];
 }
 
 /** What unloading freed: each place with its use before and after; `holders` are what still refers to the model. */
@@ -58,13 +49,14 @@ export interface LogLine {
   text: string;
 }
 
-/** A question, or an error with choices; an answer is the index of a choice. */
+/** A question, or an error with choices; an answer is the index of a choice. `available` is how many bytes a load may take, if the question is how to stay below it. */
 export interface Asked {
   kind: string;
   code: string;
   message: string;
   choices: readonly (readonly [string, number | null])[];
   files: readonly string[];
+  available: number | null;
 }
 
 /** A question that the load waits for the user to answer. */
@@ -74,6 +66,7 @@ export interface Question {
   message: string;
   choices: readonly (readonly [string, number | null])[];
   files: readonly string[];
+  available: number | null;
   number: number;
 }
 
@@ -93,41 +86,33 @@ export interface Failure {
   message: string;
   choices: readonly (readonly [string, number | null])[];
   files: readonly string[];
+  available: number | null;
   page: string;
   hint: string;
 }
 
-/** The current load. `number` identifies it in messages; `ahead` lists (number, name) of the loads before it. */
+/** What changes rarely during a load. `number` identifies the load in messages; `word` is its status in more detail, a key of the texts. `ahead` lists (number, name) of the loads before it. `began` is when its turn came; `expected` is how long each stage took in earlier loads of its kind. `places` are the host and each device, and `code` gives the model to the user's program. */
 export interface State {
   number: number;
   status: "idle" | "queued" | "running" | "ready" | "downloaded" | "failed" | "cancelled";
+  word: string;
   cancelling: boolean;
   name: string;
-  doing: string;
   commit: string | null;
   stage: string | null;
-  fraction: number;
-  elapsed: number;
-  rate: number | null;
-  eta: number | null;
-  stalled_for: number;
-  all: readonly [number, number];
-  download: readonly [number, number];
-  read: readonly [number, number];
-  place: readonly [number, number];
-  readers: number;
-  resident: number;
+  began: number;
+  expected: Readonly<Record<string, number>>;
   ahead: readonly (readonly [number, string])[];
   stall: Stall | null;
   gone: Gone | null;
   stages: readonly Stage[];
-  memory: Memory | null;
+  places: readonly Place[];
   predicted_peak: number | null;
-  observed_peak: number | null;
   log: readonly LogLine[];
   question: Question | null;
   error: Failure | null;
   summary: Summary | null;
+  code: string;
 }
 
 /** The constant part of the lanes: the first `shards` files are shards, the others are other downloaded files. */
@@ -137,20 +122,32 @@ export interface ShardNames {
   shards: number;
 }
 
-/** The changing part of the lanes, by column, in the order of `ShardNames`. `cached` are the bytes that were on disk before the load. A file that is not a shard is neither read nor placed. */
-export interface Lanes {
-  resident: readonly number[];
-  read: readonly number[];
-  to_place: readonly number[];
-  placed: readonly number[];
-  read_started: readonly (number | null)[];
-  read_ended: readonly (number | null)[];
-  place_started: readonly (number | null)[];
-  place_ended: readonly (number | null)[];
-  downloaded: readonly number[];
-  cached: readonly number[];
-  download_started: readonly (number | null)[];
-  download_ended: readonly (number | null)[];
+/** The changing part of one lane. `cached` are the bytes that were on disk before the load. A file that is not a shard is neither read nor placed. */
+export interface Lane {
+  resident: number;
+  read: number;
+  to_place: number;
+  placed: number;
+  read_started: number | null;
+  read_ended: number | null;
+  place_started: number | null;
+  place_ended: number | null;
+  downloaded: number;
+  cached: number;
+  download_started: number | null;
+  download_ended: number | null;
+}
+
+/** What changes all the time, and what has changed of the lanes and samples since they were last sent whole. `lanes` are by their index, as text. `line` says what happens now. */
+export interface Now {
+  elapsed: number;
+  fraction: number;
+  line: string;
+  rate: number | null;
+  eta: number | null;
+  peak: number | null;
+  lanes: Readonly<Record<string, Lane>>;
+  samples: readonly (readonly [number, number, number, number, number, readonly number[]])[];
 }
 
 /** A choice of a field; `why` is the reason that it cannot be chosen, empty if it can. */
@@ -174,61 +171,46 @@ export interface FieldGroup {
   fields: readonly Field[];
 }
 
-/** The memory that a device needs, by part, and the memory that is free. */
-export interface DeviceRoom {
+/** The memory that a load needs on the host or on a device, and the memory that is free there. */
+export interface Room {
   name: string;
   needed: number;
   available: number | null;
   verdict: string | null;
-  parts: readonly (readonly [string, number])[];
 }
 
-/** The cost of a load. `devices` is null if only the load decides where weights go; `seconds` is a range. */
+/** The cost of a load: `lines` are (label, text), and `seconds` is a range. */
 export interface Plan {
-  format: string;
-  shards: number;
-  tensors: number;
-  parameters: number;
-  by_dtype: readonly (readonly [string, number])[];
-  download: number;
-  read: number;
-  place: number;
-  placed_as: string;
-  host: readonly (readonly [string, number])[];
-  peak: number;
-  available: number | null;
-  host_verdict: string | null;
-  devices: readonly DeviceRoom[] | null;
-  offloaded: number;
   verdict: string | null;
-  kv_cache: number | null;
-  kv_tokens: number;
+  rooms: readonly Room[];
+  lines: readonly (readonly [string, string])[];
+  download: number;
   seconds: readonly [number, number] | null;
 }
 
-/** The workbench: options, the call that reproduces them, and what they will cost. */
+/** The workbench: options, the call that reproduces them, what they will cost, and what a load would ask. `resident` says that the model is loaded already, and `unloads` what a load would unload; each may be empty. `field` is the name of the field that `error` is about, or empty. */
 export interface Form {
   groups: readonly FieldGroup[];
   code: string;
   plan: Plan | null;
   planning: boolean;
   error: Problem | null;
+  asked: Asked | null;
+  resident: string;
+  unloads: string;
+  field: string;
 }
 
-/** A past load; stages as (name, start, end). */
+/** Past loads with the same options: their title, and the time, the stages and the figures of the latest. Stages are (name, start, end). */
 export interface Run {
+  title: string;
   time: string;
-  options: Readonly<Record<string, unknown>>;
   seconds: number;
   stages: readonly (readonly [string, number, number])[];
-  rate: number | null;
-  observed_peak: number | null;
-  predicted_peak: number | null;
-  cache: "warm" | "cold" | "partly";
-  verdict: string | null;
+  figures: string;
 }
 
-/** The past loads of this model, the newest first, and what to know before comparing them. */
+/** The past loads of this model by their options, the newest first, and what to know before comparing them. */
 export interface Runs {
   runs: readonly Run[];
   note: string;
@@ -246,8 +228,10 @@ export interface Diagnosis {
 /** The widget's traits. */
 export interface Traits {
   _state: State;
+  _now: Now;
   _shards: ShardNames;
-  _lanes: Lanes;
+  _lanes: readonly Lane[];
+  _samples: readonly (readonly [number, number, number, number, number, readonly number[]])[];
   _form: Form | null;
   _runs: Runs;
   _diagnosis: Diagnosis | null;

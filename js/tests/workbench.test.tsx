@@ -5,7 +5,7 @@ import { beforeEach, describe, expect, it, vi } from "vitest";
 import en from "../../src/nbloader/locale/en.json";
 import type { Edits } from "../src/panels/form";
 import { Form } from "../src/panels/form";
-import { PlanView } from "../src/panels/plan";
+import { PlanView, Summary } from "../src/panels/plan";
 import { Runs } from "../src/panels/runs";
 import { setTexts } from "../src/texts";
 import type { Form as FormView, Plan, Run } from "../src/wire";
@@ -13,27 +13,13 @@ import type { Form as FormView, Plan, Run } from "../src/wire";
 setTexts(en);
 
 const PLAN: Plan = {
-  format: "safetensors",
-  shards: 2,
-  tensors: 1234,
-  parameters: 5_000_000,
-  by_dtype: [["bfloat16", 1e7]],
-  download: 0,
-  read: 1e7,
-  place: 2e7,
-  placed_as: "float32",
-  host: [
-    ["weights", 2e7],
-    ["files", 1e7],
-  ],
-  peak: 3e7,
-  available: 6e7,
-  host_verdict: "fits",
-  devices: [],
-  offloaded: 0,
   verdict: "fits",
-  kv_cache: null,
-  kv_tokens: 4096,
+  rooms: [{ name: "cpu", needed: 3e7, available: 6e7, verdict: "fits" }],
+  lines: [
+    ["Weights", "safetensors, 2 shards"],
+    ["Time", "1.2 s to 3.4 s, based on earlier loads on this machine"],
+  ],
+  download: 0,
   seconds: [1.2, 3.4],
 };
 
@@ -66,10 +52,14 @@ const FORM: FormView = {
     },
     { name: "files", fields: [field("revision")] },
   ],
-  code: 'LoaderWidget("demo").show()',
+  code: 'w = LoaderWidget("demo").show()\nmodel, tokenizer = w.result()',
   plan: PLAN,
   planning: false,
   error: null,
+  asked: null,
+  resident: "",
+  unloads: "",
+  field: "",
 };
 
 let root: HTMLElement;
@@ -138,11 +128,23 @@ describe("the form", () => {
     expect(find<HTMLInputElement>("input[type=text]").value).toBe("8GB");
   });
 
-  it("says why something cannot be chosen", () => {
+  it("has no field that does not apply", () => {
     drawForm(FORM);
-    const folder = root.querySelectorAll<HTMLInputElement>("input[type=text]")[1];
-    expect(folder?.disabled).toBe(true);
-    expect(folder?.placeholder).toBe("only where the model is spread over devices");
+    expect([...root.querySelectorAll(".nbl-field-label")].map((label) => label.textContent)).toEqual([
+      "Type",
+      "Memory limit",
+      "Force",
+      "Revision",
+    ]);
+  });
+
+  it("marks the field that is wrong, and says why there", () => {
+    const error = { kind: "OptionError", code: "no-size", page: "", message: "'x' is no size.", hint: "So." };
+    drawForm({ ...FORM, error, field: "max_memory" });
+    const wrong = [...root.querySelectorAll("[aria-invalid=true]")];
+    expect(wrong.map((input) => input.closest("label")?.textContent)).toEqual([
+      "Memory limit'x' is no size. So.",
+    ]);
   });
 
   it("helps with the field that is reached", () => {
@@ -154,10 +156,12 @@ describe("the form", () => {
   });
 });
 
-describe("the plan", () => {
+const ERROR = { kind: "OptionError", code: "no-choice", page: "", message: "no", hint: "so" };
+
+describe("the summary", () => {
   const draw = (form: FormView, isLoading = false) =>
     render(
-      <PlanView
+      <Summary
         form={form}
         isLoading={isLoading}
         onLoad={() => changes.push({})}
@@ -167,6 +171,33 @@ describe("the plan", () => {
       />,
       root,
     );
+
+  it("says in one row whether it fits, what it costs and how long it takes", () => {
+    draw(FORM);
+    expect(find(".nbl-verdict").textContent).toBe("✓ it fits");
+    expect(find(".nbl-cost").textContent).toBe("Host memory 30.0 MB of 60.0 MB · 1.2 s–3.4 s");
+    find<HTMLButtonElement>(".nbl-primary").click();
+    expect(changes.length).toBe(1);
+    draw(FORM, true);
+    expect(find<HTMLButtonElement>(".nbl-primary").disabled).toBe(true);
+  });
+
+  it("tells of the place where memory is scarce", () => {
+    const device = { name: "cuda:0", needed: 1e7, available: 8e6, verdict: "wont_fit" };
+    draw({ ...FORM, plan: { ...PLAN, verdict: "wont_fit", rooms: [...PLAN.rooms, device], seconds: null } });
+    expect(find(".nbl-verdict").textContent).toBe("✕ it will not fit");
+    expect(find(".nbl-cost").textContent).toBe("cuda:0 10.0 MB of 8.00 MB");
+  });
+
+  it("says why Load and Copy do nothing, and has no verdict", () => {
+    draw({ ...FORM, plan: null, error: ERROR });
+    expect(find(".nbl-verdict").textContent).toBe("—");
+    const buttons = [...root.querySelectorAll<HTMLButtonElement>("button")];
+    expect(buttons.map((button) => [button.disabled, button.title])).toEqual([
+      [true, "Correct the marked field first."],
+      [true, "Correct the marked field first."],
+    ]);
+  });
 
   it("offers a download without a load where files are missing", () => {
     const button = () =>
@@ -180,83 +211,78 @@ describe("the plan", () => {
     draw({ ...FORM, plan: { ...PLAN, download: 1e6 } }, true);
     expect(button()?.disabled).toBe(true);
   });
+});
 
-  it("shows the costs, by part", () => {
+describe("the plan", () => {
+  const chosen: number[] = [];
+  const draw = (form: FormView) =>
+    render(<PlanView form={form} onChoice={(choice) => chosen.push(choice)} />, root);
+
+  it("shows every line that Python sends", () => {
     draw(FORM);
-    const told = find(".nbl-costs").textContent;
-    expect(told).toContain("safetensors, 2 shards, 1,234 tensors, 5,000,000 parameters");
-    expect(told).toContain("30.0 MB (weights 20.0 MB, mapped files while placing 10.0 MB)");
-    expect(told).toContain("1.2 s to 3.4 s");
-    expect(find(".nbl-verdict").textContent).toBe("✓ it fits");
-    expect(find("[role=meter]").getAttribute("aria-valuetext")).toBe("30.0 MB of 60.0 MB free");
+    expect([...root.querySelectorAll(".nbl-facts > div")].map((line) => line.textContent)).toEqual([
+      "Weightssafetensors, 2 shards",
+      "Time1.2 s to 3.4 s, based on earlier loads on this machine",
+    ]);
   });
 
-  it("shows devices beside the host, as far as they are known", () => {
-    const device = {
-      name: "cuda:0",
-      parts: [["weights", 1e7] as const],
-      needed: 1e7,
-      available: 8e6,
-      verdict: "wont_fit",
-    };
-    const unknown = { ...device, name: "cuda:1", available: null, verdict: null };
-    draw({ ...FORM, plan: { ...PLAN, devices: [device, unknown], offloaded: 5e6 } });
-    const meters = [...root.querySelectorAll("[role=meter]")];
-    expect(meters.map((meter) => meter.getAttribute("aria-label"))).toEqual(["Host memory", "cuda:0"]);
-    expect(meters[1]?.getAttribute("aria-valuetext")).toBe("10.0 MB of 8.00 MB free");
-    expect(find(".nbl-gauge-wont_fit")).not.toBeNull();
-    expect(find(".nbl-costs").textContent).toContain(
-      "cuda:0 10.0 MB (weights 10.0 MB), cuda:1 10.0 MB (weights 10.0 MB), 5.00 MB left on disk",
-    );
-  });
-
-  it("says what it does not know", () => {
-    draw({ ...FORM, plan: { ...PLAN, seconds: null, devices: null, verdict: null } });
-    expect(find(".nbl-costs").textContent).toContain("unknown: no similar load");
-    expect(find(".nbl-costs").textContent).toContain("not known before the load");
-    expect(find(".nbl-verdict").textContent).toBe("");
-  });
-
-  it("shows an error in the costs' place, and keeps the way on", () => {
-    draw({
-      ...FORM,
-      plan: null,
-      error: { kind: "OptionError", code: "no-choice", page: "", message: "no", hint: "so" },
-    });
+  it("shows an error", () => {
+    draw({ ...FORM, plan: null, error: ERROR });
     expect(find("[role=alert]").textContent).toBe("OptionError no-choicenoso");
-    find<HTMLButtonElement>(".nbl-primary").click();
-    expect(changes.length).toBe(1);
-    draw(FORM, true);
-    expect(find<HTMLButtonElement>(".nbl-primary").disabled).toBe(true);
+  });
+
+  it("asks what a load would ask, before it is clicked", () => {
+    const choices = [["bfloat16", 2e7] as const, ["Load anyway", 4e7] as const];
+    const asked = {
+      kind: "WontFitError",
+      code: "wont-fit",
+      message: "Too large.",
+      choices,
+      files: [],
+      available: 3e7,
+    };
+    draw({ ...FORM, asked });
+    expect(find("[role=alert]").textContent).toContain("20.0 MB bfloat16 ✓");
+    find<HTMLButtonElement>(".nbl-way button").click();
+    expect(chosen).toEqual([0]);
+  });
+
+  it("warns of what a load unloads", () => {
+    draw({ ...FORM, unloads: "Loading unloads us/other." });
+    expect(find(".nbl-mixed").textContent).toBe("⚠ Loading unloads us/other.");
   });
 });
 
 describe("the runs", () => {
   const RUN: Run = {
-    time: "2026-01-01T00:00:00+00:00",
-    options: { dtype: "float32" },
+    title: "dtype='float32' × 4",
+    time: "3.9 s–5.5 s",
     seconds: 4,
     stages: [["weights", 1, 3]],
-    rate: 1e9,
-    observed_peak: 3e9,
-    predicted_peak: 3.1e9,
-    cache: "cold",
-    verdict: "fits",
+    figures: "1.00 GB/s · weights were not in memory",
   };
 
-  it("draws all at one scale", () => {
-    const runs = [RUN, { ...RUN, time: "2", seconds: 1, options: {}, stages: [["weights", 0, 1]] as const }];
-    render(<Runs state={{ runs, note: "compare like with like" }} onClear={() => {}} />, root);
-    const parts = [...root.querySelectorAll<HTMLElement>(".nbl-run-part")];
+  it("draws all at one scale, and takes over the options of one", () => {
+    const runs = [RUN, { ...RUN, title: "defaults", seconds: 1, stages: [["weights", 0, 1]] as const }];
+    const used: number[] = [];
+    render(
+      <Runs
+        state={{ runs, note: "compare like with like" }}
+        onClear={() => {}}
+        onUse={(choice) => used.push(choice)}
+      />,
+      root,
+    );
+    const parts = [...root.querySelectorAll<HTMLElement>(".nbl-run .nbl-of-weights")];
     expect(parts.map((part) => [part.style.left, part.style.width])).toEqual([
       ["25%", "50%"],
       ["0%", "25%"],
     ]);
-    expect(find(".nbl-run").textContent).toContain('dtype="float32"4.0 s');
-    expect(find(".nbl-run-figures").textContent).toBe(
-      "1.00 GB/s · Peak memory 3.00 GB (predicted 3.10 GB) · Weights were not in memory · it fits",
+    expect(find(".nbl-run").textContent).toBe(
+      "dtype='float32' × 43.9 s–5.5 sUse these options1.00 GB/s · weights were not in memory",
     );
-    expect(root.querySelectorAll(".nbl-run-options")[1]?.textContent).toBe("defaults");
+    root.querySelectorAll<HTMLButtonElement>(".nbl-run button")[1]?.click();
+    expect(used).toEqual([1]);
     expect(find(".nbl-mixed").textContent).toBe("⚠ compare like with like");
   });
 });

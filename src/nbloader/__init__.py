@@ -21,9 +21,9 @@ from nbloader._load.job import LoadJob
 from nbloader._options.environment import Notice
 from nbloader._options.options import LoadOptions
 from nbloader._planning.kv_cache import KVCache
-from nbloader._planning.plan import LoadPlan, Room
+from nbloader._planning.load_plan import LoadPlan, Room
 from nbloader._progress.freed import Freed, Holder
-from nbloader._progress.state import Download, ErrorInfo, LoadState, LogLine, Question, Shard, Stage
+from nbloader._progress.state import Download, ErrorInfo, LoadState, LogLine, Question, Sample, Shard, Stage
 from nbloader._registry.loaded_model import LoadedModel
 from nbloader._registry.models import loaded, unload
 from nbloader._system.memory import Accelerator, Memory
@@ -73,6 +73,7 @@ __all__ = [
     "Remedy",
     "RemoteCodeError",
     "Room",
+    "Sample",
     "Shard",
     "SourceError",
     "Stage",

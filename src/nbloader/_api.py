@@ -12,11 +12,13 @@ from nbloader._analysis.forecast import look_at
 from nbloader._load.ending import Loaded
 from nbloader._load.job import LoadJob
 from nbloader._options.options import LoadOptions, merge_options
-from nbloader._planning.plan import LoadPlan
+from nbloader._options.signature import takes_options
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._registry import models as registry
 from nbloader._views.callback import ProgressCallback, follow
 
 
+@takes_options
 def start(
     model: str | os.PathLike[str],
     options: LoadOptions | None = None,
@@ -78,6 +80,7 @@ def begin(
     return job
 
 
+@takes_options
 def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
     """Load models in the background, one after the other, and keep them until they are unloaded.
 
@@ -94,6 +97,7 @@ def preload(*models: str | os.PathLike[str], **choices: Any) -> list[LoadJob]:
     return jobs
 
 
+@takes_options
 def download(
     model: str | os.PathLike[str],
     options: LoadOptions | None = None,
@@ -135,6 +139,7 @@ def download(
     return job._folder()
 
 
+@takes_options
 def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **choices: Any) -> LoadPlan:
     """Return what loading a checkpoint will move and how much memory it will need, without loading it.
 
@@ -149,6 +154,7 @@ def plan(model: str | os.PathLike[str], options: LoadOptions | None = None, **ch
     return look_at(model, merge_options(options, choices))[2]
 
 
+@takes_options
 def load(
     model: str | os.PathLike[str],
     options: LoadOptions | None = None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from difflib import get_close_matches
 from io import TextIOWrapper
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 from nbloader._analysis.diagnose import diagnose
 from nbloader._api import begin, plan, start
@@ -25,7 +27,8 @@ from nbloader._safety.redaction import clean
 from nbloader._text.catalogue import LOCALES, speak, text
 from nbloader._text.units import size_text
 from nbloader._verify import verify
-from nbloader._views.terminal import error_lines, plan_lines, result_line, show_bar, tell_warnings
+from nbloader._version import __version__
+from nbloader._views.terminal import error_lines, plan_lines, print_over_bars, result_line, show_bar, tell_warnings
 
 _PATIENCE = 2.0  # seconds for a cancelled load to end
 _OWN = {
@@ -163,13 +166,32 @@ _COMMANDS: Mapping[str, Callable[..., int]] = {
 
 def _print_stage(event: events.Event) -> None:
     if isinstance(event, events.StageEnded):
-        from tqdm import tqdm
+        print_over_bars(f"{event.t:7.2f} s  {text('stage', event.stage)}  {event.detail}", sys.stdout)
 
-        tqdm.write(f"{event.t:7.2f} s  {text('stage', event.stage)}  {event.detail}", file=sys.stdout)
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the argument that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [*self._option_string_actions, *(_COMMANDS if self.prog == "nbloader" else ())]
+        for word in re.findall(r"--[\w-]+|(?<=invalid choice: ')\w+", message):
+            near = get_close_matches(word, known, n=1)
+            if near and near != [word]:
+                message = f"{message}. {text('hint', 'did_you_mean', name=near[0])}"
+                break
+        super().error(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments where the command's own are known: the main parser does not know them."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.prog != "nbloader":
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nbloader", description=text("cli", "description"))
+    parser = _Parser(prog="nbloader", description=text("cli", "description"))
+    parser.add_argument("--version", action="version", version=f"nbloader {__version__}", help=text("cli", "version"))
     commands = parser.add_subparsers(dest="command", required=True)
     load = commands.add_parser("load", help=text("cli", "load"))
     download = commands.add_parser("download", help=text("cli", "download"))
@@ -191,7 +213,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_options(command: argparse.ArgumentParser, *, finds_files: bool = False) -> None:
     """Add an argument for every option or, with `finds_files`, only for those that locate the files."""
-    command.add_argument("model", help=text("cli", "model"))
+    # The demo is written in the format that convert makes, and no Hub lists it.
+    command.add_argument("model", help=text("cli", "stored_model") if finds_files else text("cli", "model"))
     for name, row in ROWS.items():
         if row.in_command and (row.finds_files or name == "locale" or not finds_files):
             shown = text("option_help", name).replace("%", "%%")

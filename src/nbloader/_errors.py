@@ -16,6 +16,8 @@ Exception tree::
 from __future__ import annotations
 
 import copy
+import os
+import traceback
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +74,27 @@ class LoadError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the user's own line, what happened and what to do; `details` has the rest."""
+        return [*user_lines(self), f"{type(self).__name__} [{self.code}]: {self.message}", self.hint]
+
     def fresh(self) -> LoadError:
         """Return a copy without a traceback, so that several threads can each raise their own."""
         return copy.copy(self).with_traceback(None)
+
+
+def user_lines(error: BaseException) -> list[str]:
+    """Return the last line of the user's own code in a traceback, and where it is."""
+    package = os.path.dirname(__file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(package)]
+    # The frames of the notebook's program come before the user's.
+    before = next((at for at, frame in enumerate(frames) if frame.filename.startswith(package)), len(frames))
+    last = frames[before - 1] if 0 < before <= len(frames) else own[-1] if own else None
+    if last is None:
+        return []
+    place = last.filename if os.path.exists(last.filename) else last.name.replace("<module>", "cell")
+    return [f"{place}, line {last.lineno}", f"----> {last.lineno} {last.line}", ""]
 
 
 class OptionError(LoadError):
@@ -127,15 +147,21 @@ class WontFitError(LoadError):
     """The weights take more memory than is free.
 
     `suggestions` are choices that would fit. The last one is ``{"force": True}``, which loads the weights anyway.
-    `needed` is the number of bytes that the weights take with each choice.
+    `needed` is the number of bytes that the load needs with each choice, and `available` the number that it may take.
     """
 
     def __init__(
-        self, message: str, hint: str = "", suggestions: Sequence[Mapping[str, Any]] = (), needed: Sequence[int] = ()
+        self,
+        message: str,
+        hint: str = "",
+        suggestions: Sequence[Mapping[str, Any]] = (),
+        needed: Sequence[int] = (),
+        available: int | None = None,
     ) -> None:
         super().__init__(message, hint)
         self.suggestions = tuple(suggestions)
         self.needed = tuple(needed)
+        self.available = available
 
 
 class DependencyError(LoadError):
@@ -144,6 +170,9 @@ class DependencyError(LoadError):
 
 class LoadCancelled(Exception):  # noqa: N818 - the public name; being cancelled is not an error
     """The load was cancelled, by the button, by ``cancel()`` or by an interrupt."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [*user_lines(self), f"LoadCancelled: {self}"]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

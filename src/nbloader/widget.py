@@ -19,7 +19,8 @@ from nbloader._errors import LoadError
 from nbloader._load.ending import Loaded
 from nbloader._load.job import LoadJob
 from nbloader._options.options import LoadOptions, merge_options
-from nbloader._planning.plan import LoadPlan
+from nbloader._options.signature import takes_options
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._progress.freed import Freed
 from nbloader._progress.state import FINAL, LoadState
 from nbloader._safety.redaction import clean
@@ -47,6 +48,7 @@ def _front_end(name: str) -> Path | str:
     return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
 
 
+@takes_options
 class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Loads a checkpoint in the background, and shows the progress.
 
@@ -85,7 +87,9 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     _state = traitlets.Dict().tag(sync=True)
     _shards = traitlets.Dict().tag(sync=True)
-    _lanes = traitlets.Dict().tag(sync=True)
+    _now = traitlets.Dict().tag(sync=True)
+    _lanes = traitlets.List().tag(sync=True)
+    _samples = traitlets.List().tag(sync=True)
     _form = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     _runs = traitlets.Dict(default_value={"runs": [], "note": ""}).tag(sync=True)
     _diagnosis = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
@@ -102,12 +106,12 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         replace: bool = False,
         **choices: Any,
     ) -> None:
-        self._reload, self._replace = reload, replace
         self._shown_by: object = None
         self._is_panel = False
         chosen = merge_options(options, choices)
         self._page = Page(weakref.ref(self), weak_method(self._bundle), chosen.locale or locale())
-        self._controller = Controller(model, chosen, partial(begin, progress_callback=progress_callback), self._page)
+        starts = partial(begin, progress_callback=progress_callback)
+        self._controller = Controller(model, chosen, starts, self._page, reload=reload, replace=replace)
         super().__init__(**self._page.begin(self._controller.view()))
         self.on_msg(_on_message)
         self._answer_while_busy()
@@ -128,6 +132,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._started()
         return self
 
+    @takes_options
     def load(self, *, reload: bool = False, replace: bool = False, **changes: Any) -> LoaderWidget:
         """Start the load, or start it again, with changes to its options; returns at once.
 
@@ -274,7 +279,7 @@ class LoaderWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _started(self) -> LoadJob:
         if self.job is None or self.job._download_only:
-            self.load(reload=self._reload, replace=self._replace)
+            self.load(reload=self._controller.reload, replace=self._controller.replace)
         assert self.job is not None
         return self.job
 

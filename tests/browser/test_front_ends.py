@@ -71,7 +71,7 @@ def test_the_panel_is_live_and_cancel_arrives(front_end: object, page: Page, rep
     with serving(front_end(tmp_path, code), tmp_path) as url:
         page.goto(url)
         panel = page.locator(".nbl-panel")
-        expect(panel.locator(".nbl-stage-open").first).to_contain_text("Download")
+        expect(panel.locator(".nbl-stage.nbl-is-open").first).to_contain_text("Download")
         assert repo.stalled.wait(60)
         expect(panel).to_have_count(1)
         clock = panel.get_by_role("timer")

@@ -44,20 +44,29 @@ def test_a_load_from_first_paint_to_ready(server: Server, page: Page, demo_small
     panel = page.locator(".nbl-panel")
     expect(panel).to_contain_text("Loading")
     expect(panel.locator(".nbl-form")).to_have_count(0)
-    log = panel.locator(".nbl-log")
-    top = log.bounding_box()["y"] - panel.bounding_box()["y"]  # type: ignore[index]
+    chart = panel.locator(".nbl-rows")
+    top = chart.bounding_box()["y"] - panel.bounding_box()["y"]  # type: ignore[index]
     assert "torch.bfloat16" in run(page, 1)
     expect(panel).to_contain_text("Ready")
-    expect(panel).to_contain_text("100 %")
-    expect(panel.locator(".nbl-outcome")).to_contain_text("LlamaForCausalLM 19.4 MB in")
-    expect(panel.locator(".nbl-lane")).to_have_count(4)
-    expect(panel.locator(".nbl-stage-done")).to_have_count(7)
-    bar = panel.get_by_role("progressbar")
-    assert bar.get_attribute("aria-valuenow") == "100"
+    expect(panel.locator(".nbl-clock")).to_contain_text("LlamaForCausalLM · 19.4 MB bfloat16 on cpu")
+    # Folded: what it made, where the time went, and how to get it.
+    expect(panel.locator(".nbl-result")).to_contain_text("model, tokenizer = w.result()")
+    assert panel.bounding_box()["height"] < 120  # type: ignore[index]
+    panel.get_by_role("button", name="Copy").click()
+    assert page.evaluate("navigator.clipboard.readText()") == "model, tokenizer = w.result()"
+    panel.get_by_role("button", name="Show the timeline").click()
+    expect(panel.locator(".nbl-shard")).to_have_count(4)
+    expect(panel.locator(".nbl-stage.nbl-is-done")).to_have_count(5)
+    expect(panel.locator(".nbl-shard .nbl-lane.nbl-place")).to_have_count(4)
     expect(panel.get_by_role("button", name="Unload")).to_be_enabled()
-    # Nothing has moved: what is told at the end is at the end.
-    assert log.bounding_box()["y"] - panel.bounding_box()["y"] == pytest.approx(top, abs=1)  # type: ignore[index]
-    expect(panel.locator(".nbl-diagnosis .nbl-part-list li").first).to_be_visible()
+    assert chart.bounding_box()["y"] - panel.bounding_box()["y"] >= top  # type: ignore[index]
+    panel.get_by_role("slider").press("Home")
+    expect(panel.locator(".nbl-read-out")).to_contain_text("at 0 ms")
+    panel.locator(".nbl-table summary").click()
+    expect(panel.get_by_role("row", name="1 model-00001-of-00004.safetensors")).to_contain_text("Place")
+    panel.locator(".nbl-diagnosis summary").click()
+    expect(panel.locator(".nbl-diagnosis dd").first).to_be_visible()
+    panel.get_by_role("button", name="Hide the timeline").click()
     assert page.complaints == []  # type: ignore[attr-defined]
 
 
@@ -137,14 +146,15 @@ def test_two_hundred_shards_stay_readable(lab: Server, page: Page) -> None:
     run(page, 0)
     assert "done" in run(page, 1)
     panel = page.locator(".nbl-panel")
-    expect(panel.locator(".nbl-lane")).to_have_count(200)
-    lane = panel.locator(".nbl-lane").first
-    assert lane.bounding_box()["height"] >= 16  # type: ignore[index]
-    assert panel.bounding_box()["height"] < 800  # type: ignore[index]
-    expect(panel.locator(".nbl-lane").last).to_contain_text("model-00200-of-00200")
-    title = lane.get_attribute("title") or ""
-    assert "model-00001-of-00200" in title
-    assert "placed" in title
+    panel.get_by_role("button", name="Show the timeline").click()
+    expect(panel).to_contain_text("Shards · 200 of 200")
+    expect(panel.locator(".nbl-shard")).to_have_count(0)
+    assert panel.bounding_box()["height"] < 700  # type: ignore[index]
+    panel.get_by_role("button", name="show all 200").click()
+    expect(panel.locator(".nbl-shard")).to_have_count(200)
+    assert panel.bounding_box()["height"] < 900  # type: ignore[index]
+    assert "model-00200-of-00200" in (panel.locator(".nbl-shard").last.get_attribute("title") or "")
+    panel.get_by_role("button", name="Hide the timeline").click()
 
 
 @pytest.mark.parametrize("width", [420, 1200])

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from support import archs
-from support.jupyter import Server, begin, finish, open_browser, open_notebook, run, serve
+from support.jupyter import AXE, Server, begin, finish, open_browser, open_notebook, run, serve
 
-AXE = Path(__file__).parents[2] / "js/node_modules/axe-core/axe.min.js"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 
@@ -54,23 +53,32 @@ def test_the_whole_way_by_mouse(server: Server, page: Page, demo_small: Path) ->
     expect(panel).to_contain_text("4 shards")
     expect(panel.locator(".nbl-bar")).to_have_count(0)
     panel.get_by_label("Type").select_option("float32")
-    expect(panel.locator(".nbl-costs")).to_contain_text("38.8 MB float32")
-    expect(panel.locator(".nbl-code")).to_contain_text('dtype="float32"')
+    expect(panel.locator(".nbl-facts")).to_contain_text("38.8 MB float32")
+    code = f'w = LoaderWidget("{demo_small}", dtype="float32").show()\nmodel, tokenizer = w.result()'
     panel.get_by_role("button", name="Copy as code").click()
     expect(panel.get_by_role("button", name="Copied")).to_be_visible()
-    assert page.evaluate("navigator.clipboard.readText()") == f'LoaderWidget("{demo_small}", dtype="float32").show()'
-    panel.get_by_label("Memory limit").fill("eight")
+    assert page.evaluate("navigator.clipboard.readText()") == code
+    limit = panel.get_by_label("Memory limit")
+    limit.fill("eight")
     expect(panel.get_by_role("alert")).to_contain_text("'eight' is not a valid size")
-    panel.get_by_label("Memory limit").fill("8 GB")
-    expect(panel.locator(".nbl-code")).to_contain_text('max_memory="8GB"')
-    panel.get_by_label("Memory limit").fill("")
-    expect(panel.locator(".nbl-code")).not_to_contain_text("max_memory")
+    assert limit.get_attribute("aria-invalid") == "true"
+    expect(panel.locator(".nbl-verdict")).to_have_text("—")
+    expect(panel.get_by_role("button", name="Load", exact=True)).to_be_disabled()
+    limit.fill("8 GB")
+    expect(panel.locator(".nbl-facts")).to_contain_text("38.8 MB of 8.00 GB")
+    limit.fill("")
+    expect(panel.locator(".nbl-facts")).not_to_contain_text("8.00 GB")
     panel.get_by_role("button", name="Load", exact=True).click()
-    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("38.8 MB")
-    expect(panel.locator(".nbl-run")).to_have_count(1)
-    expect(panel.locator(".nbl-run-options")).to_have_text('dtype="float32"')
-    expect(panel.locator(".nbl-costs")).to_contain_text("earlier load")
+    expect(panel.locator(".nbl-clock")).to_contain_text("38.8 MB")
+    # The form has folded to one line.
+    expect(panel.locator(".nbl-form")).to_have_count(0)
+    expect(panel.locator(".nbl-code")).to_contain_text('dtype="float32"')
     assert "torch.float32 1" in run(page, 1)
+    panel.locator(".nbl-runs summary").click()
+    expect(panel.locator(".nbl-run")).to_have_count(1)
+    expect(panel.locator(".nbl-run-options")).to_have_text("dtype='float32'")
+    panel.get_by_role("button", name="Change").click()
+    expect(panel.locator(".nbl-facts")).to_contain_text("earlier load")
     panel.get_by_role("button", name="Clear").click()
     expect(panel).to_contain_text("No load of this model is recorded on this machine.")
     assert page.complaints == []  # type: ignore[attr-defined]
@@ -84,33 +92,41 @@ def test_the_whole_way_by_keyboard(server: Server, page: Page, demo_small: Path)
     expect(panel.locator(".nbl-help")).to_contain_text("type in memory")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    expect(panel.locator(".nbl-code")).to_contain_text('dtype="float16"')
+    expect(panel.locator(".nbl-facts")).to_contain_text("float16")
     for _ in range(4):
         page.keyboard.press("Tab")
     expect(panel.get_by_label("Memory limit")).to_be_focused()
     page.keyboard.type("15MB")
     expect(panel.locator(".nbl-verdict")).to_contain_text("it will not fit")
+    # The way on is above the form.
     for _ in range(10):
         if panel.get_by_role("button", name="Load", exact=True).evaluate("node => node === document.activeElement"):
             break
-        page.keyboard.press("Tab")
+        page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     question = panel.get_by_role("alert")
-    expect(question).to_contain_text("takes 19.4 MB of memory, and 15.0 MB is free")
+    expect(question).to_contain_text("needs 19.4 MB of memory at its peak. max_memory allows 15.0 MB")
+    # The keyboard has gone to the first choice.
+    expect(question.get_by_role("button").first).to_be_focused()
     panel.get_by_role("button", name="Load anyway").focus()
     page.keyboard.press("Enter")
-    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_be_visible()
+    expect(panel.locator(".nbl-status")).to_contain_text("Ready")
     expect(panel.locator(".nbl-code")).to_contain_text("force=True")
 
 
 def test_a_cell_that_waits_gets_what_was_chosen(server: Server, page: Page, demo_small: Path) -> None:
     panel = open_workbench(page, server, demo_small, ", max_memory='15MB'", "print(w.result().model.num_parameters())")
     begin(page, 1)
-    choice = panel.get_by_role("button", name="quantization='4bit'")
-    expect(choice).to_contain_text("takes")
-    choice.click()
+    expect(panel.locator(".nbl-ways")).to_contain_text("4bit ✓")
+    position = (
+        panel.locator(".nbl-way")
+        .all_inner_texts()
+        .index(next(said for said in panel.locator(".nbl-way").all_inner_texts() if "4bit" in said))
+    )
+    panel.locator(".nbl-way").nth(position).get_by_role("button").click()
     assert finish(page, 1).split()[-1].isdigit()  # bitsandbytes may have said something before
-    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("4bit")
+    expect(panel.locator(".nbl-status")).to_contain_text("Ready")
+    expect(panel.locator(".nbl-code")).to_contain_text("4bit")
 
 
 @pytest.mark.parametrize("width", [400, 1400])
@@ -125,9 +141,13 @@ def test_nobody_is_left_out(server: Server, page: Page, demo_small: Path, width:
     expect(panel.get_by_role("button", name="Load anyway")).to_be_visible()
     expect(panel.locator(".nbl-status")).to_contain_text("Waiting for your choice")
     assert (violations(page), is_too_wide(panel)) == ([], False)
-    panel.get_by_role("button", name="dtype='bfloat16'").click()
+    panel.get_by_role("button", name="Load so").first.click()
+    expect(panel.locator(".nbl-status")).to_contain_text("Ready")
+    panel.locator(".nbl-runs summary").click()
     expect(panel.locator(".nbl-run")).to_have_count(1)
     assert (violations(page), is_too_wide(panel)) == ([], False)
+    panel.get_by_role("button", name="Change").click()
+    panel.locator(".nbl-more summary").click()
     panel.get_by_label("Subfolder").fill("nowhere")
     expect(panel.get_by_role("alert")).to_contain_text("nowhere")
     panel.get_by_role("button", name="Load", exact=True).click()

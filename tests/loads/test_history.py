@@ -44,7 +44,8 @@ def test_a_load_that_is_ready_is_kept(demo_small: Path) -> None:
     assert run["seconds"] > run["weights_seconds"] > 0
     assert run["bytes_read"] == read_checkpoint(demo_small).bytes
     assert run["bytes_placed"] == sum(parameter.nbytes for parameter in model.parameters())
-    assert [name for name, _, _ in run["stages"]] == [stage.name for stage in nbloader.LoadState().stages]
+    begun = [stage.name for stage in nbloader.LoadState().stages if stage.name != "download"]  # of a folder
+    assert [name for name, _, _ in run["stages"]] == begun
     assert (run["cache"], run["copies"], run["verdict"]) == ("warm", True, "fits")
     assert run["observed_peak"] > 0
     assert "hf_secret" not in json.dumps(run)
@@ -158,7 +159,7 @@ def test_what_is_expected_follows_from_the_latest_of_the_kind(demo_small: Path) 
         imports = more.pop("imports", False)
         plan = plan_of(demo_small, **more)
         made = history.expect(plan, LoadOptions(), "us/demo", resident, known, imports=imports)
-        return None if made is None else astuple(made)
+        return None if made is None else astuple(made)[:4]
 
     stages = [["weights", 1.0, 2.0], ["device", 2.0, 2.5], ["metadata", 2.5, 2.75]]
     parts = {"spent": {"resolve": 0.25, "tokenizer": 0.5, "storage": 0.5}, "read_rate": 1000.0, "stages": stages}

@@ -97,7 +97,7 @@ def test_a_load_under_way_says_how_far_it_was(loaded: Loaded) -> None:
     page = page_of(replace(loaded.state, status="running", summary=None))
     assert "Saved during the load" in page.text
     assert "progress" in page.tags
-    assert "moved" in page.text
+    assert "99 %" in page.text
 
 
 def test_a_load_that_failed_says_why(loaded: Loaded) -> None:

@@ -24,10 +24,10 @@ class RecordingComm(BaseComm):
     def _reply_subshell_for(self, data: Any, default: Any) -> str:
         return "the shell that last published"
 
-    def states(self) -> list[dict[str, Any]]:
-        """The `_state` of each update, in order."""
+    def states(self, trait: str = "_state") -> list[Any]:
+        """The values of a trait that were sent, in order."""
         updates = [data.get("state", {}) for _, kind, data in self.messages if kind == "comm_msg"]
-        return [update["_state"] for update in updates if "_state" in update]
+        return [update[trait] for update in updates if trait in update]
 
     def click(self, content: Any) -> None:
         """Send what the front end would."""

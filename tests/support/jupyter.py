@@ -28,6 +28,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+AXE = Path(__file__).parents[2] / "js/node_modules/axe-core/axe.min.js"
 APPS = {"lab": "LabApp", "notebook": "JupyterNotebookApp"}
 TOOLS = """
 window.nb = {

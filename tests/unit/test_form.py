@@ -48,9 +48,15 @@ def test_the_code_reproduces_the_choice(choices: dict[str, Any]) -> None:
         def __init__(self, model: str, **given: Any) -> None:
             made.append((model, LoadOptions(**given)))
 
-        def show(self) -> None: ...
+        def show(self) -> LoaderWidget:
+            return self
 
-    exec(code, {"LoaderWidget": LoaderWidget})
+        def result(self) -> tuple[str, str]:
+            return "model", "tokenizer"
+
+    names: dict[str, Any] = {"LoaderWidget": LoaderWidget}
+    exec(code, names)
+    assert (names["model"], names["tokenizer"]) == ("model", "tokenizer")
     assert made == [('us/"demo"', LoadOptions(**choices))]
 
 

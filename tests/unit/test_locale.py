@@ -65,10 +65,10 @@ def test_sizes_have_three_figures(size: int, said: str) -> None:
 
 def test_what_was_said_can_be_said_in_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
-    said = text("detail", "imports", name=text("detail", "none"), seconds="1.5")
-    assert (said, in_locale(said, "ko")) == ("none (imports 1.5 s)", "없음 (임포트 1.5초)")
+    said = text("line", "part", first=text("detail", "none"), then=seconds_text(1.5))
+    assert (said, in_locale(said, "ko")) == ("none · 1.5 s", "없음 · 1.5초")
     sent = in_locale({"stages": [{"detail": said, "started": 1.0}], "other": "as it is"}, "ko")
-    assert sent == {"stages": [{"detail": "없음 (임포트 1.5초)", "started": 1.0}], "other": "as it is"}
+    assert sent == {"stages": [{"detail": "없음 · 1.5초", "started": 1.0}], "other": "as it is"}
     assert isinstance(said, Text)
     assert said.in_locale("ko").in_locale("en") == said
     # What goes to a page is plain: marimo drops what is more than a string.

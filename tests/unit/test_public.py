@@ -114,7 +114,7 @@ def test_a_job_shows_nothing_that_is_not_for_users() -> None:
     job = nbloader.LoadJob("demo", nbloader.LoadOptions())
     assert {name for name in dir(job) if not name.startswith("_")} == {
         "answer", "cancel", "done", "events", "model", "number", "options", "plan", "result", "start", "state",
-        "subscribe", "unload",
+        "subscribe", "timeline", "unload",
     }  # fmt: skip
 
 
@@ -152,7 +152,8 @@ def test_every_text_is_there_and_none_too_many() -> None:
     assert set(texts()["stage"]) == set(_events.STAGES)
     front = "".join(path.read_text() for path in (SOURCES.parents[1] / "js/src").rglob("*.ts*"))
     for group in ("panel", "diagnosis"):
-        used = set(re.findall(rf"texts\.{group}\??\.(\w+)", front)) | codes_used(rf'text\(\s*"{group}",\s+"(\w+)"')
+        used = set(re.findall(rf"texts\.{group}\??\.(\w+)", front))
+        used |= codes_used(rf'(?:text|says)\(\s*"{group}",\s+"(\w+)"')
         assert used == set(texts()[group]), group
     for group in ("error", "hint", "reason"):
         used = codes_used(rf'text\(\s*"{group}",\s+"(\w+)"')

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import comm
 import pytest
@@ -19,10 +20,21 @@ from support.waiting import all_at_once, own_threads, wait_for
 from support.wire import misfits
 
 import nbloader
-from nbloader import LoadCancelled, LoadError, LoaderWidget, OptionError, SourceError
+from nbloader import (
+    LoadCancelled,
+    LoadError,
+    LoaderWidget,
+    LoadState,
+    Memory,
+    OptionError,
+    SourceError,
+    events,
+)
 from nbloader._load import run
+from nbloader._progress.fold import fold
 from nbloader._views import wire
 from nbloader._views.publisher import INTERVAL
+from nbloader._views.view import view_of
 from nbloader.widget import _THEIRS
 
 
@@ -55,7 +67,7 @@ def test_show_returns_the_widget_and_the_load_runs(demo_small: Path) -> None:
     assert widget.plan is not None
     final = wait_for_final(widget)
     assert final["status"] == "ready"
-    assert final["fraction"] == 1
+    assert comm_of(widget).states("_now")[-1]["fraction"] == 1
     assert final["summary"]["model_class"] == "LlamaForCausalLM"  # type: ignore[index]
     assert repr(widget) == f"LoaderWidget({str(demo_small)!r}): ready"
 
@@ -253,6 +265,53 @@ def test_a_forged_message_gets_a_line_and_changes_nothing(content: object, stall
     assert (stalled.state.status, stalled.state.cancelling) == ("running", False)
 
 
+def merged(messages: list[tuple[float, str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return what a page has after these messages: whole lanes and samples, with what changed since."""
+    has: dict[str, Any] = {"_lanes": [], "_samples": []}
+    for _, _, data in messages:
+        has |= data.get("state", {})
+        if "_now" not in has:
+            continue
+        for row, lane in has["_now"]["lanes"].items():
+            has["_lanes"] = [*has["_lanes"]]
+            has["_lanes"][int(row)] = lane
+        last = has["_samples"][-1][0] if has["_samples"] else -1
+        has["_samples"] = [*has["_samples"], *(new for new in has["_now"]["samples"] if new[0] > last)]
+    return has
+
+
+def states_of_two_hundred_shards() -> Iterator[LoadState]:
+    size, memory = 10**9, Memory(total=10**11, available=10**11, process=10**9)
+    state = fold(LoadState(), events.Started(0.0))
+    state = fold(state, events.ShardsFound(0.0, tuple((f"model-{shard}", size, size) for shard in range(200))))
+    for shard in range(200):
+        t = 0.5 * shard
+        state = fold(fold(state, events.Read(t, shard, size)), events.Placed(t + 0.2, shard, size, size))
+        state = fold(state, events.MemorySampled(t + 0.3, memory))
+        yield state
+
+
+def test_only_what_has_changed_is_sent_and_a_page_has_all_of_it(tmp_path: Path) -> None:
+    widget = LoaderWidget(tmp_path)
+    sent = comm_of(widget).messages
+    for step, state in enumerate(states_of_two_hundred_shards()):
+        if step == 0:
+            sent.clear()
+        widget._page.send(view_of(state, 5))
+        # They are sent whole where every second sample was dropped.
+        assert step == 0 or "_samples" in sent[-1][2]["state"] or len(json.dumps(sent[-1][2])) < 1500
+        if step == 100:  # a page that draws the panel anew needs what was sent before it came
+            comm_of(widget).click({"kind": "drawn"})
+            assert comm_of(widget).states("_lanes")[-1] == widget._page._traits["_lanes"]
+            assert comm_of(widget).states("_samples")[-1] == widget._page._traits["_samples"]
+    has, kept = merged(sent), widget._page._traits
+    assert has["_lanes"] == kept["_lanes"]
+    assert [sample[0] for sample in has["_samples"]] == [sample[0] for sample in kept["_samples"]]
+    # The end is sent whole: a page that missed something is right in the end.
+    widget._page.send(view_of(fold(state, events.Cancelled(200.0)), 5))
+    assert comm_of(widget).states("_lanes")[-1] == kept["_lanes"]
+
+
 def test_a_forged_state_gets_a_line_and_changes_nothing(stalled: LoaderWidget) -> None:
     forged = {"status": "ready", "name": "<img src=x onerror=alert(1)>"}
     before = stalled._state
@@ -273,7 +332,7 @@ def test_a_page_sets_nothing_but_what_is_its_own(stalled: LoaderWidget) -> None:
         assert stalled.state.log[-1].code == "refused"
         assert name in stalled.state.log[-1].arguments["reason"]
     after = stalled.get_state()
-    moving = {"_state", "_shards", "_lanes"}
+    moving = {"_state", "_now", "_shards", "_lanes", "_samples"}
     assert [name for name in before.keys() - moving if after[name] != before[name]] == []
     assert "evil" not in repr(after["_state"]["name"])
 
@@ -438,7 +497,7 @@ def test_the_same_cell_again_has_it_at_once(demo_small: Path) -> None:
     second = LoaderWidget(demo_small).show()
     assert second.model is model
     final = wait_for_final(second)
-    assert (final["status"], final["read"]) == ("ready", [0, 0])
+    assert (final["status"], second._lanes) == ("ready", [])
     assert final["summary"]["already_loaded"] is True  # type: ignore[index]
     assert LoaderWidget(demo_small, reload=True).show().model is not model
 

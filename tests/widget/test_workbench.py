@@ -13,6 +13,7 @@ from support import archs
 from support.comm import RecordingComm
 from support.hub import Hub, Repo
 
+import nbloader
 from nbloader import LoaderWidget, WontFitError
 from nbloader._analysis import history as _history
 
@@ -63,9 +64,12 @@ class Watched:
 def test_it_plans_and_loads_nothing(demo_small: Path) -> None:
     bench = Watched(demo_small)
     plan = bench.planned()["plan"]
-    assert (plan["verdict"], plan["shards"], plan["placed_as"]) == ("fits", 4, "bfloat16")
+    lines = dict(plan["lines"])
+    assert (plan["verdict"], lines["Model size"]) == ("fits", "19.4 MB bfloat16")
+    assert lines["Weights"].startswith("safetensors, 4 shards")
     assert bench.widget.job is None
-    assert bench.widget._form["code"] == f'LoaderWidget("{demo_small}").show()'
+    code = f'w = LoaderWidget("{demo_small}").show()\nmodel, tokenizer = w.result()'
+    assert bench.widget._form["code"] == code
     assert bench.widget._runs == {"runs": [], "note": ""}
 
 
@@ -78,10 +82,11 @@ def test_a_panel_that_was_shown_has_no_form(demo_small: Path) -> None:
 
 def test_a_choice_is_planned_for(demo_small: Path) -> None:
     bench = Watched(demo_small)
-    before = bench.planned()["plan"]
+    bench.planned()
     bench.click("plan", choices={"dtype": "float32"})
-    after = bench.form(lambda form: form["plan"] is not None and form["plan"]["placed_as"] == "float32")
-    assert after["plan"]["place"] == 2 * before["place"]
+    after = bench.form(
+        lambda form: form["plan"] is not None and ["Model size", "38.8 MB float32"] in form["plan"]["lines"]
+    )
     assert 'dtype="float32"' in after["code"]
     assert bench.value("dtype") == "float32"
 
@@ -93,9 +98,76 @@ def test_a_choice_that_cannot_be_is_told_and_changes_nothing(demo_small: Path) -
         bench.click("load", choices=choices)
     form = bench.form(lambda form: form["error"] is not None)
     assert form["error"]["kind"] == "OptionError"
+    assert form["plan"] is None
     assert bench.widget.job is None
     bench.click("plan", choices={})
-    assert bench.form(lambda form: form["error"] is None)["plan"] is not None
+    assert bench.planned()["error"] is None
+
+
+def test_the_field_that_is_wrong_is_named(demo_small: Path) -> None:
+    bench = Watched(demo_small)
+    bench.planned()
+    bench.click("plan", choices={"dtype": "float32", "max_memory": "potatoes"})
+    assert bench.form(lambda form: form["error"] is not None)["field"] == "max_memory"
+    assert bench.value("dtype") == "auto"  # none of the choices is taken over
+    bench.click("plan", choices={"dtype": "float32"})
+    assert bench.form(lambda form: form["error"] is None)["field"] == ""
+
+
+def test_a_load_from_the_form_reloads_and_replaces_as_the_widget_was_told(demo_small: Path) -> None:
+    model = LoaderWidget(demo_small).load().model
+    bench = Watched(demo_small, reload=True, replace=True)
+    assert bench.planned()["code"].startswith(f'w = LoaderWidget("{demo_small}", reload=True, replace=True).show()')
+    bench.click("load", choices={})
+    assert bench.widget.model is not model
+
+
+def test_what_would_be_asked_is_asked_before_the_click(demo_small: Path) -> None:
+    bench = Watched(demo_small, dtype="float32", max_memory="30MB")
+    form = bench.planned()
+    assert form["plan"]["verdict"] == "wont_fit"
+    asked = form["asked"]
+    with pytest.raises(WontFitError) as raised:
+        LoaderWidget(demo_small, dtype="float32", max_memory="30MB").result()
+    # One number for one question: what the form says is what the load says.
+    assert (asked["message"].split(";")[0], asked["available"]) == (raised.value.message.split(";")[0], 30 * 10**6)
+    assert [size for _, size in asked["choices"]] == list(raised.value.needed)
+    assert form["plan"]["rooms"][0]["needed"] == asked["choices"][-1][1]
+    for choice in (99, -1):
+        bench.click("load_so", choice=choice)
+    assert bench.widget.job is None
+    bench.click("load_so", choice=0)
+    assert str(bench.widget.model.dtype) == "torch.bfloat16"
+    assert bench.form(lambda form: not form["planning"])["asked"] is None
+
+
+def test_the_options_of_a_past_run_are_taken_over(demo_small: Path) -> None:
+    for choices in ({"dtype": "float32"}, {"dtype": "float32"}, {}):
+        LoaderWidget(demo_small, **choices).load(reload=True).result()
+    bench = Watched(demo_small, token="hf_mine", subfolder="")
+    bench.planned()
+    titles = [run["title"] for run in bench.widget._runs["runs"]]
+    assert titles == ["defaults", "dtype='float32' × 2"]
+    bench.click("use_run", choice=7)
+    bench.click("use_run", choice=1)
+    bench.form(lambda form: 'dtype="float32"' in form["code"])
+    assert bench.widget._controller.options.token == "hf_mine"
+    assert bench.widget.job is None
+
+
+def test_a_model_that_is_loaded_can_be_used_or_unloaded(demo_small: Path) -> None:
+    model = LoaderWidget(demo_small, dtype="float32").load().model
+    bench = Watched(demo_small)
+    form = bench.planned()
+    assert "float32 · 38.8 MB" in form["resident"]
+    assert form["unloads"] == f"Loading unloads {demo_small.name}."
+    bench.click("use_resident")
+    assert bench.widget.model is model
+    other = Watched(demo_small)
+    assert other.planned()["resident"]
+    other.click("unload")
+    other.form(lambda form: form["resident"] == "")
+    assert nbloader.loaded() == []
 
 
 def test_a_source_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -115,11 +187,9 @@ def test_load_from_the_form_and_from_code_are_the_same(demo_small: Path) -> None
     assert bench.value("dtype") == "float16"
     history = bench.widget.history
     assert [run["options"] for run in history] == [{"dtype": "float32"}, {"dtype": "float16"}]
-    newest_first = [run["options"] for run in history[::-1]]
+    newest_first = ["dtype='float16'", "dtype='float32'"]
     with bench.changed:
-        assert bench.changed.wait_for(
-            lambda: [run["options"] for run in bench.widget._runs["runs"]] == newest_first, 10
-        )
+        assert bench.changed.wait_for(lambda: [run["title"] for run in bench.widget._runs["runs"]] == newest_first, 10)
     bench.form(lambda form: form["plan"] is not None and form["plan"]["seconds"] is not None)
     bench.click("clear_history")
     assert bench.widget.history == bench.widget._runs["runs"] == []
@@ -144,7 +214,8 @@ def test_what_will_not_fit_is_asked_where_somebody_sees_it(demo_small: Path) -> 
     assert state["status"] == "running"
     assert question["kind"] == "WontFitError"
     labels = [label for label, _ in question["choices"]]
-    assert labels[0] == "dtype='bfloat16'"
+    assert labels[0] == "bfloat16"
+    assert question["available"] == 30 * 10**6
     assert labels[-1] == "Load anyway"
     for choice in (99, -1, "0", None, True):
         bench.click("answer", number=state["number"], question=question["number"], choice=choice)
@@ -214,7 +285,7 @@ def test_a_model_can_be_downloaded_only_and_loaded_later(hub: Hub, demo_small: P
     assert bench.planned()["plan"]["download"] > 0
     bench.click("download", choices={})
     state = bench.state(lambda state: state["status"] == "downloaded")
-    assert state["fraction"] == 1
+    assert bench.widget._now["fraction"] == 1
     assert [stage["name"] for stage in state["stages"]] == ["resolve", "download"]
     bench.form(lambda form: form["plan"] is not None and form["plan"]["download"] == 0)
     assert bench.widget._runs["runs"] == []

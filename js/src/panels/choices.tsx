@@ -2,18 +2,21 @@ import { fill, size } from "../format";
 import { texts } from "../texts";
 import type { Asked } from "../wire";
 
-/** The ways to go on after a question or an error, each a button. */
+/** The ways to go on after a question or an error: bars against a limit where memory is the question, else buttons. */
 export function Choices({ asked, onAnswer }: { asked: Asked; onAnswer: (choice: number) => void }) {
-  if (asked.choices.length === 0) {
+  const { choices, files, available } = asked;
+  if (choices.length === 0) {
     return null;
   }
+  const most = Math.max(available ?? 0, ...choices.map(([, bytes]) => bytes ?? 0), 1);
+  const share = (bytes: number): string => `${(bytes / most) * 100}%`;
   return (
     <>
-      {asked.files.length > 0 && (
+      {files.length > 0 && (
         <>
           <p>{texts.panel.code_files}</p>
           <ul class="nbl-files">
-            {asked.files.map((file) => (
+            {files.map((file) => (
               <li key={file}>
                 {/^https?:\/\//.test(file) ? (
                   <a href={file} target="_blank" rel="noopener noreferrer">
@@ -27,16 +30,36 @@ export function Choices({ asked, onAnswer }: { asked: Asked; onAnswer: (choice: 
           </ul>
         </>
       )}
-      <div class="nbl-choices">
-        {asked.choices.map(([label, bytes], choice) => (
-          <button type="button" class="nbl-button" key={label} onClick={() => onAnswer(choice)}>
-            {label}
-            {bytes !== null && (
-              <span class="nbl-takes"> {fill(texts.panel.takes, { size: size(bytes) })}</span>
-            )}
-          </button>
-        ))}
-      </div>
+      {available === null ? (
+        <div class="nbl-choices">
+          {choices.map(([label], choice) => (
+            <button type="button" class="nbl-button" key={label} onClick={() => onAnswer(choice)}>
+              {label}
+            </button>
+          ))}
+        </div>
+      ) : (
+        <div class="nbl-ways">
+          {choices.map(([label, bytes], choice) => {
+            const isForced = choice === choices.length - 1;
+            return (
+              <div class={`nbl-way ${isForced ? "nbl-is-forced" : ""}`} key={label}>
+                <span class="nbl-way-bar" aria-hidden="true">
+                  <i class="nbl-way-needs" style={{ width: share(bytes ?? 0) }} />
+                  <i class="nbl-way-limit" style={{ left: share(available) }} />
+                </span>
+                <span>
+                  {size(bytes ?? 0)} {isForced ? texts.panel.as_chosen : label} {isForced ? "✕" : "✓"}
+                </span>
+                <button type="button" class="nbl-button" onClick={() => onAnswer(choice)}>
+                  {isForced ? label : texts.form.load_so}
+                </button>
+              </div>
+            );
+          })}
+          <p class="nbl-note">{fill(texts.panel.limit, { size: size(available) })}</p>
+        </div>
+      )}
     </>
   );
 }

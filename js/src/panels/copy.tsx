@@ -4,7 +4,7 @@ import { texts } from "../texts";
 const COPIED = 1500; // milliseconds for which it is said
 
 /** A button that puts lines of code on the clipboard. */
-export function Copy({ code, label }: { code: string; label: string }) {
+export function Copy({ code, label, why = "" }: { code: string; label: string; why?: string }) {
   const [copied, setCopied] = useState(false);
   const copy = async () => {
     await write(code);
@@ -12,7 +12,7 @@ export function Copy({ code, label }: { code: string; label: string }) {
     setTimeout(() => setCopied(false), COPIED);
   };
   return (
-    <button type="button" class="nbl-button" onClick={copy}>
+    <button type="button" class="nbl-button" disabled={why !== ""} title={why} onClick={copy}>
       {copied ? texts.form.copied : label}
     </button>
   );

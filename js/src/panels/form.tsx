@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { named, texts } from "../texts";
-import type { Field, Form as FormView } from "../wire";
+import type { Field, Form as FormView, Problem } from "../wire";
 
 const TYPING = 150; // milliseconds after the last key until what is written is planned for
 const FOLDED = ["files", "loading"];
@@ -22,6 +22,11 @@ export function Form(props: {
   const [help, setHelp] = useState("");
   const timer = useRef(0);
   const focused = useRef("");
+  // What does not apply yet is not there.
+  const groups = form.groups.map((group) => ({
+    ...group,
+    fields: group.fields.filter((field) => field.why === ""),
+  }));
   const fields = form.groups.flatMap((group) => group.fields);
   const settled = () => {
     const left = Object.entries(edits).filter(
@@ -46,6 +51,7 @@ export function Form(props: {
         <Row
           key={field.name}
           field={field}
+          error={form.field === field.name && form.error !== null ? form.error : null}
           value={edits[field.name]?.[0] ?? field.value}
           onEdit={edit}
           onFocus={(name) => {
@@ -59,8 +65,8 @@ export function Form(props: {
       ))}
     </fieldset>
   );
-  const shown = form.groups.filter((group) => !FOLDED.includes(group.name));
-  const folded = form.groups.filter((group) => FOLDED.includes(group.name));
+  const shown = groups.filter((group) => !FOLDED.includes(group.name));
+  const folded = groups.filter((group) => FOLDED.includes(group.name));
   return (
     <section class="nbl-form" aria-label={texts.form.title}>
       {shown.map((group) => rows(group.name, group.fields))}
@@ -78,19 +84,20 @@ export function Form(props: {
 function Row(props: {
   field: Field;
   value: string;
+  error: Problem | null;
   onEdit: (field: Field, text: string, delay: number) => void;
   onFocus: (name: string) => void;
 }) {
-  const { field, value, onEdit, onFocus } = props;
+  const { field, value, error, onEdit, onFocus } = props;
   const common = {
-    disabled: field.why !== "",
+    "aria-invalid": error !== null,
     "aria-description": named(texts.option_help, field.name),
     onFocus: () => onFocus(field.name),
     onBlur: () => onFocus(""),
   };
   return (
     // biome-ignore lint/a11y/noLabelWithoutControl: the control is inside, of one kind or another
-    <label class="nbl-field" title={field.why} onPointerEnter={() => onFocus(field.name)}>
+    <label class="nbl-field" onPointerEnter={() => onFocus(field.name)}>
       <span class="nbl-field-label">{named(texts.option, field.name)}</span>
       {field.kind === "choice" ? (
         <select {...common} value={value} onChange={(event) => onEdit(field, event.currentTarget.value, 0)}>
@@ -102,26 +109,27 @@ function Row(props: {
           ))}
         </select>
       ) : field.kind === "flag" ? (
-        <span class="nbl-flag">
-          <input
-            {...common}
-            type="checkbox"
-            checked={value === "true"}
-            onChange={(event) => onEdit(field, event.currentTarget.checked ? "true" : "false", 0)}
-          />
-          <span class="nbl-why">{field.why}</span>
-        </span>
+        <input
+          {...common}
+          type="checkbox"
+          checked={value === "true"}
+          onChange={(event) => onEdit(field, event.currentTarget.checked ? "true" : "false", 0)}
+        />
       ) : (
         <input
           {...common}
           type="text"
           inputMode={field.kind === "number" ? "numeric" : "text"}
           value={value}
-          placeholder={field.why}
           spellcheck={false}
           autocomplete="off"
           onInput={(event) => onEdit(field, event.currentTarget.value, TYPING)}
         />
+      )}
+      {error !== null && (
+        <span class="nbl-wrong" role="alert">
+          {error.message} {error.hint}
+        </span>
       )}
     </label>
   );

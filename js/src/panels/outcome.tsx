@@ -1,7 +1,7 @@
-import { duration, fill, size } from "../format";
+import { fill, size } from "../format";
 import { isOver } from "../model";
 import { texts } from "../texts";
-import type { Gone, Stall, State } from "../wire";
+import type { Gone, Now, Stall, State } from "../wire";
 import { Choices } from "./choices";
 import { ErrorText } from "./error";
 
@@ -10,6 +10,7 @@ const SILENT_SECONDS = 15;
 /** How the load ended, in one line; for a failure what happened and what to do; before that, what it waits for. */
 export function Outcome(props: {
   state: State;
+  now: Now;
   /** Seconds since the kernel was last heard of. */
   silent: number;
   /** `question` is the number of what is asked, 0 for an error. */
@@ -17,10 +18,10 @@ export function Outcome(props: {
   onCancel: () => void;
   onCancelOther: (number: number) => void;
 }) {
-  const { state, silent, onAnswer, onCancel, onCancelOther } = props;
+  const { state, now, silent, onAnswer, onCancel, onCancelOther } = props;
   const { question } = state;
   // A load that is under way is told of twice a second: only a kernel that is gone, or very busy, is this silent.
-  if (silent >= SILENT_SECONDS && !isOver(state.status) && state.status !== "idle") {
+  if (silent >= SILENT_SECONDS && !isOver(state) && state.status !== "idle") {
     return (
       <div class="nbl-outcome nbl-question" role="status">
         <p>{fill(texts.panel.silent, { seconds: silent })}</p>
@@ -36,14 +37,18 @@ export function Outcome(props: {
   if (question !== null) {
     return (
       <div class="nbl-outcome nbl-question" role="alert">
-        <strong>{texts.panel.question}</strong>
         <p>{question.message}</p>
         <Choices asked={question} onAnswer={(choice) => onAnswer(question.number, choice)} />
+        {question.kind === "RemoteCodeError" && (
+          <button type="button" class="nbl-button" onClick={onCancel}>
+            {texts.panel.do_not_run}
+          </button>
+        )}
       </div>
     );
   }
   if (state.stall !== null && !state.cancelling) {
-    return <Stalled stall={state.stall} elapsed={state.elapsed} onCancel={onCancel} />;
+    return <Stalled stall={state.stall} elapsed={now.elapsed} onCancel={onCancel} />;
   }
   if (state.status === "failed" && state.error !== null) {
     return (
@@ -51,20 +56,6 @@ export function Outcome(props: {
         <ErrorText error={state.error} />
         <Choices asked={state.error} onAnswer={(choice) => onAnswer(0, choice)} />
       </div>
-    );
-  }
-  if (state.status === "ready" && state.summary !== null) {
-    const { bytes, dtype, device, model_class } = state.summary;
-    return (
-      <p class="nbl-outcome nbl-is-ready" role="status">
-        <strong>{model_class}</strong>{" "}
-        {fill(state.summary.already_loaded ? texts.panel.already : texts.panel.ready, {
-          bytes: size(bytes),
-          seconds: duration(state.elapsed),
-          dtype,
-          device,
-        })}
-      </p>
     );
   }
   if (state.status === "downloaded") {
@@ -81,7 +72,7 @@ export function Outcome(props: {
       </p>
     );
   }
-  return <p class="nbl-outcome">{"\u00a0"}</p>;
+  return null;
 }
 
 /** The loads ahead, in order, each with the way to cancel it. */

@@ -18,7 +18,8 @@ from nbloader._checkpoint.checkpoint import read_checkpoint
 from nbloader._errors import LoadError
 from nbloader._libraries.transformers.tokenizers import load_tokenizer
 from nbloader._options.options import LoadOptions, merge_options
-from nbloader._planning.plan import LoadPlan
+from nbloader._options.signature import takes_options
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._registry.models import find_loaded
 from nbloader._system.memory import memory_limit, memory_pressure
 from nbloader._system.probe import LEAST_BYTES, Probe, find_places, probe
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _TOKENIZER_SECONDS = 0.5  # a tokenizer stage at least this long is worth a trial load of the saved tokenizer
 
 
+@takes_options
 def diagnose(model_or_job: Any, **choices: Any) -> Diagnosis:
     """Return why a load took as long as it did, and what would make it faster.
 

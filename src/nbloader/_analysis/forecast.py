@@ -14,7 +14,8 @@ from nbloader._errors import os_failure
 from nbloader._libraries.peft import check_peft
 from nbloader._load.stages.download import look
 from nbloader._options.options import LoadOptions, changed_options
-from nbloader._planning.plan import LoadPlan, make_plan
+from nbloader._planning.load_plan import LoadPlan
+from nbloader._planning.plan import make_plan
 from nbloader._safety.redaction import clean, leaving
 from nbloader._system.memory import find_free
 from nbloader._system.page_cache import find_missing
@@ -23,6 +24,7 @@ from nbloader._system.page_cache import find_missing
 class Looked(NamedTuple):
     """What the headers of a checkpoint tell about it."""
 
+    name: str
     checkpoint: Checkpoint
     bytes_to_download: int
     bytes_resident: int
@@ -33,7 +35,7 @@ def look_in(model: str | os.PathLike[str], options: LoadOptions) -> Looked:
     """Return what the headers of a checkpoint tell, without reading the weights; raises as `plan` does."""
     source = find_source(model, options)
     checkpoint, left = look(source, options)
-    return Looked(checkpoint, left, resident_bytes(checkpoint), source.repository is not None)
+    return Looked(source.name, checkpoint, left, resident_bytes(checkpoint), source.repository is not None)
 
 
 def look_at(model: str | os.PathLike[str], options: LoadOptions) -> tuple[Source, Checkpoint, LoadPlan]:

@@ -21,7 +21,7 @@ from nbloader._system.own_files import VERSION, Kind, is_number, read_lines, rea
 
 if TYPE_CHECKING:
     from nbloader._load.job import LoadJob
-    from nbloader._planning.plan import LoadPlan
+    from nbloader._planning.load_plan import LoadPlan
     from nbloader._progress.state import LoadState
 
 MOST_RUNS = 200
@@ -195,6 +195,7 @@ def expect(
         read_rate=median(rates) if rates else None,
         placing=median(_placing(run) * size / run["bytes_read"] for run in alike),
         finishing=median(_stages_of(run, _FINISHING) for run in alike),
+        stages={name: median(_stages_of(run, (name,)) for run in alike) for name in events.STAGES},
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbloader._analysis.diagnosis import AT_LIMIT, Diagnosis, Remedy
 from nbloader._options.as_code import as_arguments, as_code, quoted
 from nbloader._options.options import LoadOptions
-from nbloader._planning.plan import LoadPlan
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._progress.events import PARTS
 from nbloader._system.probe import LEAST_BYTES, Probe
 from nbloader._system.storage import Storage
@@ -191,7 +191,7 @@ class _Wanted(NamedTuple):
 
     def show(self, **changes: Any) -> str:
         """Return the code that loads it, with some options changed."""
-        return f"from nbloader import LoaderWidget\n\nw = {as_code(self.model, replace(self.options, **changes))}"
+        return f"from nbloader import LoaderWidget\n\n{as_code(self.model, replace(self.options, **changes))}"
 
     def preload(self) -> str:
         arguments = as_arguments(self.model, self.options)
@@ -231,7 +231,7 @@ class _Wanted(NamedTuple):
             copied, links = cache, ", symlinks=True"  # the snapshot's links point to the blobs
         return (
             f"import shutil\n\nfrom nbloader import LoaderWidget\n\n"
-            f"shutil.copytree({quoted(os.fspath(copied))}, {quoted(there)}{links})\nw = {code}"
+            f"shutil.copytree({quoted(os.fspath(copied))}, {quoted(there)}{links})\n{code}"
         )
 
 

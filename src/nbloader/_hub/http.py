@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from nbloader._errors import DownloadError
 from nbloader._hub.transfer import BrokenOffError, Reply, WrongContentError
 from nbloader._text.catalogue import text
 
@@ -58,10 +59,17 @@ def answer_timeout() -> float:
 
 def headers_of(options: LoadOptions) -> dict[str, str]:
     """Return the headers of a request: those of huggingface_hub, with the token from the options."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalTokenNotFoundError
     from huggingface_hub.utils import build_hf_headers
 
+    try:
+        made = build_hf_headers(token=options.token)
+    except LocalTokenNotFoundError:  # token=True, and nobody has logged in
+        page = f"{constants.ENDPOINT}/settings/tokens"
+        raise DownloadError(text("error", "no_saved_token"), text("hint", "token_missing", page=page)) from None
     # A compressed transfer cannot be resumed at a byte offset.
-    return {**build_hf_headers(token=options.token), "Accept-Encoding": "identity"}
+    return {**made, "Accept-Encoding": "identity"}
 
 
 @contextmanager

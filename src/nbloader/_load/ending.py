@@ -171,13 +171,20 @@ class Ending:
 
 def _failed(now: float, error: LoadError) -> _events.Event:
     kind = type(error).__name__
-    return _events.Failed(now, kind, error.message, error.hint, choices_of(error), files_of(error), error.code)
+    return _events.Failed(
+        now, kind, error.message, error.hint, choices_of(error), files_of(error), error.code, available_for(error)
+    )
 
 
 def choices_of(error: LoadError) -> tuple[tuple[Mapping[str, Any], int | None], ...]:
     """Return the option changes that an error suggests, each with the bytes that it needs, or None if unknown."""
     needed = getattr(error, "needed", ()) or (None,) * len(error.suggestions)
     return tuple(zip(error.suggestions, needed, strict=True))
+
+
+def available_for(error: LoadError) -> int | None:
+    """Return the bytes that a load may take, if an error is about them."""
+    return getattr(error, "available", None)
 
 
 def files_of(error: LoadError) -> tuple[str, ...]:

@@ -24,14 +24,14 @@ from nbloader._options.options import LoadOptions, merge_options
 from nbloader._progress import events as _events
 from nbloader._progress.freed import Freed
 from nbloader._progress.reporter import Reporter
-from nbloader._progress.state import LoadState, stages_of
+from nbloader._progress.state import LoadState, Sample, stages_of
 from nbloader._registry import models as registry
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import Flag, make_thread
 from nbloader._text.catalogue import text
 
 if TYPE_CHECKING:
-    from nbloader._planning.plan import LoadPlan
+    from nbloader._planning.load_plan import LoadPlan
 
 _numbers = itertools.count(1)
 
@@ -122,6 +122,22 @@ class LoadJob:
     def plan(self) -> LoadPlan | None:
         """What the load moves, according to the headers; None until they have been read."""
         return self._plan
+
+    @property
+    def timeline(self) -> list[dict[str, float]]:
+        """The load over time, as plain dicts: at most 240, the earliest first. Sizes in bytes.
+
+        ``"seconds"`` counts from the load's start. ``"downloaded"``, ``"read"`` and ``"placed"`` are what this load has
+        moved until then; ``"process"`` is the memory of this process, and each device's name says what is used there.
+
+        ::
+
+            pandas.DataFrame(job.timeline).plot(x="seconds", y=["read", "placed"])
+        """
+        state = self.state
+        devices = [] if state.memory is None else [device.name for device in state.memory.accelerators]
+        names = (*Sample._fields[:-1], *devices)
+        return [dict(zip(names, (*sample[:-1], *sample.devices), strict=False)) for sample in state.samples]
 
     @property
     def events(self) -> tuple[_events.Event, ...]:

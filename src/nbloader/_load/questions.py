@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from nbloader._load.ending import choices_of, files_of
+from nbloader._load.ending import available_for, choices_of, files_of
 from nbloader._progress import events as _events
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Questions:
         if not error.suggestions or reporter.is_cancelled or not any(can_ask() for can_ask in list(self._askers)):
             raise error
         number = next(self._numbers)
-        told = (type(error).__name__, error.message, choices_of(error), files_of(error), number, error.code)
-        reporter.emit(_events.Asked, *told)
+        about = files_of(error), number, error.code, available_for(error)
+        reporter.emit(_events.Asked, type(error).__name__, error.message, choices_of(error), *about)
         while True:
             reporter.check_cancelled()
             with suppress(queue.Empty):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nbloader._load.event_log import EventLog
     from nbloader._load.heartbeat import Heartbeat
     from nbloader._load.questions import Questions
-    from nbloader._planning.plan import LoadPlan
+    from nbloader._planning.load_plan import LoadPlan
     from nbloader._progress.reporter import Reporter
     from nbloader._registry.outcome import Downloaded, Outcome
 

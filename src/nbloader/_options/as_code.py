@@ -9,9 +9,10 @@ from typing import Any
 from nbloader._options.options import LoadOptions, changed_options
 
 
-def as_code(model: str, options: LoadOptions) -> str:
-    """Return the call that loads `model` with these options, without a token."""
-    return f"LoaderWidget({as_arguments(model, options)}).show()"
+def as_code(model: str, options: LoadOptions, flags: Mapping[str, bool] | None = None) -> str:
+    """Return the lines that load `model` with these options, without a token; `flags` are further arguments."""
+    more = "".join(f", {name}={value}" for name, value in (flags or {}).items())
+    return f"w = LoaderWidget({as_arguments(model, options)}{more}).show()\nmodel, tokenizer = w.result()"
 
 
 def as_arguments(model: str, options: LoadOptions) -> str:

@@ -1,4 +1,4 @@
-"""LoadPlan: what a load will read and hold, from the headers, the options and the free memory."""
+"""What a load will read and hold, from the headers, the options and the free memory, and whether it fits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbloader._checkpoint.adapter import Adapter
 from nbloader._checkpoint.checkpoint import Checkpoint, check_depth, placing_order
@@ -17,12 +17,13 @@ from nbloader._checkpoint.headers import FLOATS
 from nbloader._errors import DependencyError, OptionError, WontFitError
 from nbloader._options.as_code import options_code
 from nbloader._options.options import LoadOptions
-from nbloader._planning.kv_cache import KVCache, kv_cache_of
+from nbloader._planning.kv_cache import kv_cache_of
+from nbloader._planning.load_plan import TIGHT, LoadPlan
 from nbloader._planning.placement import CPU, place_bytes
 from nbloader._planning.quantization import CUSTOM, check_quantization, device_staging_bytes, method_of, staging_bytes
 from nbloader._planning.sizes import FLOAT_NAMES, changes_type, placed_sizes, target_dtype
 from nbloader._planning.stored import dequantized_dtype, find_stored, staging_size
-from nbloader._system.memory import Free
+from nbloader._system.memory import Free, find_free
 from nbloader._text.catalogue import text
 from nbloader._text.units import sentences, size_text
 
@@ -31,130 +32,6 @@ _SMALLER: tuple[Mapping[str, Any], ...] = ({"dtype": "bfloat16"}, {"quantization
 _FUSED = re.compile(r"\.experts\.\d+\.")
 """Tensors that placing copies into one: since transformers 5, the experts of a layer are one parameter."""
 _DOWN = re.compile(r"\.(w2|down_proj)\.weight$")  # joined separately, after the larger tensor
-_TIGHT = 0.9  # share of the free memory; a load that needs more is a tight fit
-
-
-class Room(NamedTuple):
-    """Bytes that a load needs on the host or on a device, and bytes that are free there (None if not known)."""
-
-    name: str
-    needed: int
-    available: int | None
-
-    @property
-    def verdict(self) -> str | None:
-        """``"fits"``, ``"tight"`` or ``"wont_fit"``; None if the free memory is not known."""
-        if self.available is None:
-            return None
-        if self.needed > self.available:
-            return "wont_fit"
-        return "fits" if self.needed <= _TIGHT * self.available else "tight"
-
-
-@dataclass(frozen=True)
-class LoadPlan:
-    """What a load will read and hold. Sizes are in bytes; tuples have one entry per shard.
-
-    Parameters
-    ----------
-    format
-        ``"safetensors"`` or ``"bin"``.
-    tensors, parameters
-        How many of each the headers describe.
-    bytes_by_dtype
-        Bytes of the tensors in the files, by type.
-    bytes_to_download
-        Bytes that are not on this machine yet, including tokenizer and config.
-    bytes_to_read
-        Sizes of the weight files.
-    bytes_to_place
-        Bytes of the shards' tensors in the model, after the cast to `dtype`.
-    dtype
-        The type that floating-point weights get, by torch's name; None if they keep their own.
-    copies
-        Whether placing copies the weights (for a cast or another device). If not, the model uses the mapped files.
-    adapter_bytes
-        Size of the adapters' weight files: the chosen adapter and one in the model's folder; 0 without adapters.
-    host_memory
-        The most memory that the load adds to this process, by part. ``"weights"`` stay. ``"files"`` are mapped while
-        they are placed; the system frees them first if memory gets short. ``"quantization"`` and ``"dequantization"``
-        are what converting one weight needs. ``"joining"`` is what joining a layer's experts needs. ``"adapter"`` is
-        what an adapter adds, and ``"merge"`` what merging it needs.
-    device_memory
-        The most memory that the load adds to each device, by the device's name and by part, as on the host. Empty if
-        all weights are on the host; None if a device map decides this only during the load.
-    bytes_to_offload
-        Bytes that a device map leaves on disk because memory is too small.
-    available
-        Free memory on the host when the plan was made, limited by the container and by ``max_memory``; None if it was
-        not measured.
-    device_available
-        Free memory on each device, by its name; None if it is not known.
-    kv_cache
-        The memory that generating needs in addition to the weights; None if the config does not say.
-    quantization
-        How the weights are quantized: the option's name, or transformers' name if the checkpoint is and stays
-        quantized. ``"custom"`` for a config whose sizes are not known before the load; the plan then uses the sizes
-        without quantization. None if the weights are not quantized.
-    dequantized
-        The checkpoint's quantization method, if the load converts it to `dtype`. transformers does so on a machine
-        without the hardware for it. None if the load does not convert it.
-    seconds
-        The shortest and the longest time that the load should take, from earlier loads of its kind on this machine;
-        None if there are none.
-    """
-
-    format: str
-    tensors: int
-    parameters: int
-    bytes_by_dtype: Mapping[str, int]
-    bytes_to_download: int
-    bytes_to_read: tuple[int, ...]
-    bytes_to_place: tuple[int, ...]
-    dtype: str | None
-    copies: bool
-    adapter_bytes: int
-    host_memory: Mapping[str, int]
-    device_memory: Mapping[str, Mapping[str, int]] | None
-    bytes_to_offload: int = 0
-    available: int | None = None
-    device_available: Mapping[str, int | None] = field(default_factory=dict)
-    kv_cache: KVCache | None = None
-    quantization: str | None = None
-    dequantized: str | None = None
-    seconds: tuple[float, float] | None = None
-
-    @property
-    def placed_as(self) -> str:
-        """The types of the weights in the model, as text; empty if they keep their own."""
-        return " + ".join(filter(None, (self.quantization, self.dtype)))
-
-    @property
-    def peak_memory(self) -> int:
-        """The most bytes that the load adds to this process."""
-        return sum(self.host_memory.values())
-
-    @property
-    def needed_memory(self) -> int:
-        """Bytes of the peak memory that the system cannot reclaim: all but mapped files."""
-        return self.peak_memory - self.host_memory.get("files", 0)
-
-    @property
-    def verdict(self) -> str | None:
-        """The worst of ``"fits"``, ``"tight"`` and ``"wont_fit"`` over host and devices; None if not known."""
-        if self.device_memory is None or self.quantization == CUSTOM:
-            return None
-        found = {room.verdict for room in self.rooms}
-        return next(verdict for verdict in ("wont_fit", None, "tight", "fits") if verdict in found)
-
-    @property
-    def rooms(self) -> tuple[Room, ...]:
-        """The host, named ``"cpu"``, and each device on which the load needs memory."""
-        devices = self.device_memory or {}
-        return (
-            Room(CPU, self.needed_memory, self.available),
-            *(Room(name, sum(parts.values()), self.device_available.get(name)) for name, parts in devices.items()),
-        )
 
 
 def make_plan(
@@ -241,19 +118,22 @@ def check_fit(
     fitting = smaller(checkpoint, options, free, adapter, short.name)
     offloaded = _offloaded(checkpoint, options, free)
     if offloaded is not None:
-        fitting.append((offloaded, int(_TIGHT * left)))
+        fitting.append((offloaded, int(TIGHT * left)))
     would = [
         text("hint", "would_fit", changes=options_code(changes), size=size_text(size)) for changes, size in fitting
     ]
     ways = [*fitting, ({"force": True}, short.needed)]
-    known = {"name": name, "needed": size_text(short.needed), "free": size_text(left)}
+    known = {"name": name, "needed": size_text(short.needed)}
     raise WontFitError(
-        text("error", "wont_fit", **known)
-        if short.name == CPU
-        else text("error", "wont_fit_device", **known, device=short.name),
+        text("error", "wont_fit_device", **known, free=size_text(left), device=short.name)
+        if short.name != CPU
+        else text("error", "wont_fit", **known, free=size_text(left))
+        if options.max_memory is None
+        else text("error", "wont_fit_limit", **known, limit=size_text(left), free=size_text(find_free().host)),
         sentences(*would, text("hint", "free_or_force")),
         [changes for changes, _ in ways],
         [size for _, size in ways],
+        left,
     )
 
 
@@ -272,7 +152,7 @@ def smaller(
 
 def _offloaded(checkpoint: Checkpoint, options: LoadOptions, free: Free) -> Mapping[str, Any] | None:
     """Return options that offload to the host or to disk what does not fit; None if that is not possible."""
-    limit = int(_TIGHT * free.host)
+    limit = int(TIGHT * free.host)
     largest = max(placed_sizes(checkpoint, options).values(), default=0)
     if isinstance(options.placement, Mapping) or options.quantization is not None or 2 * largest > limit:
         return None

@@ -23,7 +23,10 @@ PARTS = (
 cannot be measured separately. ``"unpickle"`` is reading the tensors of ``.bin`` files; ``"cast"`` is copying in memory.
 """
 
-STAGES = ("demo", "resolve", "download", "tokenizer", "config", "weights", "device", "adapter", "metadata")
+STAGES = (
+    "demo", "resolve", "download", "check", "imports", "tokenizer", "config", "weights", "device", "adapter",
+    "metadata",
+)  # fmt: skip
 
 STAGES_OF_DOWNLOADS = ("resolve", "download")
 
@@ -37,12 +40,14 @@ class Expected:
 
     `preparing` ends when placing can begin; it does not count the download. `placing` does not count waiting for
     bytes. `finishing` follows it. `read_rate` is how many bytes a second the storage gives, or None if not known.
+    `stages` is how long each stage took.
     """
 
     preparing: float
     read_rate: float | None
     placing: float
     finishing: float
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -270,8 +275,8 @@ class Logged(Event):
 class Asked(Event):
     """The load waits for a person to choose one of `choices`.
 
-    Each choice is (options as keyword arguments, bytes that the weights take with them, or None). `number` is unique
-    among the load's questions.
+    Each choice is (options as keyword arguments, bytes that the load needs with them, or None); `available` is how many
+    bytes it may take. `number` is unique among the load's questions.
     """
 
     kind: str
@@ -280,6 +285,7 @@ class Asked(Event):
     files: tuple[str, ...] = ()
     number: int = 1
     code: str = ""
+    available: int | None = None
 
 
 @dataclass(frozen=True)
@@ -320,6 +326,7 @@ class Failed(Event):
     choices: tuple[tuple[Mapping[str, Any], int | None], ...] = ()
     files: tuple[str, ...] = ()
     code: str = ""
+    available: int | None = None
 
 
 @dataclass(frozen=True)

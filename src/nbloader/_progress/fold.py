@@ -14,6 +14,7 @@ from nbloader._progress.state import (
     LoadState,
     LogLine,
     Question,
+    Sample,
     Shard,
     Stage,
 )
@@ -21,6 +22,9 @@ from nbloader._progress.time_left import RATE_STEP, RATE_WINDOW
 
 Item = TypeVar("Item")
 _LOG_LINES = 200
+MOST_SAMPLES = 240
+"""The samples that are kept of a load; with more, every second one is dropped."""
+
 _OF_A_SHARD = (events.FoundInMemory, events.Read, events.ReadEnded, events.Placed)
 _OF_A_FILE = (events.Downloaded, events.DownloadEnded)
 
@@ -233,7 +237,7 @@ def _(event: events.MemorySampled, state: LoadState) -> LoadState:
     # load's, and only the samples count.
     has_risen = memory.process_peak is not None and first is not None and memory.process_peak > first
     peak = max(state.observed_peak or 0, memory.process, memory.process_peak or 0 if has_risen else 0)
-    return replace(state, memory=memory, observed_peak=peak, peak_before=first)
+    return _sampled(replace(state, memory=memory, observed_peak=peak, peak_before=first))
 
 
 @_apply.register
@@ -255,8 +259,10 @@ def _(event: events.Logged, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Asked, state: LoadState) -> LoadState:
-    asked = Question(event.kind, event.message, event.choices, event.files, event.number, event.code)
-    return replace(state, question=asked)
+    # What was begun has failed: it begins anew with the answer.
+    stages = tuple(Stage(stage.name) for stage in state.stages)
+    asked = Question(event.kind, event.message, event.choices, event.files, event.number, event.code, event.available)
+    return replace(state, question=asked, stage=None, stages=stages)
 
 
 @_apply.register
@@ -269,6 +275,8 @@ def _(event: events.Answered, state: LoadState) -> LoadState:
         shards=(),
         downloads=(),
         moves=(),
+        samples=(),
+        sample_seconds=LoadState.sample_seconds,
         readers=0,
         began=event.t,
         expected=None,
@@ -287,7 +295,7 @@ def _(event: events.DownloadReady, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Failed, state: LoadState) -> LoadState:
-    error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files, event.code)
+    error = ErrorInfo(event.kind, event.message, event.hint, event.choices, event.files, event.code, event.available)
     return replace(state, status="failed", question=None, ended=event.t, error=error)
 
 
@@ -336,4 +344,16 @@ def _moved(state: LoadState, t: float, *, downloaded: int = 0, read: int = 0, pl
         moves = moves[:-1]
     moves = tuple(move for move in moves if move[0] >= t - 2 * RATE_WINDOW)
     moved = (t, last[1] + downloaded, last[2] + read, last[3] + placed)
-    return replace(state, moves=(*moves, moved))
+    return _sampled(replace(state, moves=(*moves, moved)))
+
+
+def _sampled(state: LoadState) -> LoadState:
+    """Return the state with one more sample, unless the last one is recent."""
+    samples, memory = state.samples, state.memory
+    if memory is None or (samples and state.now - samples[-1].seconds < state.sample_seconds):
+        return state
+    moved = state.moves[-1][1:] if state.moves else (0, 0, 0)
+    sample = Sample(state.now, *moved, memory.process, tuple(device.used for device in memory.accelerators))
+    if len(samples) < MOST_SAMPLES:
+        return replace(state, samples=(*samples, sample))
+    return replace(state, samples=(*samples[::2], sample), sample_seconds=2 * state.sample_seconds)

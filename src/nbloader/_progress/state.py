@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nbloader._progress import events
 from nbloader._progress.freed import Freed
-from nbloader._progress.time_left import RATE_STEP, RATE_WINDOW, Lane, Progress, seconds_left
+from nbloader._progress.time_left import DOWNLOADED, PLACED, READ, Lane, Progress, rate_of, seconds_left
 from nbloader._system.memory import Memory
+from nbloader._text.catalogue import text
+from nbloader._text.units import seconds_text, share_texts
 
 _STALL = 1.0
 SUCCEEDED = ("ready", "downloaded")
@@ -31,6 +33,7 @@ class Stage:
 
 
 Status = Literal["idle", "queued", "running", "ready", "downloaded", "failed", "cancelled"]
+Phase = Literal["download", "read", "place"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,21 @@ class Download:
     ended: float | None = None
 
 
+class Sample(NamedTuple):
+    """What had been moved, and what was in use, `seconds` after the load began. Sizes in bytes.
+
+    `downloaded`, `read` and `placed` were moved by this load. `process` is the memory of this process, and `devices`
+    that of each accelerator.
+    """
+
+    seconds: float
+    downloaded: int
+    read: int
+    placed: int
+    process: int
+    devices: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class LogLine:
     """A line of the log: its text is `code` of the locale files, filled with `arguments`."""
@@ -85,7 +103,10 @@ class LogLine:
 
 @dataclass(frozen=True)
 class ErrorInfo:
-    """Why a load failed, and what to do. `choices` and `files` as in a `Question`; `code` as in `LoadError`."""
+    """Why a load failed, and what to do.
+
+    `choices`, `files` and `available` as in a `Question`; `code` as in `LoadError`.
+    """
 
     kind: str
     message: str
@@ -93,12 +114,14 @@ class ErrorInfo:
     choices: tuple[tuple[Mapping[str, Any], int | None], ...] = ()
     files: tuple[str, ...] = ()
     code: str = ""
+    available: int | None = None
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a load asks: one of `choices`, each (options, bytes that the weights take with them, or None).
+    """What a load asks: one of `choices`, each (options, bytes that the load needs with them, or None).
 
+    `available` is how many bytes it may take, where that is the question.
     `kind` is the class name of the error that ends the load if no person can answer. `files` are the files that need
     consent. `number` is unique among the load's questions.
     """
@@ -109,6 +132,7 @@ class Question:
     files: tuple[str, ...] = ()
     number: int = 1
     code: str = ""
+    available: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +170,9 @@ class LoadState:
     ended: float | None = None
     # Bytes moved so far, without those that were resident already: (seconds, downloaded, read, placed).
     moves: tuple[tuple[float, int, int, int], ...] = ()
+    # The whole load, in at most `nbloader._progress.fold.MOST_SAMPLES` samples, `sample_seconds` apart.
+    samples: tuple[Sample, ...] = ()
+    sample_seconds: float = 0.1
     placing_copies: bool = True
     # Reads in parallel, as last reported.
     readers: int = 0
@@ -229,18 +256,43 @@ class LoadState:
         return self.ended if self.ended is not None else self.now
 
     @property
-    def rate(self) -> float | None:
-        """Bytes a second over the last seconds; None while nothing moves, or while it cannot be measured yet."""
-        recent = [move for move in self.moves if move[0] >= self.now - RATE_WINDOW]
-        if (
-            self.ended is not None
-            or self.stalled_for > _STALL
-            or len(recent) < 2
-            or self.now - recent[0][0] < RATE_STEP
-        ):
+    def phase(self) -> Phase | None:
+        """What happens to the weights now: their download, reading or placing; None if nothing does."""
+        if self.status != "running" or self.question is not None:
             return None
-        moved = sum(recent[-1][1:]) - sum(recent[0][1:])  # negative if a transfer had to start over
-        return moved / (self.now - recent[0][0]) if moved >= 0 else None
+        if self.bytes_downloaded < self.bytes_to_download:
+            return "download"
+        if self.stage == "weights":
+            return "place"
+        is_before = next((stage.started is None for stage in self.stages if stage.name == "weights"), False)
+        return "read" if is_before and self.bytes_read < self.bytes_to_read else None
+
+    @property
+    def phase_bytes(self) -> tuple[int, int]:
+        """Bytes of the files that have passed the current `phase`, and their total; zeros where there is none."""
+        if self.phase == "download":
+            return self.bytes_downloaded, self.bytes_to_download
+        if self.phase == "read":
+            return self.bytes_read, self.bytes_to_read
+        if self.phase == "place":
+            used = [shard for shard in self.shards if shard.bytes_to_place]
+            placed = sum(shard.bytes * min(1.0, shard.bytes_placed / shard.bytes_to_place) for shard in used)
+            return round(placed), sum(shard.bytes for shard in used)
+        return 0, 0
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes of the files that pass the current `phase` a second, over the last seconds.
+
+        None while nothing moves, or while it cannot be measured yet.
+        """
+        phase = self.phase
+        if phase is None or self.stalled_for > _STALL:
+            return None
+        if phase != "place":
+            return rate_of(self._progress, DOWNLOADED if phase == "download" else READ) or None
+        total = self.bytes_to_place
+        return rate_of(self._progress, PLACED) * self.phase_bytes[1] / total or None if total else None
 
     @property
     def eta(self) -> float | None:
@@ -251,6 +303,10 @@ class LoadState:
         """
         if self.status != "running" or self.question is not None or self._is_stuck:
             return None
+        return seconds_left(self._progress, self.expected)
+
+    @property
+    def _progress(self) -> Progress:
         stages = {stage.name: stage for stage in self.stages}
         weights = stages.get("weights", Stage("weights"))  # a download has no such stage
         lanes = (
@@ -259,7 +315,7 @@ class LoadState:
             Lane(self.bytes_placed, self.bytes_to_place - self.bytes_placed),
         )
         times = stages["resolve"].started, weights.started, weights.ended
-        return seconds_left(Progress(self.now, *times, lanes, self.moves), self.expected)
+        return Progress(self.now, *times, lanes, self.moves)
 
     @property
     def _is_stuck(self) -> bool:
@@ -274,6 +330,18 @@ class LoadState:
         if self.ended is not None or self.status != "running" or self.question is not None:
             return 0.0
         return self.now - (self.moves[-1][0] if self.moves else 0.0)
+
+    def __str__(self) -> str:
+        known = {"percent": int(100 * self.fraction), "seconds": seconds_text(self.elapsed)}
+        lines: list[str] = [text("line", "state", name=self.name, status=text("status", self.status), **known)]
+        done, total = self.phase_bytes
+        if total:
+            lines.append(text("line", "phase", phase=text("phase", self.phase or ""), **share_texts(done, total)))
+        if self.eta is not None:
+            lines.append(text("panel", "eta", time=seconds_text(self.eta)))
+        if self.error is not None:
+            lines += [f"{self.error.kind}: {self.error.message}", self.error.hint]
+        return "\n".join(filter(None, lines))
 
     def at(self, now: float) -> LoadState:
         """Return this state as it looks at `now` seconds since the load began."""

@@ -15,7 +15,9 @@ from nbloader._progress.events import Expected
 RATE_WINDOW = 5.0
 """Seconds over which the rate is measured."""
 RATE_STEP = 0.1
-_DOWNLOADED, _READ, _PLACED = 1, 2, 3  # columns of the moves
+DOWNLOADED, READ, PLACED = 1, 2, 3
+"""Columns of the moves."""
+
 _LEAST_SECONDS = 0.5  # of a measurement that nothing else confirms
 _LEAST_SHARE = 0.1  # of the bytes to place; placing begins with work that moves none
 _LONGER = 0.1  # share of its time so far that something still takes, once it takes longer than expected
@@ -49,7 +51,7 @@ def seconds_left(progress: Progress, expected: Expected | None) -> float | None:
     a tenth of the weights is placed.
     """
     downloads, reads, places = progress.lanes
-    download = _seconds(progress, _DOWNLOADED, None)
+    download = _seconds(progress, DOWNLOADED, None)
     has_placed_little = progress.places is None or places.done < _LEAST_SHARE * (places.done + places.left)
     if expected is None and has_placed_little:
         return download if downloads.left else None
@@ -64,8 +66,8 @@ def seconds_left(progress: Progress, expected: Expected | None) -> float | None:
             usual_placing = min(usual_placing, expected.placing * places.left / (max(0, places.done) + places.left))
         finishing = _still(expected.finishing, progress.placed, progress.now)
     # What has just been downloaded is in memory.
-    reading = 0.0 if downloads.left else _seconds(progress, _READ, usual_reading)
-    placing = 0.0 if progress.placed is not None else _seconds(progress, _PLACED, usual_placing)
+    reading = 0.0 if downloads.left else _seconds(progress, READ, usual_reading)
+    placing = 0.0 if progress.placed is not None else _seconds(progress, PLACED, usual_placing)
     if download is None or reading is None or placing is None:
         return None
     return max(max(preparing, download) + placing, reading) + finishing
@@ -85,20 +87,20 @@ def _seconds(progress: Progress, column: int, usual: float | None) -> float | No
     done, left = progress.lanes[column - 1]
     if left <= 0:
         return 0.0
-    rate = _rate(progress, column, RATE_STEP if usual is not None else _LEAST_SECONDS)
+    rate = rate_of(progress, column, RATE_STEP if usual is not None else _LEAST_SECONDS)
     if usual is None or not rate:
         return usual if not rate else left / rate
     share = max(0, done) / (max(0, done) + left)
     return share * left / rate + (1 - share) * usual
 
 
-def _rate(progress: Progress, column: int, least_seconds: float) -> float:
+def rate_of(progress: Progress, column: int, least_seconds: float = RATE_STEP) -> float:
     """Return the bytes a second of a column of the moves, over the last seconds; 0 if that cannot be told yet."""
     recent = [move for move in progress.moves if move[0] >= progress.now - RATE_WINDOW]
     before = [move for move in recent if not move[column]]
     if not recent:
         return 0.0
     first = (before or recent[:1])[-1]
-    began = max(first[0], progress.places or 0.0) if column == _PLACED else first[0]
+    began = max(first[0], progress.places or 0.0) if column == PLACED else first[0]
     seconds = progress.now - began
     return max(0, recent[-1][column] - first[column]) / seconds if seconds >= least_seconds else 0.0

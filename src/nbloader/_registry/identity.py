@@ -40,6 +40,11 @@ def request_of(job: Job) -> tuple[str, LoadOptions, bool]:
     return place_of(job.model), _effective(job.options), job._download_only
 
 
+def make_same(one: LoadOptions, other: LoadOptions) -> bool:
+    """Return whether two sets of options make the same model of a checkpoint."""
+    return are_same(_effective(one), _effective(other))
+
+
 def _effective(options: LoadOptions) -> LoadOptions:
     """Return the options, with those that do not change the model reset to their defaults."""
     on_cpu: Mapping[str, Any] = {"device": None, "device_map": None} if options.placement == "cpu" else {}

@@ -11,7 +11,7 @@ from nbloader._progress import events
 from nbloader._progress.freed import Freed
 
 if TYPE_CHECKING:
-    from nbloader._planning.plan import LoadPlan
+    from nbloader._planning.load_plan import LoadPlan
     from nbloader._progress.state import LoadState
 
 

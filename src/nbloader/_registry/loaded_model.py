@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nbloader._options.options import LoadOptions
@@ -14,7 +15,7 @@ from nbloader._registry.job import Job
 from nbloader._registry.model_state import ModelState, first_change
 
 if TYPE_CHECKING:
-    from nbloader._planning.plan import LoadPlan
+    from nbloader._planning.load_plan import LoadPlan
     from nbloader._progress.state import LoadState
 
 
@@ -27,8 +28,8 @@ class LoadedModel:
         for entry in nbloader.loaded():
             print(entry.name, entry.bytes)
 
-    `options` are the options that it was loaded with, and `commit` is the commit of its repository. `model` is None
-    once the model is freed.
+    `options` are the options that it was loaded with, and `commit` is the commit of its repository. `since` is when it
+    was loaded, in local time. `model` is None once the model is freed.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LoadedModel:
     _model: weakref.ref[Any] = field(repr=False)
     _loaded_as: ModelState = field(repr=False)
     _jobs: weakref.WeakSet[Job] = field(repr=False, default_factory=weakref.WeakSet)
+    since: datetime = field(repr=False, default_factory=datetime.now)
     state: LoadState | None = field(repr=False, default=None)
     """The final state of its load; None until the load has ended."""
 

@@ -16,8 +16,8 @@ from typing import Any
 LOCALES = ("en", "ko")
 """The supported languages; the first is the default."""
 FRONT_END = (
-    "status", "stage", "phase", "panel", "plan", "plan_line", "memory_part", "verdict", "form", "group", "option",
-    "option_help", "choice", "runs", "diagnosis", "unit",
+    "status", "stage", "row", "phase", "shard", "timeline", "panel", "plan", "plan_line", "memory_part", "verdict",
+    "form", "group", "option", "option_help", "choice", "runs", "diagnosis", "unit",
 )  # fmt: skip
 """The groups of texts that are sent to the front end."""
 _chosen: ContextVar[str | None] = ContextVar("nbloader_locale", default=None)

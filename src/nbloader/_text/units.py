@@ -62,8 +62,18 @@ def types_text(bytes_by_dtype: Mapping[str, int]) -> str:
 
 def size_text(size: float) -> str:
     """Return a size as text, in decimal units with three digits: 1.07 GB, 250 MB."""
+    return " ".join(_in_unit(size, size))
+
+
+def share_texts(done: float, total: float) -> dict[str, str]:
+    """Return how much of a size is done, for a text that says both in one unit: 0.74 of 1.99 GB."""
+    return {"done": _in_unit(done, total)[0], "total": size_text(total)}
+
+
+def _in_unit(size: float, whole: float) -> tuple[str, str]:
+    """Return a size as a number and a unit, both as they suit `whole`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        value = size / factor
+        value = whole / factor
         if value >= 0.9995:  # would round to 1000 of the smaller unit
-            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
-    return f"{size:.0f} B"
+            return f"{size / factor:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}", unit
+    return f"{size:.0f}", "B"

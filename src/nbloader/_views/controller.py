@@ -17,11 +17,11 @@ from nbloader._options.options import LoadOptions, merge_options
 from nbloader._progress import events
 from nbloader._progress.state import LoadState
 from nbloader._registry.identity import are_alike
-from nbloader._registry.models import cancel_waiting
+from nbloader._registry.models import cancel_waiting, unload
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import make_thread, weak_method
 from nbloader._text.catalogue import nearest, speak, text
-from nbloader._views.form import changed_by
+from nbloader._views.form import changed_by, wrong_field
 from nbloader._views.messages import Message, RefusedError, read_message
 from nbloader._views.page import Page
 from nbloader._views.publisher import Publisher
@@ -47,13 +47,24 @@ class Controller:
         Starts a job, or returns a running one that does the same; takes `can_ask` and `replace` by keyword.
     page
         Shows the load.
+    reload, replace
+        The parameters of the widget, for a load from its workbench.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str], options: LoadOptions, begin: Callable[..., LoadJob], page: Page
+        self,
+        model: str | os.PathLike[str],
+        options: LoadOptions,
+        begin: Callable[..., LoadJob],
+        page: Page,
+        *,
+        reload: bool = False,
+        replace: bool = False,
     ) -> None:
         self.model = model
         self.options = options
+        self.reload = reload
+        self.replace = replace
         self.job: LoadJob | None = None
         self._begin = begin
         self._page = page
@@ -147,7 +158,8 @@ class Controller:
         """Show the workbench, unless a load was started."""
         if self.job is None and self._workbench is None:
             page = self._page
-            self._workbench = Workbench(self.model, lambda form: page.send({"_form": form}))
+            flags = {name: True for name in ("reload", "replace") if getattr(self, name)}
+            self._workbench = Workbench(self.model, lambda form: page.send({"_form": form}), flags)
             page.send({"_runs": self._workbench.runs()})
             self._workbench.change(self.options)
             if history.must_import():
@@ -182,22 +194,24 @@ class Controller:
             return
         if message.kind == "drawn":
             self._drawn(message.language, is_panel=is_panel)
-        elif message.kind == "adopts":
-            self._page.outputs.adopt()
-        elif message.kind == "cancel":
-            self._cancel(message.number)
-        elif message.kind == "unload":
-            self._unload()
-        elif message.kind == "answer":
-            self._answer(message)
-        elif message.kind == "plan":
-            self._change(message.choices)
-        elif message.kind == "load" and self._change(message.choices):
-            self.load(reload=False, replace=False, changes={})
-        elif message.kind == "download" and self._change(message.choices):
-            self.download()
-        elif message.kind == "clear_history":
-            self.clear_history()
+        else:
+            self._clicks()[message.kind](message)
+
+    def _clicks(self) -> Mapping[str, Callable[[Message], object]]:
+        """Return what each kind of message does."""
+        return {
+            "adopts": lambda message: self._page.outputs.adopt(),
+            "cancel": lambda message: self._cancel(message.number),
+            "unload": lambda message: self._unload(),
+            "answer": self._answer,
+            "plan": lambda message: self._change(message.choices),
+            "load": lambda message: self._load() if self._change(message.choices) else None,
+            "load_so": self._load_so,
+            "use_run": self._use_run,
+            "use_resident": lambda message: self._use_resident(),
+            "download": lambda message: self.download() if self._change(message.choices) else None,
+            "clear_history": lambda message: self.clear_history(),
+        }
 
     def refuse(self, reason: str) -> None:
         """Log that the page sent a message that no click sends."""
@@ -214,6 +228,7 @@ class Controller:
 
     def _drawn(self, language: str, *, is_panel: bool) -> None:
         self._page.is_drawn.set()
+        self._page.send_whole()
         if not is_panel:
             self.open_workbench()
         if language and self.options.locale is None:
@@ -226,7 +241,7 @@ class Controller:
         try:
             self.options = changed_by(self.options, texts)
         except OptionError as error:
-            self._workbench.refuse(error)
+            self._workbench.refuse(error, wrong_field(self.options, texts))
             return False
         self._workbench.change(self.options)
         return True
@@ -247,6 +262,35 @@ class Controller:
         else:
             self.load(reload=False, replace=False, changes=changes)
 
+    def _load(self, changes: Mapping[str, Any] | None = None) -> None:
+        self.load(reload=self.reload, replace=self.replace, changes=changes or {})
+
+    def _load_so(self, message: Message) -> None:
+        """Load with a choice that the plan offers, as the load would have asked about it."""
+        ways = () if self._workbench is None else self._workbench.ways
+        if 0 <= message.choice < len(ways):
+            self._load(ways[message.choice])
+
+    def _use_run(self, message: Message) -> None:
+        """Take over the options of a past run; its token and the values of ``extra`` were never kept."""
+        past = () if self._workbench is None else self._workbench.past
+        if self._workbench is None or not 0 <= message.choice < len(past):
+            return
+        kept = {"token": self.options.token, "extra": self.options.extra}
+        try:
+            self.options = merge_options(LoadOptions(), {**past[message.choice], **kept})
+        except OptionError as error:  # another version of nbloader wrote it
+            self._workbench.refuse(error)
+        else:
+            self._workbench.change(self.options)
+
+    def _use_resident(self) -> None:
+        """Load with the options of the model that is in memory: that takes no time."""
+        resident = None if self._workbench is None else self._workbench.resident()
+        if resident is not None:
+            self.options = resident.options
+            self.load(reload=False, replace=False, changes={})
+
     def _cancel(self, number: int | None) -> None:
         """Cancel this load, or one that it waits for, by its number.
 
@@ -258,6 +302,10 @@ class Controller:
             cancel_waiting(number)
 
     def _unload(self) -> None:
-        if self.job is not None:
-            with suppress(LoadError):  # the model is already unloaded
+        """Unload what this widget has loaded or, before it has loaded anything, what the workbench found loaded."""
+        with suppress(LoadError):  # the model is already unloaded
+            if self.job is not None:
                 self.job.unload()
+            elif self._workbench is not None and (resident := self._workbench.resident()) is not None:
+                unload(resident)
+                self._workbench.change(self.options)

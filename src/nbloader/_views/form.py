@@ -119,6 +119,22 @@ def changed_by(options: LoadOptions, texts: Mapping[str, Any]) -> LoadOptions:
     return merge_options(options, changes)
 
 
+def wrong_field(options: LoadOptions, texts: Mapping[str, Any]) -> str:
+    """Return the name of the first field whose text alone makes the options invalid; empty if there is none."""
+    for name, said in texts.items():
+        if name in _FIELDS and _is_wrong(options, name, said):
+            return name
+    return ""
+
+
+def _is_wrong(options: LoadOptions, name: str, said: Any) -> bool:
+    try:
+        changed_by(options, {name: said})
+    except OptionError:
+        return True
+    return False
+
+
 def _choice(name: str, said: str) -> dict[str, Any]:
     if name == "placement":
         return {"device_map": said} if said in DEVICE_MAPS else {"device": said or None}

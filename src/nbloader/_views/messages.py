@@ -22,6 +22,9 @@ _KINDS: Mapping[str, Mapping[str, type]] = {
     "answer": {"number": int, "question": int, "choice": int},
     "plan": {"choices": dict},
     "load": {"choices": dict},
+    "load_so": {"choice": int},
+    "use_run": {"choice": int},
+    "use_resident": {},
     "download": {"choices": dict},
     "clear_history": {},
 }

@@ -36,6 +36,17 @@ def kernel_shell() -> Any:
     return shell if hasattr(shell, "kernel") else None
 
 
+def name_of(value: object) -> str:
+    """Return the name by which the user's code refers to a value; empty if there is none, or outside IPython."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    # Copied first: another thread may run the user's code.
+    names = {} if shell is None else dict(shell.user_ns)
+    found = (name for name, known in names.items() if known is value and not name.startswith("_"))
+    return next(found, "")
+
+
 def executing() -> object:
     """Return a value that identifies the execution of a cell; None outside IPython."""
     from IPython import get_ipython

@@ -12,9 +12,10 @@ from nbloader._progress.state import FINAL
 from nbloader._safety.redaction import clean
 from nbloader._system.threads import Flag
 from nbloader._text.catalogue import FRONT_END, in_locale, texts
-from nbloader._views.notebook import can_show
+from nbloader._views.notebook import can_show, name_of
 from nbloader._views.saved import Outputs, panel_html
 
+_OF_A_LOAD = ("_state", "_now", "_shards", "_lanes", "_samples")
 _DRAWN_SECONDS = 3.0
 _KEEP_SECONDS = 10.0  # between two saved states of a running load, which remain if the kernel dies
 
@@ -42,6 +43,7 @@ class Page:
         self.is_drawn = Flag()
         self._sending = threading.RLock()
         self._traits: dict[str, Any] = {}
+        self._sent: tuple[object, list[Any], list[Any]] | None = None
         self._resent: int | None = None
 
     def begin(self, view: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,12 +58,38 @@ class Page:
             return  # a page that still exists would request a closed widget
         # While ipywidgets sends the changes that it held back, it loses those from other threads.
         with self._sending, widget.hold_sync():
-            made = clean(view)
+            made = dict(clean(view))
             # Replaced at once: another thread may make a bundle, and the lanes must match their names.
+            if "_state" in made:
+                made["_state"] = {**made["_state"], "code": _result_code(widget, made["_state"]["status"])}
             self._traits = {**self._traits, **made}
-            for name, value in made.items():
+            for name, value in self._changes(made).items():
                 setattr(widget, name, in_locale(value, self.language))
         self.keep()
+
+    def send_whole(self) -> None:
+        """Send everything once more, for a page that has drawn the panel anew."""
+        with self._sending:
+            self._sent = None
+            self.send({name: self._traits[name] for name in _OF_A_LOAD})
+
+    def _changes(self, made: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return `made` with only what has changed of the lanes and samples, where the front end has the rest."""
+        if not made.keys() >= set(_OF_A_LOAD):
+            return made
+        state, lanes, samples = made["_state"], made["_lanes"], made["_samples"]
+        turn = state["number"], state["status"] in FINAL, state["gone"], made["_shards"]
+        before, self._sent = self._sent, (turn, lanes, samples)
+        if before is None or before[0] != turn:
+            return made
+        _, old_lanes, old_samples = before
+        rows = {str(row): lane for row, lane in enumerate(lanes) if lane != old_lanes[row]}
+        rest = {name: value for name, value in made.items() if name != "_lanes"}
+        new: list[Any] = []
+        if samples[: len(old_samples)] == old_samples:
+            new = samples[len(old_samples) :]
+            del rest["_samples"]
+        return {**rest, "_now": {**made["_now"], "lanes": rows, "samples": new}}
 
     def speak(self, language: str) -> None:
         """Show everything in a language, including earlier texts."""
@@ -81,7 +109,7 @@ class Page:
         self._resent = number
         with suppress(Exception):  # a front end can fail in any way
             self.send(make_view())
-            widget.send_state(["_state", "_shards", "_lanes"])
+            widget.send_state(list(_OF_A_LOAD))
             self.keep(always=True)
 
     def keep(self, *, always: bool = False) -> None:
@@ -89,7 +117,8 @@ class Page:
         state, diagnosis = self._traits["_state"], self._traits.get("_diagnosis") or {}
         is_over = state["status"] in FINAL or state["gone"] is not None
         turn = tuple(state[name] for name in ("number", "status", "stage", "gone"))
-        known = turn, bool(diagnosis.get("parts")), self.language, state["elapsed"] // _KEEP_SECONDS
+        elapsed = self._traits["_now"]["elapsed"]
+        known = turn, bool(diagnosis.get("parts")), self.language, elapsed // _KEEP_SECONDS
         self.outputs.keep(known, is_over=is_over, always=always)
 
     def bundle(self, shown: str, *, is_about_to_load: bool) -> dict[str, str]:
@@ -105,3 +134,9 @@ class Page:
 
     def _texts(self) -> dict[str, Any]:
         return {"_texts": {group: texts(self.language)[group] for group in FRONT_END}}
+
+
+def _result_code(widget: Any, status: str) -> str:
+    """Return the code that gives the user's program what the widget has loaded; empty if it has no name there."""
+    name = name_of(widget) if status == "ready" else ""
+    return f"model, tokenizer = {name}.result()" if name else ""

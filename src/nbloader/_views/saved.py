@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
+from nbloader._progress.state import SUCCEEDED
 from nbloader._text.catalogue import Text
 from nbloader._text.units import seconds_text, size_text
 
@@ -24,6 +25,8 @@ _MARKS = {
     "idle": "○",
     "queued": "◌",
     "running": "●",
+    "downloading": "●",
+    "asking": "?",
     "ready": "✓",
     "downloaded": "✓",
     "failed": "✕",
@@ -31,6 +34,18 @@ _MARKS = {
     "gone": "○",
 }
 _MOST_LANES, _MOST_LINES = 64, 50  # keeps the notebook file small
+_PART_OF = {
+    "resolve": "resolve",
+    "download": "download",
+    "check": "resolve",
+    "imports": "imports",
+    "tokenizer": "tokenizer",
+    "config": "tokenizer",
+    "weights": "cast",
+    "adapter": "adapter",
+}
+"""The parts of a load whose colours its stages have."""
+
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _CHART = {"style": "width: 240px"}
 _Tag = ElementTree.Element
@@ -122,7 +137,7 @@ def panel_html(view: Mapping[str, Any], language: str, anchor: str) -> str:
     anchor
         The class by which the page of a live widget finds the place for its panel.
     """
-    state = view["_state"]
+    state = {**view["_state"], **view["_now"]}
     says = _Says(language)
     root = _tag("div", {"class": f"nbl-saved {anchor}", "style": "max-width: 960px; line-height: 1.45"})
     root.extend(_head(state, says))
@@ -151,7 +166,7 @@ class _Says:
 def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
     status = "gone" if state["gone"] is not None else state["status"]
     # A queued load with no load before it is about to start.
-    word = "idle" if status == "queued" and not state["ahead"] else status
+    word = "idle" if status == "queued" and not state["ahead"] else state["word"]
     parts: list[str | _Tag] = [
         _tag("strong", {}, f"{_MARKS[word]} {says('status', word)}"),
         " · ",
@@ -164,15 +179,14 @@ def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
     yield _tag("p", {}, *parts)
     if status == "ready" and state["summary"] is not None:
         ended = state["summary"]
-        told = says(
-            "panel",
-            "already" if ended.get("already_loaded") else "ready",
-            bytes=size_text(ended["bytes"]),
-            seconds=says.seconds(state["elapsed"]),
-            dtype=ended["dtype"],
-            device=ended["device"],
-        )
-        yield _tag("p", {}, _tag("strong", {}, ended["model_class"]), " ", told)
+        known = {
+            "model_class": ended["model_class"],
+            "bytes": size_text(ended["bytes"]),
+            "seconds": says.seconds(state["elapsed"]),
+            "dtype": ended["dtype"],
+            "device": ended["device"],
+        }
+        yield _tag("p", {}, says("panel", "already" if ended.get("already_loaded") else "summary", **known))
     if status == "gone":
         yield from _given_back(state["gone"], says)
     if state["error"] is not None:
@@ -182,13 +196,10 @@ def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
             "p", {}, _tag("strong", {}, says("panel", "error", kind=error["kind"])), " ", code, " ", error["message"]
         )
         yield _tag("p", {}, error["hint"])
-    if status in ("queued", "running"):
-        done, total = state["all"]
-        if total:
-            share = {"value": str(round(state["fraction"], 3)), "max": "1", "style": "width: 100%"}
-            yield _tag("progress", share, _percent(state["fraction"]))
-            moved = says("panel", "moved", done=size_text(done), total=size_text(total))
-            yield _tag("p", {}, f"{_percent(state['fraction'])} · {moved}")
+    if status == "running":
+        share = {"value": str(round(state["fraction"], 3)), "max": "1", "style": "width: 100%"}
+        yield _tag("progress", share, _percent(state["fraction"]))
+        yield _tag("p", {}, " · ".join(filter(None, (_percent(state["fraction"]), state["line"]))))
     yield _tag("p", {}, _tag("em", {}, says("saved", status)))
 
 
@@ -206,33 +217,41 @@ def _given_back(gone: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
 
 def _stages(state: Mapping[str, Any], says: _Says) -> _Tag:
     is_over = state["status"] not in ("queued", "running")
-    rows = []
-    for stage in state["stages"]:
+    rows: list[list[str | _Tag]] = []
+    is_whole = state["status"] in SUCCEEDED or state["gone"] is not None
+    # What a load that is over did not need, such as a download, is no news.
+    for stage in (stage for stage in state["stages"] if stage["started"] is not None or not is_whole):
         started, ended = stage["started"], stage["ended"]
         mark = "✓" if ended is not None else "○" if started is None else "✕" if is_over else "●"
-        took = "" if started is None else says.seconds((state["elapsed"] if ended is None else ended) - started)
-        rows.append([f"{mark} {says('stage', stage['name'])}", stage["detail"], took])
-    return _table([says("panel", "stages"), "", says("fact", "time")], rows)
+        end = state["elapsed"] if ended is None else ended
+        took, bars = "", []
+        if started is not None and state["elapsed"]:
+            took = says.seconds(end - started)
+            color = colors()["parts"][_PART_OF.get(stage["name"], "other")]
+            bars = [_bar(started / state["elapsed"], (end - started) / state["elapsed"], color)]
+        name = f"{mark} {says('stage', stage['name'])}"
+        rows.append([name, stage["detail"], took, _tag("div", _CHART, *bars)])
+    return _table([says("panel", "stages"), "", says("fact", "time"), ""], rows)
 
 
 def _memory(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
-    if state["predicted_peak"] is not None and state["observed_peak"]:
-        sizes = {name: size_text(state[f"{name}_peak"]) for name in ("observed", "predicted")}
+    if state["predicted_peak"] is not None and state["peak"]:
+        sizes = {"observed": size_text(state["peak"]), "predicted": size_text(state["predicted_peak"])}
         yield _tag("p", {}, _tag("strong", {}, says("panel", "memory")), " ", says("panel", "peaks", **sizes))
 
 
 def _lanes(view: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
     """Yield one row for each shard: its size, how long it was downloaded, read and placed, and when."""
-    shards, lanes, whole = view["_shards"], view["_lanes"], view["_state"]["elapsed"]
+    shards, lanes, whole = view["_shards"], view["_lanes"], view["_now"]["elapsed"]
     names = shards["names"]
     if not names or not whole:
         return
-    seen = [phase for phase in colors()["phases"] if any(start is not None for start in lanes[f"{phase}_started"])]
+    seen = [phase for phase in colors()["phases"] if any(lane[f"{phase}_started"] is not None for lane in lanes)]
     rows: list[list[str | _Tag]] = []
     for index, (name, size) in enumerate(zip(names[:_MOST_LANES], shards["bytes"], strict=False)):
         took, chart = [], []
         for phase in seen:
-            start, end = lanes[f"{phase}_started"][index], lanes[f"{phase}_ended"][index]
+            start, end = lanes[index][f"{phase}_started"], lanes[index][f"{phase}_ended"]
             end = whole if end is None else end
             took.append("" if start is None else says.seconds(end - start))
             if start is not None:

@@ -1,26 +1,28 @@
-"""A load in a terminal: a tqdm bar that counts its bytes."""
+"""A load in a terminal: a tqdm bar, and beside it what the panel's headline says."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 import threading
-from collections.abc import Mapping
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 from weakref import WeakSet
 
 from tqdm import tqdm
 
-from nbloader._progress.state import SUCCEEDED
+from nbloader._planning.load_plan import plan_texts
 from nbloader._text.catalogue import in_locale, locale, text
-from nbloader._text.units import columns, seconds_text, size_text, span_text, types_text
+from nbloader._text.units import columns, seconds_text, size_text
+from nbloader._views.headline import headline, status_code
 
 if TYPE_CHECKING:
     from nbloader._load.job import LoadJob
-    from nbloader._planning.plan import LoadPlan, Room
-    from nbloader._progress.state import ErrorInfo, LoadState
+    from nbloader._planning.load_plan import LoadPlan
+from nbloader._progress.state import ErrorInfo, LoadState
 
 _STEP = 0.1  # seconds
 _LOG_SECONDS = 10.0  # seconds between two bars where a bar cannot replace the last one: in a file or a log
@@ -33,6 +35,10 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     last_print_t = start_t = 0.0  # ``close`` reads them, even if an interrupt stopped ``__init__``
     _instances: ClassVar[WeakSet[Any]] = WeakSet()  # guarded by the lock
     _lock: ClassVar[Any]
+
+    def __init__(self, **arguments: Any) -> None:
+        self.start_t = time.time()  # the first line is drawn before tqdm sets it
+        super().__init__(**arguments)
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
         if nolock:
@@ -63,14 +69,12 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
     bar: _Bar | None = None
     try:
         bar = _Bar(
-            total=0,
-            unit="B",
-            unit_scale=True,
+            total=100,
             file=steady,
-            desc=text("status", "running"),
+            desc=job.state.name,
             leave=True,
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}",
         )
         drawn: object = None
         while not job.done():
@@ -88,6 +92,17 @@ def show_bar(job: LoadJob, file: TextIO | None = None) -> None:
         if bar is not None:
             bar.close()
         tell_warnings(job, file)
+
+
+def print_over_bars(said: str, file: TextIO) -> None:
+    """Print a line where bars may be drawn: they make room, and are drawn again below it."""
+    with _Bar._lock:
+        bars = [bar for bar in list(_Bar._instances) if not bar.disable]
+        for bar in bars:
+            bar.clear(nolock=True)
+        print(said, file=_Steady(file), flush=True)
+        for bar in bars:
+            bar.refresh(nolock=True)
 
 
 def tell_warnings(job: LoadJob, file: TextIO | None = None) -> None:
@@ -140,67 +155,18 @@ def _wait(job: LoadJob) -> None:
 
 
 def _draw(bar: _Bar, state: LoadState, spoken: str) -> None:
-    bar.total = state.bytes_to_do
-    bar.n = state.bytes_to_do if state.status in SUCCEEDED else min(state.bytes_done, state.bytes_to_do)
-    what = text("doing", state.stage) if state.stage else text("status", state.status)
-    bar.set_description_str(f"{state.name}: {in_locale(what, spoken)}", refresh=False)
-    rate, eta = state.rate, state.eta
-    told = [f"{size_text(rate)}/s"] if rate else []
-    told += [text("panel", "eta", time=seconds_text(eta))] if eta else []
+    bar.n = math.floor(100 * state.fraction)  # as the panel shows it
+    told = headline(state) or text("status", status_code(state))
     if state.stall is not None:
-        told = [text("stall", state.stall.reason, **state.stall.arguments)]
-    bar.set_postfix_str(", ".join(in_locale(told, spoken)), refresh=False)
+        told = text("line", "part", first=told, then=text("stall", state.stall.reason, **state.stall.arguments))
+    bar.set_description_str(state.name, refresh=False)
+    bar.set_postfix_str(in_locale(told, spoken), refresh=False)
     bar.refresh()
 
 
 def plan_lines(plan: LoadPlan, name: str, context_length: int) -> str:
     """Return a plan as text, one line for each figure; the KV cache is for one sequence of `context_length` tokens."""
-    lines = {
-        "weights": text(
-            "plan",
-            "counts",
-            format=plan.format,
-            shards=len(plan.bytes_to_read),
-            tensors=plan.tensors,
-            parameters=f"{plan.parameters:,}",
-        ),
-        "files": types_text(plan.bytes_by_dtype),
-        "download": size_text(plan.bytes_to_download),
-        "read": size_text(sum(plan.bytes_to_read)),
-        "place": f"{plan.placed_as} {size_text(sum(plan.bytes_to_place))}".strip(),
-        "host": f"{size_text(plan.peak_memory)} ({_parts(plan.host_memory)})",
-    }
-    host, *on_devices = plan.rooms
-    if host.available is not None:
-        lines["free"] = size_text(host.available) + ("" if plan.verdict is None else _verdict(host))
-    if plan.device_memory is None:
-        lines["devices"] = text("plan", "unknown")
-    else:
-        devices = [_device_text(room, plan.device_memory[room.name]) for room in on_devices]
-        offloaded = text("plan", "offloaded", size=size_text(plan.bytes_to_offload)) if plan.bytes_to_offload else ""
-        lines["devices"] = ", ".join(filter(None, [*devices, offloaded]))
-    if plan.kv_cache is not None:
-        cache = size_text(plan.kv_cache.bytes(context_length))
-        lines["kv_cache"] = text("plan", "at_length", size=cache, tokens=f"{context_length:,}")
-    lines["time"] = text("plan", "no_seconds")
-    if plan.seconds is not None:
-        lines["time"] = span_text(*map(seconds_text, plan.seconds))
-    return "\n".join([name, *columns("plan_line", {key: line for key, line in lines.items() if line})])
-
-
-def _parts(parts: Mapping[str, int]) -> str:
-    return ", ".join(f"{text('memory_part', part)} {size_text(size)}" for part, size in parts.items() if size)
-
-
-def _device_text(room: Room, parts: Mapping[str, int]) -> str:
-    needed = size_text(room.needed)
-    if room.available is not None:
-        needed = text("plan", "needs", size=needed, free=size_text(room.available))
-    return f"{room.name} {needed} ({_parts(parts)}){_verdict(room)}"
-
-
-def _verdict(room: Room) -> str:
-    return "" if room.verdict is None else f": {text('verdict', room.verdict)}"
+    return "\n".join([name, *columns("plan_line", plan_texts(plan, context_length))])
 
 
 def result_line(state: LoadState) -> str:

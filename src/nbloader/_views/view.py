@@ -8,7 +8,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any
 
-from nbloader._options.as_code import options_code
 from nbloader._progress import events
 from nbloader._progress.freed import Freed
 from nbloader._progress.state import (
@@ -18,10 +17,12 @@ from nbloader._progress.state import (
     LoadState,
     LogLine,
     Question,
+    Sample,
     Shard,
     Stage,
 )
 from nbloader._text.catalogue import text
+from nbloader._views.headline import headline, status_code
 
 if TYPE_CHECKING:
     from nbloader._analysis.diagnosis import Diagnosis
@@ -33,9 +34,15 @@ if TYPE_CHECKING:
 def view_of(state: LoadState, number: int = 0) -> dict[str, Any]:
     """Return the traits for a load's state; `number` identifies the load in messages from the page."""
     shards = {shard.name for shard in state.shards}
-    # A file that is already on disk needs no lane: the bar shows its bytes.
+    # A file that is already on disk needs no lane: the line shows its bytes.
     others = [file for file in state.downloads if file.name not in shards and file.bytes_cached < file.bytes]
-    view = {"_state": _state(state, number), "_shards": _names(state, others), "_lanes": _lanes(state, others)}
+    view = {
+        "_state": _state(state, number),
+        "_now": _now(state),
+        "_shards": _names(state, others),
+        "_lanes": _lanes(state, others),
+        "_samples": [_sample(sample) for sample in state.samples],
+    }
     return {name: _sendable(part) for name, part in view.items()}
 
 
@@ -43,33 +50,38 @@ def _state(state: LoadState, number: int) -> wire.State:
     return {
         "number": number,
         "status": state.status,
+        "word": status_code(state),
         "cancelling": state.cancelling and state.status not in FINAL,
         "name": state.name,
-        "doing": "" if state.stage is None else text("doing", state.stage),
         "commit": state.commit,
         "stage": state.stage,
-        "fraction": round(state.fraction, 4),
-        "elapsed": state.elapsed,
-        "rate": None if state.rate is None else round(state.rate),
-        "eta": None if state.eta is None else round(state.eta, 1),
-        "stalled_for": round(state.stalled_for, 1),
-        "all": (state.bytes_done, state.bytes_to_do),
-        "download": (state.bytes_downloaded, state.bytes_to_download),
-        "read": (state.bytes_read, state.bytes_to_read),
-        "place": (state.bytes_placed, state.bytes_to_place),
-        "readers": state.readers,
-        "resident": state.bytes_resident,
+        "began": state.began or 0.0,
+        "expected": {} if state.expected is None else dict(state.expected.stages),
         "ahead": list(state.ahead),
         "stall": None if state.stall is None else _stall(state.stall),
         "gone": None if state.gone is None else _gone(state.gone),
         "stages": [_stage(stage) for stage in state.stages],
-        "memory": None if state.memory is None else _memory(state.memory),
+        "places": _places(state.memory),
         "predicted_peak": state.predicted_peak,
-        "observed_peak": state.observed_peak,
         "log": [_line(line) for line in state.log],
         "question": None if state.question is None else _question(state.question),
         "error": None if state.error is None else _failure(state.error),
         "summary": None if state.summary is None else _summary(state.summary),
+        "code": "",
+    }
+
+
+def _now(state: LoadState) -> wire.Now:
+    rate, eta = state.rate, state.eta
+    return {
+        "elapsed": round(state.elapsed, 3),
+        "fraction": round(state.fraction, 4),
+        "line": headline(state),
+        "rate": None if rate is None else round(rate),
+        "eta": None if eta is None else round(eta, 1),
+        "peak": state.observed_peak,
+        "lanes": {},
+        "samples": [],
     }
 
 
@@ -77,16 +89,15 @@ def _stage(stage: Stage) -> wire.Stage:
     return {"name": stage.name, "started": stage.started, "ended": stage.ended, "detail": stage.detail}
 
 
-def _memory(memory: Memory) -> wire.Memory:
-    devices: list[wire.Accelerator] = [
-        {"name": device.name, "total": device.total, "used": device.used} for device in memory.accelerators
-    ]
-    return {
-        "total": memory.total,
-        "available": memory.available,
-        "process": memory.process,
-        "accelerators": devices,
-    }
+def _places(memory: Memory | None) -> list[wire.Place]:
+    if memory is None:
+        return []
+    devices = [(device.name, device.total) for device in memory.accelerators]
+    return [{"name": name, "total": total} for name, total in [("", memory.total), *devices]]
+
+
+def _sample(sample: Sample) -> wire.Sample:
+    return round(sample.seconds, 3), *sample[1:5], list(sample.devices)
 
 
 def _line(line: LogLine) -> wire.LogLine:
@@ -117,7 +128,7 @@ def _names(state: LoadState, others: Sequence[Download]) -> wire.ShardNames:
     }
 
 
-def _lanes(state: LoadState, others: Sequence[Download]) -> wire.Lanes:
+def _lanes(state: LoadState, others: Sequence[Download]) -> list[wire.Lane]:
     files = {file.name: file for file in state.downloads}
     # A shard that is not downloaded was on disk before. A file that is not a shard is neither read nor placed.
     downloads = [
@@ -125,19 +136,23 @@ def _lanes(state: LoadState, others: Sequence[Download]) -> wire.Lanes:
         *others,
     ]
     shards = [*state.shards, *(Shard(file.name, file.bytes, 0) for file in others)]
+    return [_lane(shard, file) for shard, file in zip(shards, downloads, strict=True)]
+
+
+def _lane(shard: Shard, file: Download) -> wire.Lane:
     return {
-        "resident": [shard.bytes_resident for shard in shards],
-        "read": [shard.bytes_read for shard in shards],
-        "to_place": [shard.bytes_to_place for shard in shards],
-        "placed": [shard.bytes_placed for shard in shards],
-        "read_started": [_rounded(shard.read_started) for shard in shards],
-        "read_ended": [_rounded(shard.read_ended) for shard in shards],
-        "place_started": [_rounded(shard.place_started) for shard in shards],
-        "place_ended": [_rounded(shard.place_ended) for shard in shards],
-        "downloaded": [file.bytes_downloaded for file in downloads],
-        "cached": [file.bytes_cached for file in downloads],
-        "download_started": [_rounded(file.started) for file in downloads],
-        "download_ended": [_rounded(file.ended) for file in downloads],
+        "resident": shard.bytes_resident,
+        "read": shard.bytes_read,
+        "to_place": shard.bytes_to_place,
+        "placed": shard.bytes_placed,
+        "read_started": _rounded(shard.read_started),
+        "read_ended": _rounded(shard.read_ended),
+        "place_started": _rounded(shard.place_started),
+        "place_ended": _rounded(shard.place_ended),
+        "downloaded": file.bytes_downloaded,
+        "cached": file.bytes_cached,
+        "download_started": _rounded(file.started),
+        "download_ended": _rounded(file.ended),
     }
 
 
@@ -176,22 +191,24 @@ def _gone(gone: Freed) -> wire.Gone:
     }
 
 
-def _asked(asked: Question | ErrorInfo) -> wire.Asked:
+def view_of_asked(asked: Question | ErrorInfo) -> wire.Asked:
+    """Return what the panel shows of a question."""
     return {
         "kind": asked.kind,
         "code": asked.code,
         "message": asked.message,
         "choices": [(_label(changes), size) for changes, size in asked.choices],
-        "files": list(asked.files),
+        "files": list(dict.fromkeys(asked.files)),
+        "available": asked.available,
     }
 
 
 def _question(question: Question) -> wire.Question:
-    return {**_asked(question), "number": question.number}
+    return {**view_of_asked(question), "number": question.number}
 
 
 def _failure(error: ErrorInfo) -> wire.Failure:
-    return {**_asked(error), "page": page_of(error.code), "hint": error.hint}
+    return {**view_of_asked(error), "page": page_of(error.code), "hint": error.hint}
 
 
 def view_of_error(error: LoadError) -> wire.Problem:
@@ -228,7 +245,7 @@ def _label(changes: Mapping[str, Any]) -> str:
         return text("panel", "trust_remote_code")
     if "offload_folder" in changes:
         return text("panel", "offload")
-    return options_code(changes)
+    return ", ".join(str(value) for value in changes.values())
 
 
 def _sendable(value: Any) -> Any:

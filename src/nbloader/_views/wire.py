@@ -5,15 +5,12 @@ Sizes are in bytes, times in seconds since the load began.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from nbloader._progress.state import Status
 
-Done = tuple[int, int]
-"""How much is done, and the total."""
-
 Choice = tuple[str, int | None]
-"""The label of a button, and the bytes that the weights take with that choice."""
+"""What a choice is called, and the bytes that the load needs with it."""
 
 
 class Stage(TypedDict):
@@ -25,21 +22,11 @@ class Stage(TypedDict):
     detail: str
 
 
-class Accelerator(TypedDict):
-    """A device's memory."""
+class Place(TypedDict):
+    """A place for memory, such as the host or a device."""
 
     name: str
     total: int
-    used: int
-
-
-class Memory(TypedDict):
-    """The memory of this process, the host and each device."""
-
-    total: int
-    available: int
-    process: int
-    accelerators: list[Accelerator]
 
 
 class Gone(TypedDict):
@@ -82,13 +69,17 @@ class LogLine(TypedDict):
 
 
 class Asked(TypedDict):
-    """A question, or an error with choices; an answer is the index of a choice."""
+    """A question, or an error with choices; an answer is the index of a choice.
+
+    `available` is how many bytes a load may take, if the question is how to stay below it.
+    """
 
     kind: str
     code: str
     message: str
     choices: list[Choice]
     files: list[str]
+    available: int | None
 
 
 class Question(Asked):
@@ -112,37 +103,33 @@ class Failure(Asked, Problem):
 
 
 class State(TypedDict):
-    """The current load. `number` identifies it in messages; `ahead` lists (number, name) of the loads before it."""
+    """What changes rarely during a load.
+
+    `number` identifies the load in messages; `word` is its status in more detail, a key of the texts. `ahead` lists
+    (number, name) of the loads before it. `began` is when its turn came; `expected` is how long each stage took in
+    earlier loads of its kind. `places` are the host and each device, and `code` gives the model to the user's program.
+    """
 
     number: int
     status: Status
+    word: str
     cancelling: bool
     name: str
-    doing: str
     commit: str | None
     stage: str | None
-    fraction: float
-    elapsed: float
-    rate: int | None
-    eta: float | None
-    stalled_for: float
-    all: Done
-    download: Done
-    read: Done
-    place: Done
-    readers: int
-    resident: int
+    began: float
+    expected: dict[str, float]
     ahead: list[tuple[int, str]]
     stall: Stall | None
     gone: Gone | None
     stages: list[Stage]
-    memory: Memory | None
+    places: list[Place]
     predicted_peak: int | None
-    observed_peak: int | None
     log: list[LogLine]
     question: Question | None
     error: Failure | None
     summary: Summary | None
+    code: str
 
 
 class ShardNames(TypedDict):
@@ -153,24 +140,44 @@ class ShardNames(TypedDict):
     shards: int
 
 
-class Lanes(TypedDict):
-    """The changing part of the lanes, by column, in the order of `ShardNames`.
+class Lane(TypedDict):
+    """The changing part of one lane.
 
     `cached` are the bytes that were on disk before the load. A file that is not a shard is neither read nor placed.
     """
 
-    resident: list[int]
-    read: list[int]
-    to_place: list[int]
-    placed: list[int]
-    read_started: list[float | None]
-    read_ended: list[float | None]
-    place_started: list[float | None]
-    place_ended: list[float | None]
-    downloaded: list[int]
-    cached: list[int]
-    download_started: list[float | None]
-    download_ended: list[float | None]
+    resident: int
+    read: int
+    to_place: int
+    placed: int
+    read_started: float | None
+    read_ended: float | None
+    place_started: float | None
+    place_ended: float | None
+    downloaded: int
+    cached: int
+    download_started: float | None
+    download_ended: float | None
+
+
+Sample = tuple[float, int, int, int, int, list[int]]
+"""Seconds; bytes downloaded, read and placed since the load began; memory of this process and of each device."""
+
+
+class Now(TypedDict):
+    """What changes all the time, and what has changed of the lanes and samples since they were last sent whole.
+
+    `lanes` are by their index, as text. `line` says what happens now.
+    """
+
+    elapsed: float
+    fraction: float
+    line: str
+    rate: int | None
+    eta: float | None
+    peak: int | None
+    lanes: dict[str, Lane]
+    samples: list[Sample]
 
 
 FieldKind = Literal["choice", "text", "number", "flag"]
@@ -200,66 +207,58 @@ class FieldGroup(TypedDict):
     fields: list[Field]
 
 
-class DeviceRoom(TypedDict):
-    """The memory that a device needs, by part, and the memory that is free."""
+class Room(TypedDict):
+    """The memory that a load needs on the host or on a device, and the memory that is free there."""
 
     name: str
     needed: int
     available: int | None
     verdict: str | None
-    parts: list[tuple[str, int]]
 
 
 class Plan(TypedDict):
-    """The cost of a load. `devices` is null if only the load decides where weights go; `seconds` is a range."""
+    """The cost of a load: `lines` are (label, text), and `seconds` is a range."""
 
-    format: str
-    shards: int
-    tensors: int
-    parameters: int
-    by_dtype: list[tuple[str, int]]
-    download: int
-    read: int
-    place: int
-    placed_as: str
-    host: list[tuple[str, int]]
-    peak: int
-    available: int | None
-    host_verdict: str | None
-    devices: list[DeviceRoom] | None
-    offloaded: int
     verdict: str | None
-    kv_cache: int | None
-    kv_tokens: int
+    rooms: list[Room]
+    lines: list[tuple[str, str]]
+    download: int
     seconds: tuple[float, float] | None
 
 
 class Form(TypedDict):
-    """The workbench: options, the call that reproduces them, and what they will cost."""
+    """The workbench: options, the call that reproduces them, what they will cost, and what a load would ask.
+
+    `resident` says that the model is loaded already, and `unloads` what a load would unload; each may be empty.
+    `field` is the name of the field that `error` is about, or empty.
+    """
 
     groups: list[FieldGroup]
     code: str
     plan: Plan | None
     planning: bool
     error: Problem | None
+    asked: Asked | None
+    resident: str
+    unloads: str
+    field: str
 
 
 class Run(TypedDict):
-    """A past load; stages as (name, start, end)."""
+    """Past loads with the same options: their title, and the time, the stages and the figures of the latest.
 
+    Stages are (name, start, end).
+    """
+
+    title: str
     time: str
-    options: dict[str, Any]
     seconds: float
     stages: list[tuple[str, float, float]]
-    rate: float | None
-    observed_peak: int | None
-    predicted_peak: int | None
-    cache: Literal["warm", "cold", "partly"]
-    verdict: str | None
+    figures: str
 
 
 class Runs(TypedDict):
-    """The past loads of this model, the newest first, and what to know before comparing them."""
+    """The past loads of this model by their options, the newest first, and what to know before comparing them."""
 
     runs: list[Run]
     note: str
@@ -279,8 +278,10 @@ class Traits(TypedDict):
     """The widget's traits."""
 
     _state: State
+    _now: Now
     _shards: ShardNames
-    _lanes: Lanes
+    _lanes: list[Lane]
+    _samples: list[Sample]
     _form: Form | None
     _runs: Runs
     _diagnosis: Diagnosis | None

@@ -1,4 +1,4 @@
-"""Stage "download": download what the load needs into the cache, and read the headers of the weights."""
+"""Stages "download" and "check": download what the load needs into the cache, and read the headers of the weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from nbloader._errors import LoadCancelled
 from nbloader._libraries.peft import check_peft
 from nbloader._load.stages.from_hub import HubFiles, bring_adapter, check_config
 from nbloader._options.options import LoadOptions
-from nbloader._planning.plan import LoadPlan, check_fit, make_plan, smaller
+from nbloader._planning.load_plan import LoadPlan
+from nbloader._planning.plan import check_fit, make_plan, smaller
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._system.memory import Free
@@ -93,7 +94,8 @@ class _Fetch:
         """Download everything but the weights, and start to download the weights."""
         reporter, options, source = self._reporter, self._options, self._source
         with ExitStack() as stage:
-            note = stage.enter_context(reporter.stage("download"))
+            # A folder has nothing to download: reading it is the check.
+            note = stage.enter_context(reporter.stage("check" if self._download is None else "download"))
             if self._download is not None:
                 with reporter.spending("download"):
                     self._download.bring_support()
@@ -141,11 +143,12 @@ class _Fetch:
                 self._check_base(ahead[0], fetched.adapter)
                 self._plan(ahead[0], fetched.adapter, ahead[1])
             self._download.bring_weights()
-        checkpoint = read_checkpoint(fetched.folder, options.variant, options.use_safetensors)
-        self._reporter.emit(events.CheckpointRead, os.fspath(fetched.folder), checkpoint.format)
-        if ahead is None:
-            self._check_base(checkpoint, fetched.adapter)
-        return checkpoint, self._plan(checkpoint, fetched.adapter)
+        with nullcontext() if self._download is None else self._reporter.stage("check"):
+            checkpoint = read_checkpoint(fetched.folder, options.variant, options.use_safetensors)
+            self._reporter.emit(events.CheckpointRead, os.fspath(fetched.folder), checkpoint.format)
+            if ahead is None:
+                self._check_base(checkpoint, fetched.adapter)
+            return checkpoint, self._plan(checkpoint, fetched.adapter)
 
     def _plan(self, checkpoint: Checkpoint, adapter: Adapter | None, bytes_to_download: int = 0) -> LoadPlan:
         """Make and publish the plan, and raise an error if the load will not fit."""

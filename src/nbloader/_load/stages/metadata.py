@@ -9,7 +9,7 @@ from typing import Any
 from nbloader._checkpoint.source import Source
 from nbloader._libraries.transformers.loading import name_model
 from nbloader._load.stages.device import devices_of, parts_of
-from nbloader._planning.plan import LoadPlan
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._progress.reporter import Reporter
 from nbloader._text.catalogue import text
 

@@ -16,6 +16,7 @@ from nbloader._load.stages.adapter import attach_adapter
 from nbloader._load.stages.config import choose_class
 from nbloader._load.stages.device import finish_placing
 from nbloader._load.stages.download import OnPlan, download_all, fetching
+from nbloader._load.stages.imports import import_all
 from nbloader._load.stages.metadata import describe
 from nbloader._load.stages.supply import reading
 from nbloader._load.stages.tokenizer import make_tokenizer
@@ -73,6 +74,7 @@ def run(
         with _consenting(source, options):
             allows_code = stack.enter_context(_running_code(source, options))
             with rare_collections():  # both import modules of the libraries
+                import_all(reporter, with_adapter=fetched.adapter is not None)
                 with reporter.spending("tokenizer"):
                     tokenizer = make_tokenizer(fetched, source, options, reporter, allows_code=allows_code)
                 with reporter.spending("imports"):

@@ -13,7 +13,7 @@ from nbloader._libraries.transformers.watching import Gate
 from nbloader._load.stages.device import tell_reads
 from nbloader._options.options import LoadOptions
 from nbloader._options.values import MOST_READERS
-from nbloader._planning.plan import LoadPlan
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
 from nbloader._reading.pace import Pace

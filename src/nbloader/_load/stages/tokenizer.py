@@ -7,19 +7,13 @@ from typing import Any
 
 from nbloader._checkpoint.source import Source
 from nbloader._errors import CheckpointError, LoadError, RemoteCodeError
-from nbloader._libraries import peft
 from nbloader._libraries.transformers.classes import check_architecture, check_kernels
-from nbloader._libraries.transformers.loading import import_libraries
 from nbloader._libraries.transformers.tokenizers import load_tokenizer, name_tokenizer
 from nbloader._load.stages.download import Fetched
 from nbloader._options.options import LoadOptions
-from nbloader._progress import events
 from nbloader._progress.reporter import Reporter
-from nbloader._system.storage import thread_work, waited_for_files
 from nbloader._text.catalogue import text
 from nbloader._text.units import sentences
-
-_WORTH_SAYING = 0.1  # seconds; longer imports are shown, because they are not the tokenizer's time
 
 
 def make_tokenizer(
@@ -30,25 +24,13 @@ def make_tokenizer(
     It comes from the model's folder, or from the checkpoint's top folder if `subfolder` has none.
     """
     with reporter.stage("tokenizer") as note:
-        began, before = reporter.now(), thread_work()
-        with reporter.spending("imports"):
-            versions = import_libraries()
-            if fetched.adapter is not None:
-                peft.import_peft()
-        imports = reporter.now() - began
-        reporter.emit(events.Imported, waited_for_files(before, thread_work(), imports))
-        reporter.log("info", "imported", versions=versions, seconds=f"{imports:.1f}")
-        reporter.check_cancelled()
         if options.attn_implementation is None:
             check_kernels(fetched.folder, fetched.config)
         check_architecture(fetched.folder, fetched.config, options.auto_class, allows_code)
 
-        tokenizer, detail = _make(fetched.folder, source, options, reporter, allows_code=allows_code)
+        tokenizer, note.detail = _make(fetched.folder, source, options, reporter, allows_code=allows_code)
         if tokenizer is not None and source.repository is not None:
             name_tokenizer(tokenizer, source.name)
-        note.detail = detail
-        if imports >= _WORTH_SAYING:
-            note.detail = text("detail", "imports", name=note.detail, seconds=f"{imports:.1f}")
     return tokenizer
 
 

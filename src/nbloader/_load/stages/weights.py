@@ -18,8 +18,8 @@ from nbloader._load.stages.config import Chosen
 from nbloader._load.stages.device import read_missing
 from nbloader._load.stages.supply import Supply
 from nbloader._options.options import LoadOptions
+from nbloader._planning.load_plan import LoadPlan
 from nbloader._planning.placement import CPU
-from nbloader._planning.plan import LoadPlan
 from nbloader._planning.quantization import METHODS
 from nbloader._planning.sizes import placed_sizes
 from nbloader._planning.stored import find_stored, unheeded
