@@ -126,7 +126,7 @@ def test_every_event_is_among_them() -> None:
     assert set(KINDS) == set(events.Event.__subclasses__())
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.tuples(st.floats(-0.5, 2), ANY), max_size=40))
 def test_whatever_happens_in_whatever_order_the_figures_hold_together(
     steps: list[tuple[float, events.Event]],
@@ -151,6 +151,7 @@ def test_whatever_happens_in_whatever_order_the_figures_hold_together(
         json.dumps(view_of(state), allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 2), UNENDED), max_size=40))
 def test_nothing_is_whole_that_is_not_ready(steps: list[tuple[float, events.Event]]) -> None:
     state, now = running(10 * MB), 0.0

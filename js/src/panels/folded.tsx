@@ -27,7 +27,7 @@ export function Folded(props: { state: State; now: Now; isOpen: boolean; onToggl
       >
         {isOpen ? "▾" : "▸"}
       </button>
-      <span class="nbl-whole" aria-hidden="true">
+      <span class={`nbl-whole nbl-is-${state.word}`} aria-hidden="true">
         {spans.map(({ row, from, to, share }) => (
           <span
             key={`${row.name} ${from}`}

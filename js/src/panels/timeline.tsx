@@ -41,6 +41,8 @@ interface Drawn {
   /** Pixels of the chart's column. */
   width: number;
   elapsed: number;
+  /** The mark of what did not end. */
+  stopped: string;
 }
 
 /** The chart of a load. */
@@ -54,7 +56,8 @@ export function Timeline(props: { state: State; now: Now; names: ShardNames; sto
   const [folded, setFolded] = useState<Readonly<Record<string, boolean>>>({});
   const chart = useRef<HTMLDivElement>(null);
   const width = useWidth(chart);
-  const drawn: Drawn = { axis: axis.current, width, elapsed };
+  const stopped = state.status === "cancelled" ? "⊘" : "✕";
+  const drawn: Drawn = { axis: axis.current, width, elapsed, stopped };
   const stages = stageRows(state, now, over);
   const shards = shardRows(names, store.lanes(), state, now, over);
   const samples = store.samples();
@@ -212,7 +215,9 @@ function StageLine({ row, drawn }: { row: StageRow; drawn: Drawn }) {
         ))}
         {row.expected !== null && <span class="nbl-bar-of nbl-expected" style={place(row.expected, axis)} />}
       </span>
-      <span class="nbl-figure">{row.progress === "stopped" ? `✕ ${label}` : label || "–"}</span>
+      <span class="nbl-figure">
+        {row.progress === "stopped" ? `${drawn.stopped} ${label}` : label || "–"}
+      </span>
     </div>
   );
 }

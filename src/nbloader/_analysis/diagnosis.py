@@ -10,6 +10,7 @@ from nbloader._system.storage import Storage
 from nbloader._text.catalogue import text
 from nbloader._text.units import columns, seconds_text, sentences, size_text, span_text, types_text
 
+_MOSTLY = 0.5  # share of the time that is most of it
 AT_LIMIT = 0.8  # share of what storage delivers; above it, only faster storage helps
 
 
@@ -116,9 +117,10 @@ class Diagnosis:
         if self.rate is not None and self.probe is not None and self.rate >= AT_LIMIT * self.probe.rate:
             return text("diagnosis", "at_limit", share=f"{100 * min(1, self.rate / self.probe.rate):.0f}")
         most = max(self.parts, key=lambda part: self.parts[part])
-        largest = text(
-            "diagnosis", "largest", part=text("part", most), share=f"{100 * self.parts[most] / self.seconds:.0f}"
-        )
+        share = f"{100 * self.parts[most] / self.seconds:.0f}"
+        if most == "imports" and self.parts[most] >= _MOSTLY * self.seconds:
+            return text("diagnosis", "imports", share=share)
+        largest = text("diagnosis", "largest", part=text("part", most), share=share)
         if self.bytes - self.resident < LEAST_BYTES:
             resident = f"{100 * self.resident / max(1, self.bytes):.0f}"
             return sentences(text("diagnosis", "warm", resident=resident), largest)
