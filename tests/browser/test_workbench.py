@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,22 +119,17 @@ def test_the_whole_way_by_keyboard(server: Server, page: Page, demo_small: Path)
 def test_a_cell_that_waits_gets_what_was_chosen(server: Server, page: Page, demo_small: Path) -> None:
     panel = open_workbench(page, server, demo_small, ", max_memory='15MB'", "print(w.result().model.num_parameters())")
     begin(page, 1)
-    expect(panel.locator(".nbl-ways")).to_contain_text("4bit ✓")
-    position = (
-        panel.locator(".nbl-way")
-        .all_inner_texts()
-        .index(next(said for said in panel.locator(".nbl-way").all_inner_texts() if "4bit" in said))
-    )
-    panel.locator(".nbl-way").nth(position).get_by_role("button").click()
+    panel.locator(".nbl-way").filter(has_text="4bit ✓").get_by_role("button", name="Load so").click()
     assert finish(page, 1).split()[-1].isdigit()  # bitsandbytes may have said something before
     expect(panel.locator(".nbl-status")).to_contain_text("Ready")
     expect(panel.locator(".nbl-code")).to_contain_text("4bit")
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-def test_nobody_is_left_out(server: Server, page: Page, demo_small: Path, width: int) -> None:
+def test_nobody_is_left_out(server: Server, page: Page, demo_small: Path, tmp_path: Path, width: int) -> None:
+    folder = Path(shutil.copytree(demo_small, tmp_path / "demo"))
     page.set_viewport_size({"width": max(width, 700), "height": 1200})
-    panel = open_workbench(page, server, demo_small, ", dtype='float32', max_memory='30MB'")
+    panel = open_workbench(page, server, folder, ", dtype='float32', max_memory='30MB'")
     panel.evaluate(f"node => {{ node.style.width = '{width}px'; node.style.maxWidth = 'none' }}")
     expect(panel.locator(".nbl-verdict")).to_contain_text("it will not fit")
     panel.locator(".nbl-more summary").click()
@@ -150,6 +147,12 @@ def test_nobody_is_left_out(server: Server, page: Page, demo_small: Path, width:
     panel.locator(".nbl-more summary").click()
     panel.get_by_label("Subfolder").fill("nowhere")
     expect(panel.get_by_role("alert")).to_contain_text("nowhere")
+    expect(panel.get_by_role("button", name="Load", exact=True)).to_be_disabled()
+    assert (violations(page), is_too_wide(panel)) == ([], False)
+    panel.get_by_label("Subfolder").fill("")
+    expect(panel.locator(".nbl-verdict")).to_contain_text("it fits")
+    panel.get_by_label("Type").select_option("bfloat16")
+    os.truncate(folder / "model-00002-of-00004.safetensors", 1000)
     panel.get_by_role("button", name="Load", exact=True).click()
     expect(panel.locator(".nbl-status")).to_contain_text("Failed")
     assert (violations(page), is_too_wide(panel)) == ([], False)
@@ -177,11 +180,14 @@ def test_it_is_the_same_workbench_inside_of_other_widgets(
     expect(panel.locator(".nbl-status")).to_contain_text("Ready")
 
 
-def test_a_double_click_answers_one_question(server: Server, page: Page, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before Load", "after Load"])
+def test_a_double_click_answers_one_question(server: Server, page: Page, tmp_path: Path, when: str) -> None:
     """The first question is whether to load what will not fit; the next, whether the checkpoint's code may run."""
     folder = archs.with_code(tmp_path / "mine", "double")
     panel = open_workbench(page, server, folder, ", max_memory='1kB'")
-    panel.get_by_role("button", name="Load", exact=True).click()
+    if when == "after Load":
+        panel.get_by_role("button", name="Load", exact=True).click()
+        expect(panel.locator(".nbl-status")).to_contain_text("Waiting for your choice")
     expect(panel.get_by_role("alert")).to_contain_text("memory")
     panel.get_by_role("button", name="Load anyway").dblclick()
     consent = panel.get_by_role("alert").filter(has_text="Python code")
@@ -189,4 +195,4 @@ def test_a_double_click_answers_one_question(server: Server, page: Page, tmp_pat
     page.wait_for_timeout(700)  # a second click took up to half a second to do harm
     expect(consent).to_be_visible()
     consent.get_by_role("button").first.click()
-    expect(panel.locator(".nbl-outcome.nbl-is-ready")).to_contain_text("MineForCausalLM")
+    expect(panel.get_by_role("status")).to_contain_text("MineForCausalLM")
