@@ -1,8 +1,7 @@
 """Takes the pictures of the documentation in Chromium, from real loads in JupyterLab.
 
 ``make screenshots`` writes docs/panel.png, docs/panel-dark.png and docs/workbench.png. With a folder as argument every
-state is taken, light, dark and narrow, to be looked at: loading, stalled, ready, failed, cancelled, asking, and the
-workbench.
+state is taken to be looked at, light and dark, wide and narrow, some in Korean too.
 """
 
 from __future__ import annotations
@@ -114,6 +113,25 @@ def take_download(server: Server, path: Path) -> None:
         panel.screenshot(path=path)
 
 
+def take_form(server: Server, path: Path, model: str) -> None:
+    """Take the workbench of a small model: what will not fit, a field that is not valid, a model that is loaded."""
+    cells = ["from nbloader import *\nunload()", f"w = LoaderWidget({model!r}, dtype='float32', max_memory='50MB')\nw"]
+    cells += [f"w = LoaderWidget({model!r}, max_memory='eight')\nw", f"load({model!r})\nw = LoaderWidget({model!r})\nw"]
+    with open_browser(viewport={"width": 1200, "height": 1600}) as page:
+        open_notebook(page, server, server.write("form.ipynb", cells))
+        run(page, 0)
+        for cell, (state, until) in enumerate(
+            {"unfit": ".nbl-question", "invalid": "[aria-invalid=true]", "resident": ".nbl-resident"}.items(), 1
+        ):
+            run(page, cell)
+            panel = page.locator(".nbl-panel").nth(cell - 1)
+            panel.locator(until).wait_for()
+            panel.locator(".nbl-summary[aria-busy=false]").wait_for()
+            for stem, width in ((state, ""), (f"{state}-narrow", f"{NARROW}px")):
+                panel.evaluate("(node, width) => node.style.width = width", width)
+                panel.screenshot(path=path.with_stem(f"{path.stem}-{stem}"))
+
+
 def with_code(checkpoint: Path, folder: Path) -> Path:
     """Return a checkpoint that brings Python code."""
     config = json.loads((checkpoint / "config.json").read_text())
@@ -130,8 +148,10 @@ def with_code(checkpoint: Path, folder: Path) -> Path:
 def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
     """Take every state, wide and narrow."""
     # A cache of its own for each: one that was released goes on downloading.
-    caches = [tempfile.mkdtemp() for _ in range(3)]
-    brings_code = with_code(nbloader.demo_checkpoint("40MB", shards=4), Path(caches[0]) / "mine")
+    caches = [tempfile.mkdtemp() for _ in range(5)]
+    small = str(nbloader.demo_checkpoint("40MB", shards=4))
+    brings_code = with_code(Path(small), Path(caches[0]) / "mine")
+    ready = ".nbl-panel .nbl-status.nbl-is-ready"
     states = {
         "loading": (f"LoaderWidget({STALLED!r}, cache_dir={caches[0]!r})", ".nbl-panel >> text=no bytes for"),
         "cancelled": (f"LoaderWidget({STALLED!r}, cache_dir={caches[1]!r})", ".nbl-panel .nbl-is-cancelled"),
@@ -139,22 +159,41 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
             f"LoaderWidget({STALLED!r}, cache_dir={caches[2]!r}, stall_seconds=15)",
             ".nbl-panel .nbl-stall button",
         ),
-        "ready": ("LoaderWidget('demo')", ".nbl-panel .nbl-status.nbl-is-ready"),
-        "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ".nbl-status.nbl-is-ready"),
-        "asking": (
-            f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=4))!r}, dtype='float32', max_memory='50MB')",
+        "queued": (
+            f"LoaderWidget({small!r}, after=nbloader.start({STALLED!r}, cache_dir={caches[3]!r}))",
+            ".nbl-panel .nbl-line",
+        ),
+        "importing": (f"LoaderWidget({small!r})", ".nbl-panel >> text=Importing"),
+        "placing": ("LoaderWidget('demo')", ".nbl-panel >> text=Placing"),
+        "ready": ("LoaderWidget('demo')", ready),
+        "unfolded": ("LoaderWidget('demo')", ready),
+        "unloaded": (f"LoaderWidget({small!r})", ready),
+        "already": (f"LoaderWidget({small!r}, locale=str(nbloader.load({small!r}) and 'en'))", ready),
+        "shards": (f"LoaderWidget({str(nbloader.demo_checkpoint('40MB', shards=200))!r})", ready),
+        "asking": (f"LoaderWidget({small!r}, dtype='float32', max_memory='50MB')", ".nbl-panel .nbl-question"),
+        "asking-ko": (
+            f"LoaderWidget({small!r}, dtype='float32', max_memory='50MB', locale='ko')",
             ".nbl-panel .nbl-question",
+        ),
+        "loading-ko": (
+            f"LoaderWidget({STALLED!r}, cache_dir={caches[4]!r}, locale='ko')",
+            ".nbl-panel .nbl-lane.nbl-download >> nth=5",
         ),
         "code": (f"LoaderWidget({str(brings_code)!r})", ".nbl-panel .nbl-question"),
         "failed": ("LoaderWidget('./models/no-such-folder')", ".nbl-panel .nbl-outcome.nbl-is-failed"),
     }
-    take_workbench(server, folder / f"workbench-{theme}.png")
-    take_download(server, folder / f"download-{theme}.png")
-    for state, (code, until) in states.items():
+    only = sys.argv[2:] or ["workbench", "download", "form", *states]
+    if "workbench" in only:
+        take_workbench(server, folder / f"workbench-{theme}.png")
+    if "download" in only:
+        take_download(server, folder / f"download-{theme}.png")
+    if "form" in only:
+        take_form(server, folder / f"form-{theme}.png", small)
+    for state, (code, until) in [item for item in states.items() if item[0] in only]:
         stalled.stalled.clear()
         stalled.release.clear()
         with open_browser() as page:
-            cell = f"from nbloader import LoaderWidget\nw = {code}.show()"
+            cell = f"import nbloader\nfrom nbloader import LoaderWidget\nw = {code}.show()"
             open_notebook(page, server, server.write(f"{state}.ipynb", [cell]))
             run(page, 0)
             if state == "cancelled":
@@ -163,6 +202,12 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
             page.wait_for_selector(until)
             if state == "stalled":
                 page.locator(".nbl-stall summary").click()
+            if state == "unfolded":
+                page.get_by_role("button", name="Show the timeline").click()
+                page.wait_for_selector(".nbl-panel .nbl-diagnosis details")
+            if state == "unloaded":
+                page.get_by_role("button", name="Unload").click()
+                page.wait_for_selector(".nbl-status.nbl-is-gone")
             panel = page.locator(".nbl-panel")
             panel.screenshot(path=folder / f"{state}-{theme}.png")
             panel.evaluate(f"node => node.style.width = '{NARROW}px'")

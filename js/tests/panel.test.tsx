@@ -132,7 +132,7 @@ describe("the panel", () => {
     expect(text(".nbl-name")).toBe("us/model");
     expect(text(".nbl-commit")).toBe("0123456");
     expect(text(".nbl-percent")).toBe("42 %");
-    expect(text(".nbl-line span")).toBe(NOW.line);
+    expect(text(".nbl-headline span")).toBe(NOW.line);
     expect(text(".nbl-clock")).toBe("12.3 s of about 16.5 s");
     expect(el.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow")).toBe("42");
   });

@@ -72,11 +72,16 @@ class LoadError(Exception):
         return next((code_of(group, key) for group, key in keys.items() if key), "other")
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        """Return what happened and what to do, a line each."""
+        return [self.message, self.hint] if self.hint else [self.message]
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the user's own line, what happened and what to do; `details` has the rest."""
-        return [*user_lines(self), f"{type(self).__name__} [{self.code}]: {self.message}", self.hint]
+        what, *more = self._lines()
+        return [*user_lines(self), f"{type(self).__name__} [{self.code}]: {what}", *more]
 
     def fresh(self) -> LoadError:
         """Return a copy without a traceback, so that several threads can each raise their own."""
@@ -141,6 +146,12 @@ class RemoteCodeError(CheckpointError):
         self.files = tuple(files)
         self.commit = commit
         self.suggestions = ({"trust_remote_code": commit},) if commit is not None else ()
+
+    def _lines(self) -> list[str]:
+        what, *hint = super()._lines()
+        # Not in the message: where a panel asks for consent, it lists the files beside it.
+        files = [text("detail", "code_files", names=", ".join(self.files))] if self.files else []
+        return [what, *files, *hint]
 
 
 class WontFitError(LoadError):

@@ -113,3 +113,10 @@ def test_a_view_says_what_earlier_loads_took() -> None:
     expected = events.Expected(1.0, None, 2.0, 0.5, {"imports": 1.0, "weights": 2.0})
     state = two_shards(events.TimeExpected(0.0, expected))
     assert view_of(state)["_state"]["expected"] == {"imports": 1.0, "weights": 2.0}
+
+
+def test_the_time_axis_begins_with_the_work_and_after_a_wait() -> None:
+    state = folded(events.Started(0.5), events.StageStarted(0.6, "demo"), events.Started(5.0))
+    assert state.began == 0.5
+    state = folded(events.Queued(6.0, ((1, "us/first"),)), events.Started(60.0), start=state)
+    assert state.began == 60.0

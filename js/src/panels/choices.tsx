@@ -1,9 +1,16 @@
+import type { ComponentChildren } from "preact";
 import { fill, size } from "../format";
 import { texts } from "../texts";
 import type { Asked } from "../wire";
 
 /** The ways to go on after a question or an error: bars against a limit where memory is the question, else buttons. */
-export function Choices({ asked, onAnswer }: { asked: Asked; onAnswer: (choice: number) => void }) {
+export function Choices(props: {
+  asked: Asked;
+  onAnswer: (choice: number) => void;
+  /** Another button beside them. */
+  children?: ComponentChildren;
+}) {
+  const { asked, onAnswer, children } = props;
   const { choices, files, available } = asked;
   if (choices.length === 0) {
     return null;
@@ -37,6 +44,7 @@ export function Choices({ asked, onAnswer }: { asked: Asked; onAnswer: (choice: 
               {label}
             </button>
           ))}
+          {children}
         </div>
       ) : (
         <div class="nbl-ways">

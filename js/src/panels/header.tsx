@@ -30,15 +30,11 @@ export function Header(props: { state: State; now: Now; onCancel: () => void; on
         </span>
         {named(texts.status, state.word)}
       </span>
-      <span class="nbl-name" title={state.name}>
+      <span class="nbl-name" title={[state.name, state.commit].filter(Boolean).join(" · ")}>
         <span class="nbl-name-start">{state.name.slice(0, -END)}</span>
         <span>{state.name.slice(-END)}</span>
       </span>
-      {state.commit !== null && (
-        <code class="nbl-commit" title={state.commit}>
-          {state.commit.slice(0, 7)}
-        </code>
-      )}
+      {state.commit !== null && <code class="nbl-commit">{state.commit.slice(0, 7)}</code>}
       {state.status === "ready" && state.summary !== null ? (
         <span class="nbl-clock" role="status" title={summaryText(state.summary, now)}>
           {summaryText(state.summary, now)}

@@ -38,12 +38,13 @@ export function Outcome(props: {
     return (
       <div class="nbl-outcome nbl-question" role="alert">
         <p>{question.message}</p>
-        <Choices asked={question} onAnswer={(choice) => onAnswer(question.number, choice)} />
-        {question.kind === "RemoteCodeError" && (
-          <button type="button" class="nbl-button" onClick={onCancel}>
-            {texts.panel.do_not_run}
-          </button>
-        )}
+        <Choices asked={question} onAnswer={(choice) => onAnswer(question.number, choice)}>
+          {question.kind === "RemoteCodeError" && (
+            <button type="button" class="nbl-button" onClick={onCancel}>
+              {texts.panel.do_not_run}
+            </button>
+          )}
+        </Choices>
       </div>
     );
   }

@@ -19,7 +19,7 @@ export function Progress({ state, now }: { state: State; now: Now }) {
         <div class="nbl-fill" style={{ width: `${now.fraction * 100}%` }} />
       </div>
       {!isOver(state) && (
-        <p class="nbl-line">
+        <p class="nbl-headline">
           <strong class="nbl-percent">{percent(now.fraction)}</strong> <span>{now.line}</span>
         </p>
       )}

@@ -26,6 +26,7 @@ import {
 import type { Now, ShardNames, State } from "../wire";
 
 const MOST_ROWS = 12; // shards with a row of their own
+const LAST = 0.85; // share of the axis behind which there is no room for a word
 const LABELLED = 44; // pixels of a bar that has room for its seconds
 const KEYS: Record<string, (at: number, axis: Axis) => number> = {
   ArrowLeft: (at, axis) => at - axis.step / 10,
@@ -88,23 +89,26 @@ export function Timeline(props: { state: State; now: Now; names: ShardNames; sto
     name: string,
     title: string,
     children: ComponentChildren,
+    isKnown: boolean,
     aside: ComponentChildren = null,
-  ) => (
-    <>
-      <div class="nbl-row nbl-head">
-        <button
-          type="button"
-          class="nbl-fold"
-          aria-expanded={!folded[name]}
-          onClick={() => setFolded({ ...folded, [name]: !folded[name] })}
-        >
-          <span aria-hidden="true">{folded[name] ? "▸" : "▾"}</span> {title}
-        </button>
-        <span class="nbl-aside">{aside}</span>
-      </div>
-      {!folded[name] && children}
-    </>
-  );
+  ) =>
+    // While it runs, what is not known yet has its place, so that nothing moves.
+    (isKnown || !over) && (
+      <>
+        <div class="nbl-row nbl-head">
+          <button
+            type="button"
+            class="nbl-fold"
+            aria-expanded={!folded[name]}
+            onClick={() => setFolded({ ...folded, [name]: !folded[name] })}
+          >
+            <span aria-hidden="true">{folded[name] ? "▸" : "▾"}</span> {title}
+          </button>
+          <span class="nbl-aside">{aside}</span>
+        </div>
+        {!folded[name] && children}
+      </>
+    );
   const says = readOut(cursor ?? elapsed, stages, shards, curves, memory);
   return (
     <section class="nbl-timeline" onPointerMove={point} onPointerLeave={() => setCursor(null)}>
@@ -132,28 +136,44 @@ export function Timeline(props: { state: State; now: Now; names: ShardNames; sto
         <span class="nbl-figure">{texts.timeline.took}</span>
       </div>
       <div class="nbl-rows">
-        <div class="nbl-lines" aria-hidden="true">
+        <div class="nbl-grid" aria-hidden="true">
           {ticks(drawn.axis).map((tick) => (
             <i key={tick} class="nbl-tick" style={at(tick, drawn.axis)} />
           ))}
-          {!over && elapsed > 0 && <i class="nbl-now" style={at(elapsed, drawn.axis)} />}
+          {!over && elapsed > 0 && (
+            <i
+              class={`nbl-now ${elapsed > LAST * drawn.axis.end ? "nbl-is-last" : ""}`}
+              style={at(elapsed, drawn.axis)}
+            >
+              <b>{texts.timeline.now}</b>
+            </i>
+          )}
           {cursor !== null && <i class="nbl-cursor" style={at(cursor, drawn.axis)} />}
         </div>
         {group(
           "stages",
           texts.panel.stages,
           stages.map((row) => <StageLine key={row.name} row={row} drawn={drawn} />),
+          true,
         )}
-        {group("shards", shardsTitle(shards, names), <Shards shards={shards} drawn={drawn} />, <Legend />)}
+        {group(
+          "shards",
+          shardsTitle(shards, names),
+          <Shards shards={shards} count={names.shards} drawn={drawn} />,
+          shards.length > 0,
+          <Legend />,
+        )}
         {group(
           "throughput",
           texts.timeline.throughput,
           <Throughput curves={curves} now={now} drawn={drawn} />,
+          curves.some(([, curve]) => curve.length > 0),
         )}
         {group(
           "memory",
           texts.panel.memory,
           memory.map((place) => <MemoryLine key={place.name} {...place} drawn={drawn} />),
+          samples.length > 1,
         )}
       </div>
       <p class="nbl-read-out">{cursor === null ? "\u00a0" : says}</p>
@@ -243,7 +263,7 @@ function Legend() {
   );
 }
 
-function Shards({ shards, drawn }: { shards: readonly ShardRow[]; drawn: Drawn }) {
+function Shards({ shards, count, drawn }: { shards: readonly ShardRow[]; count: number; drawn: Drawn }) {
   const [all, setAll] = useState(false);
   if (shards.length === 0) {
     return <div class="nbl-row nbl-shard nbl-note">–</div>;
@@ -254,7 +274,8 @@ function Shards({ shards, drawn }: { shards: readonly ShardRow[]; drawn: Drawn }
         {shards.map((shard, index) => (
           <div key={shard.name} class="nbl-row nbl-shard" title={shard.name}>
             <span class="nbl-label">
-              <span class="nbl-number">{index + 1}</span> {size(shard.bytes)}
+              <span class="nbl-number">{index < count ? index + 1 : ""}</span> {size(shard.bytes)}
+              {index < count ? "" : ` ${shard.name}`}
             </span>
             <span class="nbl-chart">
               {PHASES.map((phase) => {

@@ -70,7 +70,8 @@ def _(event: events.Queued, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.Started, state: LoadState) -> LoadState:
-    return replace(state, status="running", ahead=(), began=event.t)
+    began = state.began if state.status == "running" else event.t  # it had to wait for its turn
+    return replace(state, status="running", ahead=(), began=began)
 
 
 @_apply.register

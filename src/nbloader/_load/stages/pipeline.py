@@ -192,9 +192,7 @@ def _consenting(source: Source, options: LoadOptions) -> Iterator[None]:
         files, commit = source.code(options)
         if not files:  # the code is not there, so there is nothing to agree to
             raise CheckpointError(error.message, text("hint", "whole_and_fitting")) from None
-        message = sentences(
-            error.message, text("detail", "code_files", names=", ".join(files) or text("detail", "none"))
-        )
+        message = error.message
         if options.trust_remote_code:
             message = sentences(message, text("detail", "code_allowed", commit=options.trust_remote_code))
         raise RemoteCodeError(
