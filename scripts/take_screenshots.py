@@ -116,7 +116,7 @@ def take_download(server: Server, path: Path) -> None:
 def take_form(server: Server, path: Path, model: str) -> None:
     """Take the workbench of a small model: what will not fit, a field that is not valid, a model that is loaded."""
     cells = ["from nbloader import *\nunload()", f"w = LoaderWidget({model!r}, dtype='float32', max_memory='50MB')\nw"]
-    cells += [f"w = LoaderWidget({model!r}, max_memory='eight')\nw", f"load({model!r})\nw = LoaderWidget({model!r})\nw"]
+    cells += [f"w = LoaderWidget({model!r})\nw", f"loaded = load({model!r})\nw = LoaderWidget({model!r})\nw"]
     with open_browser(viewport={"width": 1200, "height": 1600}) as page:
         open_notebook(page, server, server.write("form.ipynb", cells))
         run(page, 0)
@@ -125,6 +125,8 @@ def take_form(server: Server, path: Path, model: str) -> None:
         ):
             run(page, cell)
             panel = page.locator(".nbl-panel").nth(cell - 1)
+            if state == "invalid":
+                panel.get_by_label("Memory limit").fill("eight")
             panel.locator(until).wait_for()
             panel.locator(".nbl-summary[aria-busy=false]").wait_for()
             for stem, width in ((state, ""), (f"{state}-narrow", f"{NARROW}px")):
@@ -160,11 +162,11 @@ def take_all(server: Server, folder: Path, theme: str, stalled: Repo) -> None:
             ".nbl-panel .nbl-stall button",
         ),
         "queued": (
-            f"LoaderWidget({small!r}, after=nbloader.start({STALLED!r}, cache_dir={caches[3]!r}))",
+            f"nbloader.start({STALLED!r}, cache_dir={caches[3]!r}) and LoaderWidget({small!r})",
             ".nbl-panel .nbl-line",
         ),
         "importing": (f"LoaderWidget({small!r})", ".nbl-panel >> text=Importing"),
-        "placing": ("LoaderWidget('demo')", ".nbl-panel >> text=Placing"),
+        "placing": ("LoaderWidget('demo', dtype='float32')", ".nbl-panel .nbl-lane.nbl-place >> nth=1"),
         "ready": ("LoaderWidget('demo')", ready),
         "unfolded": ("LoaderWidget('demo')", ready),
         "unloaded": (f"LoaderWidget({small!r})", ready),

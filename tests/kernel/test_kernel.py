@@ -157,7 +157,7 @@ def test_papermill_runs_it(demo_small: Path, tmp_path: Path) -> None:
     command = ["papermill", "in.ipynb", "out.ipynb", "-p", "model", str(demo_small), "--log-output"]
     done = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "Loading checkpoint shards…" in done.stderr
+    assert "Importing torch, transformers" in done.stderr
     assert "torch.bfloat16" in done.stderr
     kept = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert "✓ Ready" in kept.cells[2].outputs[0].data["text/html"]

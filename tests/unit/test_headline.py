@@ -120,3 +120,11 @@ def test_the_time_axis_begins_with_the_work_and_after_a_wait() -> None:
     assert state.began == 0.5
     state = folded(events.Queued(6.0, ((1, "us/first"),)), events.Started(60.0), start=state)
     assert state.began == 60.0
+
+
+@pytest.mark.parametrize(("origin", "is_left"), [("folder", False), ("cache", False), ("hub", True)])
+def test_only_what_may_be_downloaded_has_that_stage(origin: str, is_left: bool) -> None:
+    state = folded(events.Started(0.0), events.SourceResolved(0.1, "model", None, origin))
+    assert ("download" in [stage.name for stage in state.stages]) == is_left
+    state = folded(events.StageStarted(0.2, "download"), start=state)  # of an adapter
+    assert "download" in [stage.name for stage in state.stages]

@@ -72,6 +72,16 @@ function time(seconds: Plan["seconds"]): string {
 /** What the options chosen now will cost, in full, and what a load would ask. */
 export function PlanView({ form, onChoice }: { form: FormView; onChoice: (choice: number) => void }) {
   const { plan, error, asked } = form;
+  const facts = (
+    <dl class="nbl-facts">
+      {plan?.lines.map(([label, line]) => (
+        <div key={label}>
+          <dt>{label}</dt>
+          <dd>{line}</dd>
+        </div>
+      ))}
+    </dl>
+  );
   return (
     <section class="nbl-plan" aria-label={texts.plan.title}>
       {form.unloads !== "" && <p class="nbl-mixed">⚠ {form.unloads}</p>}
@@ -86,14 +96,14 @@ export function PlanView({ form, onChoice }: { form: FormView; onChoice: (choice
           <Choices asked={asked} onAnswer={onChoice} />
         </div>
       )}
-      <dl class="nbl-facts">
-        {plan?.lines.map(([label, line]) => (
-          <div key={label}>
-            <dt>{label}</dt>
-            <dd>{line}</dd>
-          </div>
-        ))}
-      </dl>
+      {asked === null ? (
+        facts
+      ) : (
+        <details>
+          <summary>{texts.plan.title}</summary>
+          {facts}
+        </details>
+      )}
     </section>
   );
 }

@@ -109,7 +109,9 @@ def _(event: events.Imported, state: LoadState) -> LoadState:
 
 @_apply.register
 def _(event: events.SourceResolved, state: LoadState) -> LoadState:
-    return replace(state, name=event.name, commit=event.commit, origin=event.origin)
+    # Nothing is to be downloaded; an adapter that is, adds the stage again.
+    stages = tuple(stage for stage in state.stages if stage.name != "download" or event.origin == "hub")
+    return replace(state, name=event.name, commit=event.commit, origin=event.origin, stages=stages)
 
 
 @_apply.register
