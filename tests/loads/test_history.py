@@ -124,6 +124,8 @@ def test_times_follow_from_earlier_loads_of_the_kind(demo_small: Path) -> None:
     assert predicted(plan, [importing]) == (4 + 1, 4 + 1)
     assert predicted(plan, [importing, record()], imports=True) == (4 + 4.5, 4 + 4.5)
     assert predicted(plan, [record()], imports=True) is None
+    waited = record(seconds=33.0, spent={"queue": 20.0, "choice": 6.0}, stages=[["demo", 0, 4]], read_rate=None)
+    assert predicted(plan, [waited]) == (5, 5)
     download = replace(plan, bytes_to_download=200)
     assert predicted(download, [record(bytes_downloaded=100)]) == (4 + 2, 4 + 2)
 

@@ -36,7 +36,7 @@ def test_it_says_what_is_downloaded_with_its_rate() -> None:
         events.Downloaded(2.0, 2, 20 * MB),
     )
     assert state.phase == "download"
-    assert headline(state) == "Downloading file 2 of 2 · 121 of 201 MB downloaded · 60.0 MB/s · about 1.3 s left"
+    assert headline(state) == "Downloading file 2 of 2 · 121 of 201 MB downloaded · 60.0 MB/s · about 2 s left"
 
 
 def test_it_says_what_is_read_while_libraries_are_imported_and_then_only_that_it_is_there() -> None:

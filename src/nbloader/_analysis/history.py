@@ -156,7 +156,7 @@ def predict_seconds(
         return None
     rates = [run["bytes_read"] / run["weights_seconds"] for run in alike]
     apart = [run["weights_seconds"] + (0.0 if imports else run["imports_seconds"]) for run in alike]
-    others = [max(0.0, run["seconds"] - seconds) for run, seconds in zip(alike, apart, strict=True)]
+    others = [max(0.0, run["seconds"] - _aside(run) - seconds) for run, seconds in zip(alike, apart, strict=True)]
     if plan.bytes_to_download:
         others = [_scaled(run, seconds, plan.bytes_to_download) for run, seconds in zip(alike, others, strict=True)]
     return size / max(rates) + min(others), size / min(rates) + max(others)
@@ -205,6 +205,12 @@ def _placing(run: Run) -> float:
 
 def _stages_of(run: Run, names: Sequence[str]) -> float:
     return sum(float(end - start) for name, start, end in run["stages"] if name in names)
+
+
+def _aside(run: Run) -> float:
+    """Return the seconds that the next load need not take: waits for other loads and for a person, writing the demo."""
+    spent = run.get("spent") if _has_parts(run) else None
+    return _stages_of(run, ("demo",)) + sum((spent or {}).get(part, 0.0) for part in ("queue", "choice"))
 
 
 def _has_parts(run: Run) -> bool:

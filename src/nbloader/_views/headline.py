@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 from nbloader._progress.state import LoadState
 from nbloader._text.catalogue import text
 from nbloader._text.units import seconds_text, share_texts, size_text
 
+_EXACT = 100  # seconds; a longer time is said in minutes and seconds
 _SILENT_SECONDS = 2.0  # without a byte, where bytes should move, that are worth saying
 
 
@@ -73,4 +75,10 @@ def _pace(state: LoadState) -> list[str]:
         return [text("panel", "stalled", seconds=int(state.stalled_for))]
     rate, left = state.rate, state.eta
     said: list[str] = [] if rate is None else [text("panel", "rate", rate=size_text(rate))]
-    return said if left is None else [*said, text("panel", "eta", time=seconds_text(left))]
+    return said if left is None else [*said, text("panel", "eta", time=_left_text(left))]
+
+
+def _left_text(seconds: float) -> str:
+    """Return an estimate as text: no finer than it is good for."""
+    whole = max(1, math.ceil(seconds))
+    return seconds_text(whole) if whole >= _EXACT else text("unit", "seconds", count=whole)
