@@ -128,3 +128,11 @@ def test_only_what_may_be_downloaded_has_that_stage(origin: str, is_left: bool) 
     assert ("download" in [stage.name for stage in state.stages]) == is_left
     state = folded(events.StageStarted(0.2, "download"), start=state)  # of an adapter
     assert "download" in [stage.name for stage in state.stages]
+
+
+def test_the_time_of_the_imports_is_not_called_a_stall() -> None:
+    state = two_shards(events.StageStarted(1.0, "imports"), events.StageEnded(6.0, "imports", ""))
+    state = folded(events.StageStarted(6.0, "weights"), start=state)
+    assert state.at(6.5).stalled_for == 0.5
+    state = folded(events.DownloadPlanned(6.5, (("a", 10 * MB, 0),)), events.StageStarted(6.5, "download"), start=state)
+    assert state.at(9.0).stalled_for == 2.5

@@ -34,7 +34,7 @@ export function Header(props: { state: State; now: Now; onCancel: () => void; on
         <span class="nbl-name-start">{state.name.slice(0, -END)}</span>
         <span>{state.name.slice(-END)}</span>
       </span>
-      {state.commit !== null && <code class="nbl-commit">{state.commit.slice(0, 7)}</code>}
+      {state.commit !== null && !isReady && <code class="nbl-commit">{state.commit.slice(0, 7)}</code>}
       {state.status === "ready" && state.summary !== null ? (
         <span class="nbl-clock" role="status" title={summaryText(state.summary, now)}>
           {summaryText(state.summary, now)}

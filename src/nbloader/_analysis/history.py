@@ -209,8 +209,8 @@ def _stages_of(run: Run, names: Sequence[str]) -> float:
 
 def _aside(run: Run) -> float:
     """Return the seconds that the next load need not take: waits for other loads and for a person, writing the demo."""
-    spent = run.get("spent") if _has_parts(run) else None
-    return _stages_of(run, ("demo",)) + sum((spent or {}).get(part, 0.0) for part in ("queue", "choice"))
+    waits = [float(run["spent"].get(part, 0.0)) for part in ("queue", "choice")] if _has_parts(run) else []
+    return sum(waits) + _stages_of(run, ("demo",))
 
 
 def _has_parts(run: Run) -> bool:

@@ -326,10 +326,12 @@ class LoadState:
 
     @property
     def stalled_for(self) -> float:
-        """Seconds since the last byte moved (or since the load began)."""
+        """Seconds since the last byte moved, or since the stage that moves bytes began."""
         if self.ended is not None or self.status != "running" or self.question is not None:
             return 0.0
-        return self.now - (self.moves[-1][0] if self.moves else 0.0)
+        moving = "download" if self.bytes_downloaded < self.bytes_to_download else "weights"
+        starts = [stage.started or 0.0 for stage in self.stages if stage.name == moving]
+        return self.now - max([self.began or 0.0, *starts, *(move[0] for move in self.moves[-1:])])
 
     def __str__(self) -> str:
         known = {"percent": int(100 * self.fraction), "seconds": seconds_text(self.elapsed)}
