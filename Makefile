@@ -94,7 +94,14 @@ js: $(NODE_READY) $(BUNDLE)
 unit loads widget kernel packaging: $(READY) $(BUNDLE)
 	$(PYTEST) tests/$@
 
-browser: $(READY) $(BUNDLE)
+# VS Code's own renderer of widgets.
+VSCODE_READY := tests/browser/vscode/node_modules/.ready
+
+$(VSCODE_READY): tests/browser/vscode/package-lock.json
+	cd tests/browser/vscode && npm ci --ignore-scripts
+	touch $@
+
+browser: $(READY) $(BUNDLE) $(VSCODE_READY)
 	$(BIN)/python scripts/find_browser.py --install
 	$(PYTEST) tests/browser
 
@@ -117,4 +124,4 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/warm_load.py
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest js/node_modules src/nbloader/static dist build docs/_build docs/tutorials
+	rm -rf $(VENV) .venv-oldest .venv-newest js/node_modules tests/browser/vscode/node_modules src/nbloader/static dist build docs/_build docs/tutorials

@@ -18,20 +18,27 @@ STATIC = Path(nbloader.__file__).parent / "static"
 THEMES = {
     "lab light": {
         "--jp-ui-font-color1": "rgba(0, 0, 0, 0.87)", "--jp-ui-font-color2": "rgba(0, 0, 0, 0.54)",
-        "--jp-layout-color1": "#fff", "--jp-layout-color3": "#e0e0e0", "--jp-border-color2": "#e0e0e0",
+        "--jp-layout-color1": "#fff",
         "--jp-brand-color1": "#1976d2", "--jp-success-color1": "#388e3c", "--jp-error-color1": "#d32f2f",
         "--jp-warn-color1": "#f57c00",
     },
     "lab dark": {
         "--jp-ui-font-color1": "#fff", "--jp-ui-font-color2": "rgba(255, 255, 255, 0.7)",
-        "--jp-layout-color1": "#111", "--jp-layout-color3": "#424242", "--jp-border-color2": "#424242",
+        "--jp-layout-color1": "#111",
         "--jp-brand-color1": "#2196f3", "--jp-success-color1": "#4caf50", "--jp-error-color1": "#f44336",
         "--jp-warn-color1": "#ff9800",
     },
+    "code light": {
+        "--vscode-foreground": "#3b3b3b", "--vscode-descriptionForeground": "#3b3b3b",
+        "--vscode-editor-background": "#ffffff",
+        "--vscode-progressBar-background": "#005fb8",
+        "--vscode-testing-iconPassed": "#73c991", "--vscode-errorForeground": "#f85149",
+        "--vscode-editorWarning-foreground": "#bf8803",
+    },
     "code dark": {
         "--vscode-foreground": "#cccccc", "--vscode-descriptionForeground": "#9d9d9d",
-        "--vscode-editor-background": "#1f1f1f", "--vscode-editorWidget-border": "#454545",
-        "--vscode-panel-border": "#2b2b2b", "--vscode-progressBar-background": "#0078d4",
+        "--vscode-editor-background": "#1f1f1f",
+        "--vscode-progressBar-background": "#0078d4",
         "--vscode-testing-iconPassed": "#73c991", "--vscode-errorForeground": "#f85149",
         "--vscode-editorWarning-foreground": "#cca700",
     },
