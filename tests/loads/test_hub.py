@@ -138,6 +138,7 @@ MISSING, EXPIRED, POWERLESS = "No access token was sent", "is not valid or has e
         ({"token": "hf_right", "gated": True}, None, "hf_other", DownloadError, ["/us/model", f"HF_TOKEN {POWERLESS}"]),
         ({"knows_tokens": False}, "hf_old", None, DownloadError, [f"from token= {EXPIRED}", "create another on"]),
         ({"knows_tokens": False}, None, "hf_old", DownloadError, [f"from HF_TOKEN {EXPIRED}"]),
+        ({}, True, None, DownloadError, [MISSING, "hf auth login"]),  # plain refuses this too, of a public model
     ],
 )
 def test_what_is_wrong_with_the_token_is_said(
