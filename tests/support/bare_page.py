@@ -61,17 +61,26 @@ _MODEL = """
       for (const listener of listeners[`change:${name}`] ?? []) listener();
     }
   };
+  const began = performance.now();
   const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
   return import(url).then(({ default: widget }) => {
     widget.initialize({ model });
     widget.render({ model, el: document.querySelector("#panel") });
+    // The next frame is painted before a message that is posted in it arrives.
+    return new Promise((resolve) => {
+      requestAnimationFrame(() => {
+        const { port1, port2 } = new MessageChannel();
+        port1.onmessage = () => resolve(performance.now() - began);
+        port2.postMessage(null);
+      });
+    });
   });
 }
 """
 
 
-def open_panel(page: Page, view: Mapping[str, Any], theme: str = "plain", language: str = "en") -> None:
-    """Draw these traits on an empty page."""
+def open_panel(page: Page, view: Mapping[str, Any], theme: str = "plain", language: str = "en") -> float:
+    """Draw these traits on an empty page; return how many milliseconds it took until they were painted."""
     colors = "".join(f"{name}: {value};" for name, value in THEMES[theme].items())
     background = "var(--jp-layout-color1, var(--vscode-editor-background, #fff))"
     style = (STATIC / "style.css").read_text(encoding="utf-8")
@@ -82,7 +91,9 @@ def open_panel(page: Page, view: Mapping[str, Any], theme: str = "plain", langua
     )
     whole: dict[str, Any] = {"_form": None, "_runs": {"runs": [], "note": ""}, "_diagnosis": None, "_anchor": "none"}
     whole |= {"_texts": {group: texts(language)[group] for group in FRONT_END}, **in_locale(dict(view), language)}
-    page.evaluate(_MODEL, [(STATIC / "widget.js").read_text(encoding="utf-8"), json.loads(json.dumps(whole))])
+    return float(
+        page.evaluate(_MODEL, [(STATIC / "widget.js").read_text(encoding="utf-8"), json.loads(json.dumps(whole))])
+    )
 
 
 def show(page: Page, view: Mapping[str, Any]) -> None:
