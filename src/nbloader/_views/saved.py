@@ -198,8 +198,9 @@ def _head(state: Mapping[str, Any], says: _Says) -> Iterator[_Tag]:
         yield _tag("p", {}, error["hint"])
     if status == "running":
         share = {"value": str(round(state["fraction"], 3)), "max": "1", "style": "width: 100%"}
-        yield _tag("progress", share, _percent(state["fraction"]))
-        yield _tag("p", {}, " · ".join(filter(None, (_percent(state["fraction"]), state["line"]))))
+        percent = f"{int(100 * state['fraction'])} %"  # a load that is not over is not at 100 %
+        yield _tag("progress", share, percent)
+        yield _tag("p", {}, " · ".join(filter(None, (percent, state["line"]))))
     yield _tag("p", {}, _tag("em", {}, says("saved", status)))
 
 
