@@ -53,7 +53,7 @@ class LoadError(Exception):
 
     Attributes
     ----------
-    Choices that would let the load continue, as keyword arguments; empty if no choice helps.
+    suggestions
         Choices with which the load would go on, as keyword arguments; empty if no choice helps.
     """
 
@@ -80,6 +80,7 @@ class LoadError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the user's own line, what happened and what to do; `details` has the rest."""
+        self.details = self.details or "".join(traceback.format_exception(self))
         what, *more = self._lines()
         return [*user_lines(self), f"{type(self).__name__} [{self.code}]: {what}", *more]
 

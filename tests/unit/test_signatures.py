@@ -100,6 +100,7 @@ def test_an_error_in_a_notebook_is_the_user_s_line_and_what_to_do() -> None:
     with pytest.raises(OptionError) as raised:
         exec(code, {"nbloader": nbloader})
     lines = raised.value._render_traceback_()
+    assert "Traceback (most recent call last)" in raised.value.details
     assert lines[0] == "cell, line 3"
     assert lines[-2].startswith("OptionError [unknown-option]: ")
     assert "'dtype'" in lines[-1]
