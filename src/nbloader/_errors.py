@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from nbloader._text.catalogue import Text, text
-from nbloader._text.units import first_few
+from nbloader._text.units import first_few, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -72,17 +72,12 @@ class LoadError(Exception):
         return next((code_of(group, key) for group, key in keys.items() if key), "other")
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> list[str]:
-        """Return what happened and what to do, a line each."""
-        return [self.message, self.hint] if self.hint else [self.message]
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the user's own line, what happened and what to do; `details` has the rest."""
         self.details = self.details or "".join(traceback.format_exception(self))
-        what, *more = self._lines()
-        return [*user_lines(self), f"{type(self).__name__} [{self.code}]: {what}", *more]
+        return [*user_lines(self), f"{type(self).__name__} [{self.code}]: {self.message}", self.hint]
 
     def fresh(self) -> LoadError:
         """Return a copy without a traceback, so that several threads can each raise their own."""
@@ -143,16 +138,12 @@ class RemoteCodeError(CheckpointError):
     """
 
     def __init__(self, message: str, hint: str = "", files: Sequence[str] = (), commit: str | None = None) -> None:
-        super().__init__(message, hint)
+        named = [text("detail", "code_files", names=", ".join(files))] if files else []
+        super().__init__(sentences(message, *named), hint)
+        self.reason = message  # without the files, where they are listed beside it
         self.files = tuple(files)
         self.commit = commit
         self.suggestions = ({"trust_remote_code": commit},) if commit is not None else ()
-
-    def _lines(self) -> list[str]:
-        what, *hint = super()._lines()
-        # Not in the message: where a panel asks for consent, it lists the files beside it.
-        files = [text("detail", "code_files", names=", ".join(self.files))] if self.files else []
-        return [what, *files, *hint]
 
 
 class WontFitError(LoadError):

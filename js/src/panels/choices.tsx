@@ -11,7 +11,7 @@ export function Choices(props: {
   children?: ComponentChildren;
 }) {
   const { asked, onAnswer, children } = props;
-  const { choices, files, available } = asked;
+  const { choices, available } = asked;
   if (choices.length === 0) {
     return null;
   }
@@ -19,24 +19,6 @@ export function Choices(props: {
   const share = (bytes: number): string => `${(bytes / most) * 100}%`;
   return (
     <>
-      {files.length > 0 && (
-        <>
-          <p>{texts.panel.code_files}</p>
-          <ul class="nbl-files">
-            {files.map((file) => (
-              <li key={file}>
-                {/^https?:\/\//.test(file) ? (
-                  <a href={file} target="_blank" rel="noopener noreferrer">
-                    {file}
-                  </a>
-                ) : (
-                  <code>{file}</code>
-                )}
-              </li>
-            ))}
-          </ul>
-        </>
-      )}
       {available === null ? (
         <div class="nbl-choices">
           {choices.map(([label], choice) => (
@@ -68,6 +50,28 @@ export function Choices(props: {
           <p class="nbl-note">{fill(texts.panel.limit, { size: size(available) })}</p>
         </div>
       )}
+    </>
+  );
+}
+
+/** The files of code that a question is about. */
+export function Files({ files }: { files: readonly string[] }) {
+  return (
+    <>
+      <p>{texts.panel.code_files}</p>
+      <ul class="nbl-files">
+        {files.map((file) => (
+          <li key={file}>
+            {file.startsWith("http") ? (
+              <a href={file} target="_blank" rel="noopener noreferrer">
+                {file}
+              </a>
+            ) : (
+              <code>{file}</code>
+            )}
+          </li>
+        ))}
+      </ul>
     </>
   );
 }

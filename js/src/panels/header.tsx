@@ -6,10 +6,8 @@ import type { Now, State, Summary } from "../wire";
 const MARKS: Record<string, string> = {
   idle: "○",
   queued: "◌",
-  running: "●",
   asking: "?",
   ready: "✓",
-  downloading: "●",
   downloaded: "✓",
   failed: "✕",
   cancelled: "⊘",

@@ -2,7 +2,7 @@ import { fill, size } from "../format";
 import { isOver } from "../model";
 import { texts } from "../texts";
 import type { Gone, Now, Stall, State } from "../wire";
-import { Choices } from "./choices";
+import { Choices, Files } from "./choices";
 import { ErrorText } from "./error";
 
 const SILENT_SECONDS = 15;
@@ -38,6 +38,7 @@ export function Outcome(props: {
     return (
       <div class="nbl-outcome nbl-question" role="alert">
         <p>{question.message}</p>
+        {question.files.length > 0 && <Files files={question.files} />}
         <Choices asked={question} onAnswer={(choice) => onAnswer(question.number, choice)}>
           {question.kind === "RemoteCodeError" && (
             <button type="button" class="nbl-button" onClick={onCancel}>

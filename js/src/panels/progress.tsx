@@ -11,8 +11,6 @@ export function Progress({ state, now }: { state: State; now: Now }) {
         class={`nbl-bar nbl-is-${state.word}`}
         role="progressbar"
         aria-label={texts.panel.progress}
-        aria-valuemin={0}
-        aria-valuemax={100}
         aria-valuenow={Math.floor(now.fraction * 100)}
         aria-valuetext={`${percent(now.fraction)} ${now.line}`}
       >

@@ -51,7 +51,9 @@ class Questions:
             raise error
         number = next(self._numbers)
         about = files_of(error), number, error.code, available_for(error)
-        reporter.emit(_events.Asked, type(error).__name__, error.message, choices_of(error), *about)
+        reporter.emit(
+            _events.Asked, type(error).__name__, getattr(error, "reason", error.message), choices_of(error), *about
+        )
         while True:
             reporter.check_cancelled()
             with suppress(queue.Empty):
