@@ -41,7 +41,6 @@ export interface StageRow {
   detail: string;
 }
 
-const TICKS = 8; // at most
 const SLACK = 1.25; // of the time so far, where nobody knows how long the load takes
 const MINUTE = 60;
 
@@ -52,9 +51,15 @@ export function nice(value: number): number {
 }
 
 /** The axis for a load. It changes in steps, so that bars do not shrink all the time; `before` is the last one. */
-export function axisOf(elapsed: number, eta: number | null, isOver: boolean, before: Axis | null): Axis {
+export function axisOf(
+  elapsed: number,
+  eta: number | null,
+  isOver: boolean,
+  before: Axis | null,
+  most = 8, // ticks
+): Axis {
   const wanted = Math.max(isOver ? elapsed : eta === null ? elapsed * SLACK : elapsed + eta, 0.01);
-  const least = wanted / TICKS;
+  const least = wanted / most;
   const step = least > MINUTE / 2 ? MINUTE * nice(least / MINUTE) : nice(least);
   if (isOver) {
     return { end: wanted, step };

@@ -117,9 +117,10 @@ def test_no_bytes_for_some_seconds_is_shown(
     clock = panel.get_by_role("timer")
     before = clock.inner_text()
     expect(clock).not_to_have_text(before)
+    expect(panel).to_contain_text(repo.commit[:7])
     repo.release.set()
     assert "done" in run(page, 1)
-    expect(panel).to_contain_text(repo.commit[:7])
+    expect(panel.locator(".nbl-name")).to_have_attribute("title", f"us/demo · {repo.commit}")
 
 
 def test_what_files_say_is_shown_as_text(lab: Server, page: Page, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import {
 import type { Now, ShardNames, State } from "../wire";
 
 const MOST_ROWS = 12; // shards with a row of their own
+const NARROW = 400; // pixels of a chart that has room for fewer ticks
 const LAST = 0.85; // share of the axis behind which there is no room for a word
 const LABELLED = 44; // pixels of a bar that has room for its seconds
 const KEYS: Record<string, (at: number, axis: Axis) => number> = {
@@ -52,11 +53,11 @@ export function Timeline(props: { state: State; now: Now; names: ShardNames; sto
   const over = isOver(state);
   const elapsed = Math.max(0, now.elapsed - state.began);
   const axis = useRef<Axis | null>(null);
-  axis.current = axisOf(elapsed, now.eta, over, axis.current);
   const [cursor, setCursor] = useState<number | null>(null);
   const [folded, setFolded] = useState<Readonly<Record<string, boolean>>>({});
   const chart = useRef<HTMLDivElement>(null);
   const width = useWidth(chart);
+  axis.current = axisOf(elapsed, now.eta, over, axis.current, width < NARROW ? 5 : 8);
   const stopped = state.status === "cancelled" ? "⊘" : "✕";
   const drawn: Drawn = { axis: axis.current, width, elapsed, stopped };
   const stages = stageRows(state, now, over);
