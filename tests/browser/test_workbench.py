@@ -119,6 +119,7 @@ def test_the_whole_way_by_keyboard(server: Server, page: Page, demo_small: Path)
 def test_a_cell_that_waits_gets_what_was_chosen(server: Server, page: Page, demo_small: Path) -> None:
     panel = open_workbench(page, server, demo_small, ", max_memory='15MB'", "print(w.result().model.num_parameters())")
     begin(page, 1)
+    expect(panel.locator(".nbl-status")).to_contain_text("Waiting for your choice")
     panel.locator(".nbl-way").filter(has_text="4bit ✓").get_by_role("button", name="Load so").click()
     assert finish(page, 1).split()[-1].isdigit()  # bitsandbytes may have said something before
     expect(panel.locator(".nbl-status")).to_contain_text("Ready")

@@ -141,6 +141,18 @@ def test_what_would_be_asked_is_asked_before_the_click(demo_small: Path) -> None
     assert bench.form(lambda form: not form["planning"])["asked"] is None
 
 
+def test_a_click_on_the_plan_s_question_answers_a_load_that_asks_the_same(demo_small: Path) -> None:
+    bench = Watched(demo_small, dtype="float32", max_memory="30MB")
+    bench.planned()
+    bench.click("drawn", language="en")
+    job = bench.widget.load().job
+    assert job is not None
+    bench.state(lambda state: state["question"] is not None)
+    bench.click("load_so", choice=0)
+    assert str(job.result().model.dtype) == "torch.bfloat16"
+    assert bench.widget.job is job
+
+
 def test_the_options_of_a_past_run_are_taken_over(demo_small: Path) -> None:
     for choices in ({"dtype": "float32"}, {"dtype": "float32"}, {}):
         LoaderWidget(demo_small, **choices).load(reload=True).result()

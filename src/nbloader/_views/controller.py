@@ -266,10 +266,18 @@ class Controller:
         self.load(reload=self.reload, replace=self.replace, changes=changes or {})
 
     def _load_so(self, message: Message) -> None:
-        """Load with a choice that the plan offers, as the load would have asked about it."""
+        """Load with a choice that the plan offers, as the load would have asked about it.
+
+        A load that a cell has begun meanwhile is not replaced: if it asks already, this is the answer.
+        """
         ways = () if self._workbench is None else self._workbench.ways
-        if 0 <= message.choice < len(ways):
-            self._load(ways[message.choice])
+        if not 0 <= message.choice < len(ways):
+            return
+        changes, question = ways[message.choice], self.state.question
+        if self.job is None or self.job.done():
+            self._load(changes)
+        elif question is not None and changes in [each for each, _ in question.choices]:
+            self.job.answer(changes, question.number)
 
     def _use_run(self, message: Message) -> None:
         """Take over the options of a past run; its token and the values of ``extra`` were never kept."""
