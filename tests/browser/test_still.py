@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page
@@ -77,19 +76,15 @@ def run_of_a_load() -> Iterator[LoadState]:
     yield (state := fold(state, events.StageStarted(now, "device")))
 
 
-def traits(state: LoadState) -> Mapping[str, Any]:
-    return view_of(state, 1)
-
-
 @pytest.mark.parametrize("width", [420, 848])
 def test_nothing_moves_while_a_load_runs(page: Page, width: int) -> None:
     states = run_of_a_load()
-    open_panel(page, traits(next(states)))
+    open_panel(page, view_of(next(states), 1))
     page.locator("#panel").evaluate("(node, width) => node.style.width = `${width}px`", width)
     first = page.evaluate(BOXES)
     assert len(first) > 40
     for state in states:
-        show(page, traits(state))
+        show(page, view_of(state, 1))
         page.evaluate("new Promise(requestAnimationFrame)")
         now = page.evaluate(BOXES)
         # What was empty has its text now, in the same row.
